@@ -1,0 +1,31 @@
+"""The language: choices, decisions, spaces and what freezes them."""
+
+from ._cell import Cell as Cell
+from ._cell import CellFrame as CellFrame
+from ._cell import CellTopology as CellTopology
+from ._cell import FrozenCell as FrozenCell
+from ._choices import ChosenInputs as ChosenInputs
+from ._choices import InputChoice as InputChoice
+from ._choices import LayerChoice as LayerChoice
+from ._conditions import Condition as Condition
+from ._conditions import Constraint as Constraint
+from ._context import current_architecture as current_architecture
+from ._context import model_context as model_context
+from ._decision_space import DecisionSpace as DecisionSpace
+from ._decision_space import Site as Site
+from ._decisions import Architecture as Architecture
+from ._decisions import Categorical as Categorical
+from ._decisions import Decision as Decision
+from ._decisions import Subset as Subset
+from ._primitive import Primitive as Primitive
+from ._primitive import is_frozen as is_frozen
+from ._repeat import Repeat as Repeat
+from ._scope import label_scope as label_scope
+from ._space import ModelSpace as ModelSpace
+from ._values import Value as Value
+from ._values import distinct as distinct
+from ._values import maximum as maximum
+from ._values import minimum as minimum
+from ._values import to_int as to_int
+from ._values import value_choice as value_choice
+from ._values import where as where

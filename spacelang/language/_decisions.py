@@ -1,0 +1,224 @@
+"""Decisions: the labelled variables of a space."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import reprlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from ..errors import SpaceError, closest, quoted
+
+Architecture: TypeAlias = dict[str, Any]
+"""`{label: value}`, JSON and YAML safe."""
+
+_SCALARS = (str, int, float, bool, type(None))
+
+
+def exported(value: object) -> object:
+    """Return `value` as JSON and YAML write it: tuples become lists."""
+    return [exported(item) for item in value] if isinstance(value, tuple) else value
+
+
+def _same(given: object, candidate: object) -> bool:
+    """Whether a value of an architecture dict names this candidate: equal, and of the same type."""
+    if isinstance(candidate, tuple):
+        return (
+            isinstance(given, list | tuple)
+            and len(given) == len(candidate)
+            and all(_same(g, c) for g, c in zip(given, candidate, strict=True))
+        )
+    if type(given) is type(candidate):
+        return given == candidate
+    # YAML and hand-written dicts say 1 for 1.0; True is never 1.
+    return isinstance(candidate, float) and type(given) is int and given == candidate
+
+
+def _checked_candidates(label: str, candidates: Sequence[Any]) -> tuple[Any, ...]:
+    def plain(value: object) -> bool:
+        return type(value) in _SCALARS or (isinstance(value, tuple) and all(map(plain, value)))
+
+    frozen = tuple(tuple(c) if isinstance(c, list) else c for c in candidates)
+    if not frozen:
+        raise SpaceError(f"{label!r} has no candidates; give at least one.")
+    for candidate in frozen:
+        if not plain(candidate):
+            raise SpaceError(
+                f"{label!r}: candidate {reprlib.repr(candidate)} is a {type(candidate).__name__}; candidates "
+                "are strings, numbers, booleans, None or tuples of them, so that they can be saved."
+            )
+    for position, candidate in enumerate(frozen):
+        if any(_same(candidate, other) or _same(other, candidate) for other in frozen[:position]):
+            raise SpaceError(f"{label!r}: candidate {candidate!r} is given twice.")
+    return frozen
+
+
+def _checked_prior(label: str, prior: Sequence[float] | None, count: int) -> tuple[float, ...] | None:
+    if prior is None:
+        return None
+    weights = tuple(float(weight) for weight in prior)
+    if len(weights) != count or any(not math.isfinite(w) or w < 0 for w in weights) or sum(weights) <= 0:
+        raise SpaceError(
+            f"{label!r}: prior={list(prior)!r} must be {count} finite weights, none negative and not all zero."
+        )
+    return weights
+
+
+@dataclass(frozen=True, init=False)
+class Categorical:
+    """One of several candidates: a layer, a value, a depth or a single input.
+
+    Args:
+        label: full label.
+        candidates: names, indices or values; at least one, all different.
+        prior: weight of each candidate in random sampling; any scale. None is uniform.
+    """
+
+    label: str
+    candidates: tuple[Any, ...]
+    prior: tuple[float, ...] | None
+
+    def __init__(self, label: str, candidates: Sequence[Any], prior: Sequence[float] | None = None) -> None:
+        object.__setattr__(self, "label", label)
+        object.__setattr__(self, "candidates", _checked_candidates(label, candidates))
+        object.__setattr__(self, "prior", _checked_prior(label, prior, len(candidates)))
+
+    @property
+    def cardinality(self) -> int:
+        """Number of legal values."""
+        return len(self.candidates)
+
+    def values(self) -> Iterator[Any]:
+        """Every legal value as an architecture dict holds it, in candidate order."""
+        return (exported(candidate) for candidate in self.candidates)
+
+    def parse(self, value: object) -> Any:
+        """Return the candidate that `value` names.
+
+        Raises:
+            SpaceError: it names none; the message lists the candidates and the closest.
+        """
+        if isinstance(value, list | tuple) and len(value) == 1 and self._is_index:
+            value = value[0]  # a single input may be written as a one-element list
+        for candidate in self.candidates:
+            if _same(value, candidate):
+                return candidate
+        raise SpaceError(
+            f"{self.label!r} got {reprlib.repr(value)}; candidates are {quoted(self.candidates)}."
+            + (closest(value, self.candidates) if isinstance(value, str) else "")
+        )
+
+    @property
+    def _is_index(self) -> bool:
+        return all(type(c) is int and c == i for i, c in enumerate(self.candidates))
+
+    def position(self, value: object) -> int:
+        """Position of the candidate that `value` names."""
+        parsed = self.parse(value)
+        return next(i for i, candidate in enumerate(self.candidates) if candidate is parsed)
+
+    def sample(self, rng: np.random.Generator) -> Any:
+        """Draw a value by the prior."""
+        p = None if self.prior is None else np.array(self.prior) / sum(self.prior)
+        return exported(self.candidates[int(rng.choice(len(self.candidates), p=p))])
+
+    def indicator(self, value: object) -> list[float]:
+        """One-hot vector of `value`, (cardinality,)."""
+        chosen = self.position(value)
+        return [float(i == chosen) for i in range(len(self.candidates))]
+
+
+@dataclass(frozen=True, init=False)
+class Subset:
+    """Several of `n` inputs: `n_chosen` of them, or with None any non-empty set.
+
+    In an architecture dict the value is the sorted list of chosen indices.
+
+    Args:
+        label: full label.
+        candidates: 0..n-1.
+        n_chosen: size of the set, 1..n, or None.
+        prior: with `n_chosen` a number, weights of drawing each input without replacement; with None,
+            the probability in (0, 1) of including each. None is uniform over the legal sets.
+    """
+
+    label: str
+    candidates: tuple[int, ...]
+    n_chosen: int | None
+    prior: tuple[float, ...] | None
+
+    def __init__(
+        self, label: str, candidates: Sequence[int], n_chosen: int | None, prior: Sequence[float] | None = None
+    ) -> None:
+        count = len(candidates)
+        if n_chosen is not None and not 1 <= n_chosen <= count:
+            raise SpaceError(f"{label!r}: n_chosen={n_chosen} must lie in 1..{count} or be None.")
+        weights = _checked_prior(label, prior, count)
+        if weights is not None and n_chosen is None and not all(0 < w < 1 for w in weights):
+            raise SpaceError(f"{label!r}: with n_chosen=None prior={weights} are probabilities in (0, 1).")
+        if weights is not None and n_chosen is not None and sum(w > 0 for w in weights) < n_chosen:
+            raise SpaceError(f"{label!r}: prior={weights} leaves fewer than n_chosen={n_chosen} inputs.")
+        object.__setattr__(self, "label", label)
+        object.__setattr__(self, "candidates", _checked_candidates(label, candidates))
+        object.__setattr__(self, "n_chosen", n_chosen)
+        object.__setattr__(self, "prior", weights)
+
+    @property
+    def cardinality(self) -> int:
+        """Number of legal sets."""
+        count = len(self.candidates)
+        return 2**count - 1 if self.n_chosen is None else math.comb(count, self.n_chosen)
+
+    def values(self) -> Iterator[list[int]]:
+        """Every legal set, smaller sets first, then in lexicographic order."""
+        sizes = range(1, len(self.candidates) + 1) if self.n_chosen is None else [self.n_chosen]
+        for size in sizes:
+            yield from map(list, itertools.combinations(self.candidates, size))
+
+    def parse(self, value: object) -> tuple[int, ...]:
+        """Return the sorted tuple of inputs that `value` names.
+
+        Raises:
+            SpaceError: not a list of different known inputs of the right number.
+        """
+        chosen = value if isinstance(value, list | tuple) else None
+        legal = chosen is not None and all(type(i) is int and i in self.candidates for i in chosen)
+        if chosen is None or not legal or not self._right_size(chosen):
+            wanted = "one or more" if self.n_chosen is None else str(self.n_chosen)
+            raise SpaceError(
+                f"{self.label!r} got {reprlib.repr(value)}; expected a list of {wanted} different "
+                f"candidates out of {quoted(self.candidates)}."
+            )
+        return tuple(sorted(chosen))
+
+    def _right_size(self, chosen: Sequence[int]) -> bool:
+        return len(set(chosen)) == len(chosen) > 0 and self.n_chosen in (None, len(chosen))
+
+    def sample(self, rng: np.random.Generator) -> list[int]:
+        """Draw a set by the prior."""
+        count = len(self.candidates)
+        if self.n_chosen is not None:
+            p = None if self.prior is None else np.array(self.prior) / sum(self.prior)
+            drawn = rng.choice(count, size=self.n_chosen, replace=False, p=p)
+            return sorted(self.candidates[int(i)] for i in drawn)
+        inclusion = np.full(count, 0.5) if self.prior is None else np.array(self.prior)
+        while True:  # conditioned on a non-empty set; with probabilities of 1/2 every set is equally likely
+            included = rng.random(count) < inclusion
+            if included.any():
+                return [c for c, keep in zip(self.candidates, included, strict=True) if keep]
+
+    def position(self, value: object) -> tuple[int, ...]:
+        """Positions of the chosen inputs among the candidates."""
+        return tuple(map(self.candidates.index, self.parse(value)))
+
+    def indicator(self, value: object) -> list[float]:
+        """Vector with 1 at each chosen input, (n,)."""
+        chosen = self.parse(value)
+        return [float(candidate in chosen) for candidate in self.candidates]
+
+
+Decision: TypeAlias = Categorical | Subset

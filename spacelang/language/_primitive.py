@@ -1,0 +1,156 @@
+"""The protocol every choice follows, and how a module tree is read and copied through it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from torch import nn
+
+from ..errors import SpaceError
+from ._conditions import ALWAYS, Condition, Constraint, Symmetry, both
+from ._context import FreezeContext, copy_with, current_context, replacing, space_mode
+from ._decision_space import DecisionSpace, Site
+from ._decisions import Decision
+from ._values import Value, decisions_of
+
+if TYPE_CHECKING:
+    from ..supernet import Builder
+
+M = TypeVar("M", bound=nn.Module)
+
+
+class _PrimitiveType(type):
+    """Calling a primitive class inside `model_context` returns what the architecture chose."""
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        plain = cls.build(current_context(), *args, **kwargs)  # type: ignore[attr-defined]
+        return super().__call__(*args, **kwargs) if plain is None else plain
+
+
+class Primitive(nn.Module, metaclass=_PrimitiveType):
+    """A module with a choice in it: the base class of `LayerChoice`, `Cell`, ... and of your own.
+
+    A primitive of your own implements three methods:
+
+    - `decisions()`: the decisions it takes;
+    - `freeze(arch)`: the module it becomes, made of its own submodules (the caller copies them);
+    - `relax(builder)`: the module that computes with a mixture in a `Supernet`.
+
+    It is complete with these; `branches`, `constraints` and `symmetries` refine it.
+    """
+
+    def decisions(self) -> tuple[Decision, ...]:
+        """Decisions taken here, not those of nested primitives."""
+        raise NotImplementedError(f"{type(self).__name__} must implement decisions()")
+
+    def freeze(self, arch: Mapping[str, Any]) -> nn.Module:
+        """Return the module this becomes under `arch`; submodules may be used as they are."""
+        raise NotImplementedError(f"{type(self).__name__} must implement freeze(arch)")
+
+    def relax(self, builder: Builder) -> nn.Module:
+        """Return the module that computes with the mixtures of `builder.group(...)`."""
+        raise NotImplementedError(f"{type(self).__name__} must implement relax(builder)")
+
+    def branches(self) -> Iterable[tuple[Condition, str, nn.Module]]:
+        """Submodules as `(condition under which it is used, name, module)`."""
+        return [(ALWAYS, name, child) for name, child in self.named_children()]
+
+    def constraints(self) -> Iterable[Constraint]:
+        """Statements every architecture must satisfy."""
+        return ()
+
+    def symmetries(self) -> Iterable[Symmetry]:
+        """Slots that may be exchanged without changing the model."""
+        return ()
+
+    @classmethod
+    def build(cls, context: FreezeContext | None, *args: Any, **kwargs: Any) -> nn.Module | None:
+        """Return the plain module to construct instead of a primitive, or None for a primitive."""
+        if context is None:
+            return None
+        with space_mode():
+            primitive = cls(*args, **kwargs)
+        missing = [d.label for d in primitive.decisions() if d.label not in context.arch]
+        context.used.update(d.label for d in collect(primitive).by_label.values())
+        return Undecided(missing) if missing else frozen_copy(primitive, context.arch)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        replace = replacing()
+        if replace is not None:
+            memo[id(self)] = result = copy.deepcopy(replace(self), memo)
+            return result
+        duplicate = type(self).__new__(type(self))
+        memo[id(self)] = duplicate
+        duplicate.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return duplicate
+
+
+class Undecided(nn.Module):
+    """Stands for a choice whose label the architecture lacks; `ModelSpace` refuses it in a finished model."""
+
+    def __init__(self, labels: Iterable[str]) -> None:
+        super().__init__()
+        self.labels = tuple(labels)
+
+    def forward(self, *args: object, **kwargs: object) -> object:
+        raise SpaceError(f"the architecture has no value for {', '.join(map(repr, self.labels))}.")
+
+
+def primitives(module: nn.Module) -> Iterator[Primitive]:
+    """Every primitive in `module`, nested ones included."""
+    return (child for child in module.modules() if isinstance(child, Primitive))
+
+
+def held_values(module: nn.Module) -> tuple[Decision, ...]:
+    """Decisions of the values a module keeps as plain attributes."""
+    return decisions_of([v for name, v in vars(module).items() if not name.startswith("_")])
+
+
+def is_frozen(module: nn.Module) -> bool:
+    """Whether nothing in `module` is left to choose."""
+    return next(primitives(module), None) is None and not any(map(held_values, module.modules()))
+
+
+def walk(
+    module: nn.Module, condition: Condition = ALWAYS, path: str = ""
+) -> Iterator[tuple[Condition, str, nn.Module]]:
+    """Every module as `(condition under which it is used, path, module)`, outer ones first."""
+    yield condition, path, module
+    if isinstance(module, Primitive):
+        children = [(both(condition, c), name, child) for c, name, child in module.branches()]
+    else:
+        children = [(condition, name, child) for name, child in module.named_children()]
+    for inner, name, child in children:
+        yield from walk(child, inner, f"{path}.{name}" if path else name)
+
+
+def collect(module: nn.Module) -> DecisionSpace:
+    """Read the decisions, conditions, constraints and symmetries of a module tree."""
+    sites: list[Site] = []
+    rules, symmetries = list[Constraint](), list[Symmetry]()
+    for condition, _, child in walk(module):
+        decisions = child.decisions() if isinstance(child, Primitive) else held_values(child)
+        sites += [Site(decision, condition) for decision in decisions]
+        if isinstance(child, Primitive):
+            rules += child.constraints()
+            symmetries += child.symmetries()
+        else:
+            rules += vars(child).get("_constraints", ())  # of a ModelSpace, nested ones included
+    return DecisionSpace(tuple(sites), tuple(rules), tuple(symmetries))
+
+
+def frozen_copy(module: M, arch: Mapping[str, Any]) -> M:
+    """Independent copy of `module` with every choice replaced by what `arch` chose; weights are inherited."""
+
+    def replace(item: Primitive | Value) -> Any:
+        return item.freeze(arch) if isinstance(item, Primitive) else item.evaluate(arch)
+
+    return copied(module, replace)
+
+
+def copied(module: M, replace: Callable[[Any], Any]) -> M:
+    """Deep copy of `module` with `replace(x)` in place of each outermost primitive and value."""
+    with copy_with(replace):
+        return copy.deepcopy(module)

@@ -1,0 +1,236 @@
+"""ModelSpace: the base class of every space."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import nn
+from typing_extensions import Self
+
+from ..errors import SpaceError, closest, quoted
+from ._conditions import Constraint
+from ._context import current_context
+from ._decision_space import DecisionSpace
+from ._decisions import Architecture, Decision
+from ._primitive import Undecided, collect, frozen_copy, held_values
+from ._scope import root_scope
+from ._values import Value
+
+if TYPE_CHECKING:
+    import networkx as nx
+
+    from ._report import SpaceReport
+
+
+class _SpaceType(type):
+    """Constructing a space numbers its labels, records its arguments and checks it as a whole."""
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        with root_scope():
+            space = super().__call__(*args, **kwargs)
+        space.__dict__["_call"] = (args, kwargs)
+        if current_context() is None:
+            space.__dict__["_decision_space"] = collect(space)
+            space._decision_space.by_label  # noqa: B018  (raises on clashing labels, here and not at first use)
+        else:
+            _refuse_undecided(space)
+        return space
+
+
+def _refuse_undecided(model: nn.Module) -> None:
+    missing = [label for child in model.modules() if isinstance(child, Undecided) for label in child.labels]
+    missing += [decision.label for child in model.modules() for decision in held_values(child)]
+    if missing:
+        raise SpaceError(
+            f"the architecture has no value for {quoted(dict.fromkeys(missing))}, which {type(model).__name__} needs."
+        )
+
+
+class ModelSpace(nn.Module, metaclass=_SpaceType):
+    """Base class of a space: an `nn.Module` whose constructor uses choices.
+
+    Constructed as it is, it is the space, with every candidate alive and `forward` running the first
+    ones. Constructed inside `model_context(arch)`, it is a plain model of that architecture. A space is
+    never changed by what is done with it.
+
+    >>> from torch import nn
+    >>> from spacelang import LayerChoice, ModelSpace, model_context
+    >>> class Net(ModelSpace):
+    ...     def __init__(self, width: int = 4) -> None:
+    ...         super().__init__()
+    ...         self.layer = LayerChoice({"linear": nn.Linear(2, width), "none": nn.Identity()}, label="layer")
+    >>> Net().size()
+    2
+    >>> with model_context({"layer": "linear"}):
+    ...     Net(width=8).layer
+    Linear(in_features=2, out_features=8, bias=True)
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._constraints: list[Constraint] = []
+
+    # -- declaring ---------------------------------------------------------------------------------
+
+    def constrain(self, expression: Value | bool, message: str | None = None) -> None:
+        """Require `expression`, built from value choices, to hold for every architecture.
+
+        Under `model_context` the expression is a plain boolean and is checked at once.
+
+        Raises:
+            SpaceError: in a frozen model, when it does not hold.
+        """
+        text = message or f"the constraint {expression} does not hold."
+        if isinstance(expression, Value):
+            self._constraints.append(Constraint(expression, text))
+        elif not expression:
+            raise SpaceError(text)
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Constructor arguments by name, as given (defaults left out)."""
+        bound = self._bound()
+        given = dict(list(bound.arguments.items())[1:])
+        for name, parameter in bound.signature.parameters.items():
+            if parameter.kind is parameter.VAR_KEYWORD:
+                given |= given.pop(name, {})
+        return given
+
+    def _bound(self) -> inspect.BoundArguments:
+        args, kwargs = self.__dict__["_call"]
+        return inspect.signature(type(self).__init__).bind(self, *args, **kwargs)
+
+    def rebuild(self, **overrides: Any) -> Self:
+        """Construct the same class again with some arguments changed.
+
+        Inside `model_context` this gives a fixed model with fresh weights.
+
+        Raises:
+            SpaceError: an override is no argument of the constructor.
+        """
+        bound = self._bound()
+        parameters = bound.signature.parameters
+        rest = next((n for n, p in parameters.items() if p.kind is p.VAR_KEYWORD), None)
+        for name, value in overrides.items():
+            if name in parameters:
+                bound.arguments[name] = value
+            elif rest is not None:
+                bound.arguments.setdefault(rest, {})[name] = value
+            else:
+                known = list(parameters)[1:]
+                raise SpaceError(
+                    f"{type(self).__name__} takes no argument {name!r}; it takes {quoted(known)}."
+                    + closest(name, known)
+                )
+        args, kwargs = copy.deepcopy((bound.args[1:], bound.kwargs))
+        return type(self)(*args, **kwargs)
+
+    # -- reading -----------------------------------------------------------------------------------
+
+    @property
+    def decision_space(self) -> DecisionSpace:
+        """Decisions, conditions and constraints as data, apart from any module."""
+        return self.__dict__.get("_decision_space") or DecisionSpace(())
+
+    @property
+    def decisions(self) -> tuple[Decision, ...]:
+        """Every decision once, in the order of construction."""
+        return tuple(self.decision_space.by_label.values())
+
+    @property
+    def graph(self) -> nx.MultiDiGraph:
+        """The space as a networkx graph, see `spacelang.graph`; made anew at each access."""
+        from ..graph import space_graph
+
+        return space_graph(self)
+
+    def trace(self, *example_inputs: Any) -> nx.MultiDiGraph:
+        """`graph` with the data flow between choices, and shapes, as they are for an example input."""
+        from ..graph import space_graph
+
+        return space_graph(self, example_inputs)
+
+    def report(self, *example_inputs: Any) -> SpaceReport:
+        """Decisions, size, and the range of parameters (with an example input also FLOPs) found."""
+        from ._report import report
+
+        return report(self, example_inputs)
+
+    # -- architectures -----------------------------------------------------------------------------
+
+    def size(self) -> int:
+        """Exact number of distinct architectures.
+
+        Counts canonical architecture dicts: conditional structure, constraints and the order of
+        exchangeable slots are taken into account (a `Repeat` of 1 to 3 two-way choices has 14).
+        """
+        return self.decision_space.size()
+
+    def default(self) -> Architecture:
+        """Architecture of first candidates."""
+        return self.decision_space.default()
+
+    def sample(self, rng: np.random.Generator) -> Architecture:
+        """Draw an architecture: each active decision by its prior, conditioned on the constraints."""
+        return self.decision_space.sample(rng)
+
+    def grid(self) -> Iterator[Architecture]:
+        """Every architecture once, lazily."""
+        return self.decision_space.grid()
+
+    def neighbours(self, arch: Mapping[str, Any]) -> Iterator[Architecture]:
+        """Every architecture that differs from `arch` in one decision."""
+        return self.decision_space.neighbours(arch)
+
+    def mutate(self, arch: Mapping[str, Any], rng: np.random.Generator) -> Architecture:
+        """Change one active decision; what becomes active is drawn."""
+        return self.decision_space.mutate(arch, rng)
+
+    def crossover(self, a: Mapping[str, Any], b: Mapping[str, Any], rng: np.random.Generator) -> Architecture:
+        """Take each decision from one of two parents."""
+        return self.decision_space.crossover(a, b, rng)
+
+    def canonical(self, arch: Mapping[str, Any]) -> Architecture:
+        """The one dict of all that mean the same: inactive labels dropped, exchangeable slots in order."""
+        return self.decision_space.canonical(arch)
+
+    def validate(self, arch: object) -> None:
+        """Raise a `SpaceError` that lists every problem of an architecture dict; return if there is none."""
+        self.decision_space.validate(arch)
+
+    def encode(self, arch: Mapping[str, Any]) -> np.ndarray[Any, np.dtype[np.float32]]:
+        """Fixed-length vector of an architecture: one indicator for every candidate of every decision."""
+        return self.decision_space.encode(arch)
+
+    def hash(self, arch: Mapping[str, Any]) -> str:
+        """Weisfeiler-Lehman hash of the architecture's graph: equal for isomorphic architectures."""
+        from ..graph import architecture_hash
+
+        return architecture_hash(self, arch)
+
+    def freeze(self, arch: Mapping[str, Any]) -> Self:
+        """Independent plain model of `arch` that inherits this space's weights.
+
+        Raises:
+            SpaceError: with every problem of `arch`.
+        """
+        model = frozen_copy(self, self.canonical(arch) | _slot_order(self, arch))
+        return without_decisions(model)
+
+
+def _slot_order(space: ModelSpace, arch: Mapping[str, Any]) -> Architecture:
+    """The slots of `arch` as given: canonical order is for comparing, a model keeps its user's order."""
+    given = {label: arch[label] for s in space.decision_space.symmetries for label in s.labels if label in arch}
+    return given
+
+
+def without_decisions(model: Any) -> Any:
+    """Make the spaces in a frozen or relaxed copy forget the decisions of the original."""
+    for child in model.modules():
+        if isinstance(child, ModelSpace):
+            child.__dict__.pop("_decision_space", None)
+    return model
