@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..errors import SpaceError
 from ._conditions import Condition, Is
-from ._context import FreezeContext
+from ._context import FreezeContext, space_mode
 from ._decisions import Categorical, Decision, Subset
 from ._primitive import Primitive, Undecided
 from ._scope import branch_scope, make_label
@@ -174,6 +174,14 @@ class ChosenInputs(nn.Module):
         return f"{self.n_candidates}, chosen={self.chosen}, reduction={self.reduction!r}"
 
 
+def chosen_inputs(decision: Decision, reduction: Reduction, arch: Mapping[str, Any]) -> ChosenInputs:
+    """Module that picks the inputs `arch` chose."""
+    position = decision.position(arch[decision.label])
+    if isinstance(position, int):
+        return ChosenInputs(len(decision.candidates), [position], None)
+    return ChosenInputs(len(decision.candidates), position, reduction)
+
+
 class InputChoice(Primitive):
     """Choose among several inputs.
 
@@ -221,10 +229,16 @@ class InputChoice(Primitive):
         return (self.decision,)
 
     def freeze(self, arch: Mapping[str, Any]) -> nn.Module:
-        position = self.decision.position(arch[self.label])
-        if isinstance(position, int):
-            return ChosenInputs(self.n_candidates, [position], None)
-        return ChosenInputs(self.n_candidates, position, self.reduction)
+        return chosen_inputs(self.decision, self.reduction, arch)
+
+    @classmethod
+    def build(cls, context: FreezeContext | None, *args: Any, **kwargs: Any) -> nn.Module | None:
+        if context is None:
+            return None
+        with space_mode():
+            choice = cls(*args, **kwargs)
+        chosen = context.resolve(Choice(choice.decision))
+        return Undecided([choice.label]) if isinstance(chosen, Choice) else choice.freeze(context.arch)
 
     def relax(self, builder: Builder) -> nn.Module:
         return builder.mixed_input(self)

@@ -29,7 +29,22 @@ class _PrimitiveType(type):
         return super().__call__(*args, **kwargs) if plain is None else plain
 
 
-class Primitive(nn.Module, metaclass=_PrimitiveType):
+class Replaceable(nn.Module):
+    """A module that `copied` replaces by another: a choice, or its relaxed form in a supernet."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        replace = replacing()
+        replacement = self if replace is None else replace(self)
+        if replacement is not self:
+            memo[id(self)] = result = copy.deepcopy(replacement, memo)
+            return result
+        duplicate = type(self).__new__(type(self))
+        memo[id(self)] = duplicate
+        duplicate.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return duplicate
+
+
+class Primitive(Replaceable, metaclass=_PrimitiveType):
     """A module with a choice in it: the base class of `LayerChoice`, `Cell`, ... and of your own.
 
     A primitive of your own implements three methods:
@@ -75,16 +90,6 @@ class Primitive(nn.Module, metaclass=_PrimitiveType):
         missing = [d.label for d in primitive.decisions() if d.label not in context.arch]
         context.used.update(d.label for d in collect(primitive).by_label.values())
         return Undecided(missing) if missing else frozen_copy(primitive, context.arch)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        replace = replacing()
-        if replace is not None:
-            memo[id(self)] = result = copy.deepcopy(replace(self), memo)
-            return result
-        duplicate = type(self).__new__(type(self))
-        memo[id(self)] = duplicate
-        duplicate.__dict__.update(copy.deepcopy(self.__dict__, memo))
-        return duplicate
 
 
 class Undecided(nn.Module):
@@ -144,13 +149,13 @@ def collect(module: nn.Module) -> DecisionSpace:
 def frozen_copy(module: M, arch: Mapping[str, Any]) -> M:
     """Independent copy of `module` with every choice replaced by what `arch` chose; weights are inherited."""
 
-    def replace(item: Primitive | Value) -> Any:
-        return item.freeze(arch) if isinstance(item, Primitive) else item.evaluate(arch)
+    def replace(item: Any) -> Any:
+        return item.evaluate(arch) if isinstance(item, Value) else item.freeze(arch)
 
     return copied(module, replace)
 
 
 def copied(module: M, replace: Callable[[Any], Any]) -> M:
-    """Deep copy of `module` with `replace(x)` in place of each outermost primitive and value."""
+    """Deep copy of `module` with `replace(x)` in place of each choice and value; `x` itself is copied as it is."""
     with copy_with(replace):
         return copy.deepcopy(module)

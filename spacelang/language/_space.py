@@ -218,14 +218,13 @@ class ModelSpace(nn.Module, metaclass=_SpaceType):
         Raises:
             SpaceError: with every problem of `arch`.
         """
-        model = frozen_copy(self, self.canonical(arch) | _slot_order(self, arch))
+        model = frozen_copy(self, self.canonical(arch) | slot_order(self.decision_space, arch))
         return without_decisions(model)
 
 
-def _slot_order(space: ModelSpace, arch: Mapping[str, Any]) -> Architecture:
+def slot_order(space: DecisionSpace, arch: Mapping[str, Any]) -> Architecture:
     """The slots of `arch` as given: canonical order is for comparing, a model keeps its user's order."""
-    given = {label: arch[label] for s in space.decision_space.symmetries for label in s.labels if label in arch}
-    return given
+    return {label: arch[label] for s in space.symmetries for label in s.labels if label in arch}
 
 
 def without_decisions(model: Any) -> Any:

@@ -1,0 +1,176 @@
+"""Layers of torch.nn whose arguments may be value choices."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import SpaceError
+from ..language import Decision, Value
+from ..language._context import FreezeContext
+from ..language._primitive import Primitive, Undecided
+from ..language._values import decisions_of, evaluate
+
+if TYPE_CHECKING:
+    from ..supernet import Builder
+
+_SHRINKING = {"groups"}  # arguments whose larger values make weights smaller
+
+
+@dataclass(frozen=True, eq=False)
+class LayerSpec:
+    """A layer type and its arguments, some of them value choices.
+
+    Args:
+        layer_type: class of torch.nn.
+        arguments: constructor arguments by name.
+    """
+
+    layer_type: type[nn.Module]
+    arguments: Mapping[str, Any]
+
+    def __str__(self) -> str:
+        given = ", ".join(f"{name}={value}" for name, value in self.arguments.items())
+        return f"{self.layer_type.__name__}({given})"
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> LayerSpec:
+        return self  # immutable, and its values stay symbolic in copies
+
+    @cached_property
+    def decisions(self) -> tuple[Decision, ...]:
+        """Decisions the arguments depend on."""
+        return decisions_of(dict(self.arguments))
+
+    def build(self, arch: Mapping[str, Any]) -> nn.Module:
+        """Construct the plain layer of an architecture."""
+        return self.layer_type(**evaluate(dict(self.arguments), arch))
+
+    def build_largest(self) -> nn.Module:
+        """Construct the layer whose weights contain those of every choice."""
+        sizes = {name: _extreme(value, name in _SHRINKING) for name, value in self.arguments.items()}
+        try:
+            return self.layer_type(**sizes)
+        except (TypeError, ValueError) as error:
+            raise SpaceError(f"{self} cannot be built with its largest arguments {sizes}: {error}") from error
+
+    def slices(self, largest: nn.Module, layer: nn.Module) -> dict[str, Tensor]:
+        """Parameters and buffers of `largest` cut to the shapes of `layer`, by name; views, not copies."""
+        sources = dict(_tensors(largest))
+        return {name: self._cut(name, sources.get(name), like) for name, like in _tensors(layer)}
+
+    def sliced(self, largest: nn.Module, arch: Mapping[str, Any]) -> nn.Module:
+        """Plain layer of an architecture with copies of its slices of `largest`."""
+        reference = next((tensor for _, tensor in _tensors(largest)), torch.empty(0))
+        with torch.random.fork_rng(devices=[]):  # its first weights are overwritten: leave no trace in the generator
+            layer = self.build(arch).to(reference.device)
+        if reference.is_floating_point():
+            layer = layer.to(reference.dtype)
+        cuts = self.slices(largest, layer)
+        with torch.no_grad():
+            for name, tensor in _tensors(layer):
+                tensor.copy_(cuts[name])
+        return layer.train(largest.training)
+
+    def _cut(self, name: str, source: Tensor | None, like: Tensor) -> Tensor:
+        if source is None or source.dim() != like.dim():
+            raise SpaceError(f"{self}: {name} of one choice has no counterpart in the largest layer.")
+        stacked = _stacked_blocks(self.layer_type, name)
+        if stacked > 1:  # several gates or projections stacked in dimension 0: cut each of them
+            blocks = source.unflatten(0, (stacked, -1)).narrow(1, 0, like.shape[0] // stacked)
+            return (blocks.narrow(2, 0, like.shape[1]) if like.dim() > 1 else blocks).flatten(0, 1)
+        is_convolution = issubclass(self.layer_type, nn.modules.conv._ConvNd)
+        for dim, size in enumerate(like.shape):
+            room = source.shape[dim] - size
+            if room < 0:
+                raise SpaceError(
+                    f"{self}: {name} of shape {tuple(like.shape)} does not fit in the largest, {tuple(source.shape)}."
+                )
+            # Kernels are cropped at their centre, channels taken from the first.
+            source = source.narrow(dim, room // 2 if is_convolution and dim >= 2 else 0, size)
+        return source
+
+
+def _stacked_blocks(layer_type: type[nn.Module], name: str) -> int:
+    if issubclass(layer_type, nn.MultiheadAttention) and name.startswith("in_proj"):
+        return 3
+    if issubclass(layer_type, nn.LSTM | nn.LSTMCell):
+        return 4
+    return 3 if issubclass(layer_type, nn.GRU | nn.GRUCell) else 1
+
+
+def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    yield from module.named_parameters()
+    yield from module.named_buffers()
+
+
+def _extreme(value: Any, smallest: bool) -> Any:
+    """Value of an argument that makes weights largest; of what has no order, the first."""
+    if isinstance(value, list | tuple):
+        return type(value)(_extreme(item, smallest) for item in value)
+    if not isinstance(value, Value):
+        return value
+    possible = value.possible()
+    pick = min if smallest else max
+    if all(isinstance(p, tuple) for p in possible):
+        return tuple(map(pick, zip(*possible, strict=True)))
+    if all(isinstance(p, bool) for p in possible):
+        return any(possible)
+    numeric = all(isinstance(p, int | float) and not isinstance(p, bool) for p in possible)
+    return pick(possible) if numeric else possible[0]
+
+
+class ValueLayer(Primitive):
+    """A layer of torch.nn with value choices among its arguments.
+
+    Without any it is constructed as the plain layer, and so it is in `model_context`. In a space it holds
+    the largest layer; every choice is a slice of its weights (kernels cropped at the centre).
+    """
+
+    layer_type: type[nn.Module]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__()
+        self.spec = _spec(self.layer_type, args, kwargs)
+        self.largest = self.spec.build_largest()
+
+    @classmethod
+    def build(cls, context: FreezeContext | None, *args: Any, **kwargs: Any) -> nn.Module | None:
+        labels = [decision.label for decision in decisions_of([list(args), kwargs])]
+        if not labels:
+            return cls.layer_type(*args, **kwargs)
+        return None if context is None else Undecided(labels)
+
+    def decisions(self) -> tuple[Decision, ...]:
+        return self.spec.decisions
+
+    def freeze(self, arch: Mapping[str, Any]) -> nn.Module:
+        return self.spec.sliced(self.largest, arch)
+
+    def relax(self, builder: Builder) -> nn.Module:
+        return builder.elastic_layer(self)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        first = {decision.label: next(iter(decision.values())) for decision in self.decisions()}
+        return self.freeze(first)(*args, **kwargs)
+
+
+def _spec(layer_type: type[nn.Module], args: tuple[Any, ...], kwargs: dict[str, Any]) -> LayerSpec:
+    try:
+        bound = inspect.signature(layer_type).bind(*args, **kwargs)
+    except TypeError as error:
+        raise SpaceError(f"nn.{layer_type.__name__}: {error}.") from error
+    arguments = dict(bound.arguments)
+    for name, parameter in bound.signature.parameters.items():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            arguments |= arguments.pop(name, {})
+        elif parameter.kind is parameter.VAR_POSITIONAL and name in arguments:
+            # RNNs take *args; their leading arguments have fixed names.
+            names = ("input_size", "hidden_size", "num_layers", "bias", "batch_first", "dropout", "bidirectional")
+            arguments |= dict(zip(names, arguments.pop(name), strict=False))
+    return LayerSpec(layer_type, arguments)

@@ -1,0 +1,102 @@
+"""The relaxed cell: every operation on every edge, run from its graph."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..language import CellFrame, FrozenCell
+from ._group import Group
+from ._mixed import Mixed, Pruned, add_weighted
+from ._sharing import Steps, split, unify
+
+
+class MixedCell(Mixed):
+    """A cell whose edges compute mixtures: node_i = sum_{j<i} sum_k w_{ij,k} f_k(node_j).
+
+    Args:
+        group: mixture, one row per edge.
+        frame: preprocessing, merging and postprocessing.
+        edges: candidates of each edge, in row order.
+
+    Source: DARTS, arXiv:1806.09055, eq. 1 and 2.
+    """
+
+    def __init__(self, group: Group, frame: CellFrame, edges: nn.ModuleList) -> None:
+        super().__init__()
+        assert group.topology is not None
+        self.group = group
+        self.topology = group.topology
+        self.frame = frame
+        self.edges = edges
+        self._steps: list[list[Steps]] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_steps": None}
+
+    def share(self) -> None:
+        """Find what the edges leaving each node have in common."""
+        for source in range(self.topology.nodes.stop):
+            rows = [r for r, (start, _) in enumerate(self.topology.edges) if start == source]
+            unify([operation for r in rows for operation in self.edges[r]])  # type: ignore[union-attr]
+        self._steps = [[split(operation) for operation in edge] for edge in self.edges]  # type: ignore[union-attr]
+
+    def forward(self, *inputs: Any) -> Any:
+        given, states = self.frame.states(inputs)
+        caches: list[dict[Hashable, Tensor]] = [{} for _ in range(self.topology.nodes.stop)]
+        for node in self.topology.nodes:
+            states.append(self._node(node, states, caches))
+        return self.frame.merge(states, self._sources(), given)
+
+    def _node(self, node: int, states: list[Tensor], caches: list[dict[Hashable, Tensor]]) -> Tensor:
+        if self._steps is None:
+            self.share()
+        assert self._steps is not None
+        group, terms = self.group, []
+        for r, (source, target) in enumerate(self.topology.edges):
+            if target == node:
+                for k in group.active[r]:
+                    output = self._steps[r][k](states[source], caches[source])
+                    terms.append((group.columns[k], group.weighted(r, k, output)))
+        return add_weighted(terms, f"node {node} of cell {group.label!r}")
+
+    def _sources(self) -> set[int]:
+        """Nodes read by others; in a soft mixture every node is kept in the output."""
+        if self.group.selected is None:
+            return set()
+        return {source for r, (source, _) in enumerate(self.topology.edges) if self.group.active[r]}
+
+    def freeze(self, arch: Mapping[str, Any]) -> nn.Module:
+        row_of = {edge: r for r, edge in enumerate(self.topology.edges)}
+        slots = {
+            # Copied one by one: beginnings that edges share here are every slot's own in a frozen model.
+            node: [(source, k, copy.deepcopy(self.edges[row_of[source, node]][k])) for source, k in row]  # type: ignore[index]
+            for node, row in self.topology.chosen(arch).items()
+        }
+        return FrozenCell(self.frame, slots)
+
+    def drop_pruned(self) -> None:
+        for edge, row in zip(self.edges, self.group.alive, strict=True):
+            for k, alive in enumerate(row):
+                if not alive:
+                    edge[k] = Pruned()  # type: ignore[operator, index]
+        self._steps = None
+
+
+class EdgeByEdgeCell(MixedCell):
+    """The same cell computed plainly, every operation on every edge by itself.
+
+    This is the reference that tests and benchmarks compare with.
+    """
+
+    def _node(self, node: int, states: list[Tensor], caches: list[dict[Hashable, Tensor]]) -> Tensor:
+        group, terms = self.group, []
+        for r, (source, target) in enumerate(self.topology.edges):
+            if target == node:
+                for k in group.active[r]:
+                    output = self.edges[r][k](states[source])  # type: ignore[index]
+                    terms.append((group.columns[k], group.weighted(r, k, output)))
+        return add_weighted(terms, f"node {node} of cell {group.label!r}")

@@ -1,0 +1,127 @@
+"""Decision groups: the tables of a supernet that mixtures are set on."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from ..errors import SpaceError
+from ..language import CellTopology, Decision, Subset
+from ..language._context import replacing
+
+Active: TypeAlias = tuple[tuple[int, ...], ...]
+"""For each row of a group the columns that are executed, increasing."""
+
+
+@dataclass
+class Group:
+    """One table of a supernet: a decision (one row), or a cell label (one row per edge).
+
+    Args:
+        label: label of the decision, or of the cell.
+        rows: names of the rows; `"{source}->{node}"` for a cell.
+        columns: candidates.
+        decisions: the decisions this table answers.
+        topology: of the cell, or None.
+
+    Attributes:
+        alive: rows x columns, False where pruned.
+        weights: mixture, (rows, columns), or None where every active weight is one.
+        active: columns executed in each row.
+        selected: the value of the decision (or `True` for a cell) while one architecture is selected.
+    """
+
+    label: str
+    rows: tuple[str, ...]
+    columns: tuple[Any, ...]
+    decisions: tuple[Decision, ...]
+    topology: CellTopology | None = None
+    alive: list[list[bool]] = field(init=False)
+    weights: Tensor | None = field(init=False)
+    active: Active = field(init=False)
+    selected: Any = None
+
+    def __post_init__(self) -> None:
+        self.alive = [[True] * len(self.columns) for _ in self.rows]
+        self.mix(torch.full(self.shape, 1 / len(self.columns)))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Group:
+        if replacing() is not None:  # while a supernet is being made its modules share their groups
+            return self
+        memo[id(self)] = twin = copy.copy(self)
+        twin.alive = [list(row) for row in self.alive]
+        return twin
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(rows, columns)."""
+        return len(self.rows), len(self.columns)
+
+    @property
+    def is_subset(self) -> bool:
+        """Whether several columns of the row are chosen together."""
+        return isinstance(self.decisions[0], Subset)
+
+    def mix(self, weights: Tensor, active: Sequence[Sequence[bool]] | None = None) -> None:
+        """Compute with `weights`, (rows, columns); only columns that are alive and `active` are executed.
+
+        Raises:
+            SpaceError: shapes do not fit.
+        """
+        if tuple(weights.shape) != self.shape:
+            raise SpaceError(
+                f"the mixture of {self.label!r} has shape {tuple(weights.shape)}; expected "
+                f"(rows, candidates) = {self.shape}."
+            )
+        chosen = self.alive if active is None else active
+        self.weights = weights
+        self.selected = None
+        self.active = tuple(
+            tuple(k for k in range(len(self.columns)) if alive[k] and row[k])
+            for alive, row in zip(self.alive, chosen, strict=True)
+        )
+
+    def select(self, arch: Mapping[str, Any]) -> None:
+        """Compute with the one-hot mixture of an architecture; a group it leaves inactive runs nothing.
+
+        Raises:
+            SpaceError: it needs a candidate that was pruned.
+        """
+        counts = self._counts(arch)
+        for r, row in enumerate(counts):
+            for k, count in enumerate(row):
+                if count and not self.alive[r][k]:
+                    raise SpaceError(f"{self.label!r}: candidate {self.columns[k]!r} of row {self.rows[r]} was pruned.")
+        self.active = tuple(tuple(k for k, count in enumerate(row) if count) for row in counts)
+        twice = any(count > 1 for row in counts for count in row)
+        self.weights = torch.tensor(counts, dtype=torch.get_default_dtype()) if twice else None
+        first = self.decisions[0]
+        self.selected = True if self.topology else first.parse(arch[first.label]) if first.label in arch else None
+
+    def _counts(self, arch: Mapping[str, Any]) -> list[list[int]]:
+        """How often an architecture uses each entry of the table."""
+        counts = [[0] * len(self.columns) for _ in self.rows]
+        if any(decision.label not in arch for decision in self.decisions):
+            return counts
+        if self.topology is not None:
+            row_of = {edge: r for r, edge in enumerate(self.topology.edges)}
+            for node, slots in self.topology.chosen(arch).items():
+                for source, rank in slots:
+                    counts[row_of[source, node]][rank] += 1
+            return counts
+        position = self.decisions[0].position(arch[self.decisions[0].label])
+        for k in position if isinstance(position, tuple) else (position,):
+            counts[0][k] = 1
+        return counts
+
+    def weighted(self, row: int, column: int, term: Tensor) -> Tensor:
+        """`weights[row, column] * term`."""
+        if self.weights is None:
+            return term
+        # A zero-dimensional weight leaves the dtype of a half-precision feature map as it is.
+        return self.weights[row, column] * term
