@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Iterable
 from difflib import get_close_matches
 
 
 class SpaceError(ValueError):
-    """A space, an architecture or an argument is wrong; the message says what, where and what to type instead."""
+    """A space, an architecture or an argument is wrong; the message says what, where and what to type."""
+
+
+class _Short(reprlib.Repr):
+    """Representation cut to a readable length, which exists for every object."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxstring = self.maxother = 80
+
+    def repr_int(self, x: int, level: int) -> str:
+        try:
+            return super().repr_int(x, level)
+        except ValueError:  # Python refuses to print integers of more than some 4300 digits
+            return f"<int of {x.bit_length()} bits>"
+
+
+short = _Short().repr
 
 
 def quoted(names: Iterable[object], limit: int = 12) -> str:

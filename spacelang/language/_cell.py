@@ -59,8 +59,8 @@ class CellTopology:
                 raise SpaceError(f"cell {self.label!r}: {name}={number!r} must be a positive integer.")
         if self.distinct_inputs and self.num_ops_per_node > self.num_predecessors:
             raise SpaceError(
-                f"cell {self.label!r}: num_ops_per_node={self.num_ops_per_node} different inputs do not exist "
-                f"for the first node, which sees num_predecessors={self.num_predecessors}; "
+                f"cell {self.label!r}: num_ops_per_node={self.num_ops_per_node} different inputs do not "
+                f"exist for the first node, which sees num_predecessors={self.num_predecessors}; "
                 "write distinct_inputs=False."
             )
 
@@ -90,19 +90,38 @@ class CellTopology:
         """Every decision, node by node."""
         return tuple(decision for node in self.nodes for slot in self.slots(node) for decision in slot)
 
+    def constraints(self) -> Iterable[Constraint]:
+        """With `distinct_inputs`, that no node reads another twice."""
+        for node in self.nodes if self.distinct_inputs else ():
+            inputs = [source for _, source in self.slots(node)]
+            yield Constraint(
+                distinct(*map(Choice, inputs)),
+                f"node {node} of cell {self.label!r} must read different inputs in "
+                f"{', '.join(repr(d.label) for d in inputs)}.",
+            )
+
     def chosen(self, arch: Mapping[str, Any]) -> dict[int, list[tuple[int, int]]]:
         """`{node: [(source, operation index) of each slot]}` under `arch`."""
         return {
-            node: [(source.parse(arch[source.label]), op.position(arch[op.label])) for op, source in self.slots(node)]
+            node: [
+                (source.parse(arch[source.label]), op.position(arch[op.label]))
+                for op, source in self.slots(node)
+            ]
             for node in self.nodes
         }
+
+    def distinct_message(self, node: int) -> str:
+        """What is said when two slots of a node read the same input against the rule."""
+        labels = ", ".join(repr(source.label) for _, source in self.slots(node))
+        return f"node {node} of cell {self.label!r} must read different inputs in {labels}."
 
     def used(self, source: int, node: int, operation: int) -> Condition:
         """When some slot of `node` applies the operation to `source`."""
         name = self.operations[operation]
         return AnyOf(
             tuple(
-                AllOf((Is(Choice(op), (name,)), Is(Choice(chosen), (source,)))) for op, chosen in self.slots(node)
+                AllOf((Is(Choice(op), (name,)), Is(Choice(chosen), (source,))))
+                for op, chosen in self.slots(node)
             )
         )
 
@@ -113,7 +132,7 @@ class LooseEnds(Value):
     def __init__(self, topology: CellTopology) -> None:
         self.topology = topology
 
-    def decisions(self) -> tuple[Decision, ...]:
+    def decisions(self) -> tuple[Categorical, ...]:
         nodes = self.topology.nodes
         return tuple(source for node in nodes for _, source in self.topology.slots(node))
 
@@ -128,6 +147,10 @@ class LooseEnds(Value):
         return f"loose_ends({self.topology.label})"
 
 
+def _num_outputs(topology: CellTopology, merge_op: MergeOp) -> Any:
+    return topology.num_nodes if merge_op == "all" else LooseEnds(topology)
+
+
 def loose_ends(topology: CellTopology, sources: Iterable[int]) -> list[int]:
     """Intermediate nodes that are nobody's source."""
     read = set(sources)
@@ -136,7 +159,9 @@ def loose_ends(topology: CellTopology, sources: Iterable[int]) -> list[int]:
 
 def _as_list(result: Any, where: str, count: int) -> list[Tensor]:
     if not isinstance(result, list | tuple) or len(result) != count:
-        raise SpaceError(f"{where}: the preprocessor must return a list of {count} tensors; got {type(result).__name__}.")
+        raise SpaceError(
+            f"{where}: the preprocessor must return a list of {count} tensors; got {type(result).__name__}."
+        )
     return list(result)
 
 
@@ -153,7 +178,9 @@ class CellFrame(nn.Module):
     ) -> None:
         super().__init__()
         if merge_op not in ("all", "loose_end"):
-            raise SpaceError(f"cell {topology.label!r}: merge_op={merge_op!r}; expected 'all' or 'loose_end'.")
+            raise SpaceError(
+                f"cell {topology.label!r}: merge_op={merge_op!r}; expected 'all' or 'loose_end'."
+            )
         self.topology = topology
         self.merge_op = merge_op
         self.preprocessor = preprocessor
@@ -270,12 +297,17 @@ class Cell(Primitive):
         context.used.update(decision.label for decision in topology.decisions())
         missing = [d.label for d in topology.decisions() if d.label not in context.arch]
         if missing:
-            return Undecided(missing)
+            return Undecided(missing, num_outputs=_num_outputs(topology, given["merge_op"]))
+        for constraint in topology.constraints():
+            if not constraint.holds(context.arch):
+                raise SpaceError(constraint.message)
         frame = CellFrame(
             topology, *(given[x] for x in ("merge_op", "preprocessor", "postprocessor", "concat_dim"))
         )
         slots = {}
         for node, row in topology.chosen(context.arch).items():
+            if topology.distinct_inputs and len({source for source, _ in row}) < len(row):
+                raise SpaceError(topology.distinct_message(node))
             names = [(source, rank, topology.operations[rank]) for source, rank in row]
             slots[node] = [
                 (source, rank, _make_op(label, named[name], name, node, slot, source))
@@ -291,7 +323,7 @@ class Cell(Primitive):
     @property
     def num_outputs(self) -> Any:
         """Number of nodes concatenated in the output; with "loose_end" it depends on the architecture."""
-        return self.topology.num_nodes if self.frame.merge_op == "all" else LooseEnds(self.topology)
+        return _num_outputs(self.topology, self.frame.merge_op)
 
     def decisions(self) -> tuple[Decision, ...]:
         return self.topology.decisions()
@@ -299,18 +331,11 @@ class Cell(Primitive):
     def branches(self) -> Iterable[tuple[Condition, str, nn.Module]]:
         yield AllOf(), "frame", self.frame
         for e, (source, node) in enumerate(self.topology.edges):
-            for k, module in enumerate(self.edges[e]):  # type: ignore[arg-type]
+            for k, module in enumerate(self.edges[e].children()):
                 yield self.topology.used(source, node, k), f"edges.{e}.{k}", module
 
     def constraints(self) -> Iterable[Constraint]:
-        if self.topology.distinct_inputs:
-            for node in self.topology.nodes:
-                inputs = [source for _, source in self.topology.slots(node)]
-                yield Constraint(
-                    distinct(*map(Choice, inputs)),
-                    f"node {node} of cell {self.label!r} must read different inputs in "
-                    f"{', '.join(repr(d.label) for d in inputs)}.",
-                )
+        return self.topology.constraints()
 
     def symmetries(self) -> Iterable[Symmetry]:
         if self.topology.num_ops_per_node > 1:
@@ -318,7 +343,7 @@ class Cell(Primitive):
                 yield Symmetry(tuple((source.label, op.label) for op, source in self.topology.slots(node)))
 
     def freeze(self, arch: Mapping[str, Any]) -> nn.Module:
-        rows = {edge: operations for edge, operations in zip(self.topology.edges, self.edges, strict=True)}
+        rows = dict(zip(self.topology.edges, self.edges, strict=True))
         taken: set[int] = set()
         slots: dict[int, list[tuple[int, int, nn.Module]]] = {}
         for node, row in self.topology.chosen(arch).items():
@@ -335,9 +360,13 @@ class Cell(Primitive):
         return builder.mixed_cell(self)
 
     def forward(self, *inputs: Any) -> Any:
-        first = {d.label: next(iter(d.values())) for d in self.decisions()}
+        first: dict[str, Any] = {d.label: next(iter(d.values())) for d in self.decisions()}
         if self.topology.distinct_inputs:
-            first |= {self.topology.input(n, k).label: k for n in self.topology.nodes for k in range(self.topology.num_ops_per_node)}
+            first |= {
+                self.topology.input(n, k).label: k
+                for n in self.topology.nodes
+                for k in range(self.topology.num_ops_per_node)
+            }
         return self.freeze(first)(*inputs)
 
 

@@ -31,7 +31,9 @@ def made(candidate: Any, where: str, *arguments: Any) -> nn.Module:
     Raises:
         SpaceError: neither a module nor a factory of one.
     """
-    module = candidate if isinstance(candidate, nn.Module) or not callable(candidate) else candidate(*arguments)
+    module = (
+        candidate if isinstance(candidate, nn.Module) or not callable(candidate) else candidate(*arguments)
+    )
     if not isinstance(module, nn.Module):
         raise SpaceError(
             f"{where} is a {type(module).__name__}; expected an nn.Module or a function that returns one."
@@ -50,7 +52,9 @@ def named_candidates(candidates: Any, where: str) -> dict[Any, Any]:
         return dict(enumerate(candidates))
     if isinstance(candidates, nn.ModuleDict):
         return dict(candidates.items())
-    raise SpaceError(f"{where}: candidates are a dict or a list of modules; got a {type(candidates).__name__}.")
+    raise SpaceError(
+        f"{where}: candidates are a dict or a list of modules; got a {type(candidates).__name__}."
+    )
 
 
 class LayerChoice(Primitive):

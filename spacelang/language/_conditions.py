@@ -119,6 +119,9 @@ class Constraint:
     def __hash__(self) -> int:
         return hash(str(self.expression))
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Constraint:
+        return self  # immutable, and its values stay symbolic in copies
+
     @cached_property
     def labels(self) -> frozenset[str]:
         return frozenset(decision.label for decision in self.expression.decisions())

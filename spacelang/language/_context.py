@@ -19,6 +19,16 @@ class FreezeContext:
     def __init__(self, arch: Mapping[str, Any]) -> None:
         self.arch = MappingProxyType(dict(arch))
         self.used: set[str] = set()
+        self.depth = 0  # of spaces under construction, one inside another
+
+    @contextmanager
+    def building(self) -> Iterator[None]:
+        """Count one more space under construction."""
+        self.depth += 1
+        try:
+            yield
+        finally:
+            self.depth -= 1
 
     def resolve(self, value: Any) -> Any:
         """Return what a `Value` is under the architecture, or the value itself when a label is missing.

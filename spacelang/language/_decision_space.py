@@ -1,9 +1,8 @@
-"""Everything about a space that needs no module: counting, sampling, editing and checking architecture dicts."""
+"""A space without its modules: counting, sampling, editing and checking architecture dicts."""
 
 from __future__ import annotations
 
 import json
-import reprlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -11,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import SpaceError, closest, quoted
+from ..errors import SpaceError, closest, quoted, short
 from ._conditions import ALWAYS, Condition, Constraint, Symmetry, either
 from ._decisions import Architecture, Decision, exported
 
@@ -59,6 +58,9 @@ class DecisionSpace:
                     f"of the space uses; its decisions are {quoted(self.by_label)}."
                 )
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> DecisionSpace:
+        return self  # immutable, and the values in its conditions stay symbolic in copies
+
     # -- structure ---------------------------------------------------------------------------------
 
     @cached_property
@@ -80,7 +82,8 @@ class DecisionSpace:
             ready = [x for x in waiting if self.conditions[x].labels.isdisjoint(set(waiting))]
             if not ready:
                 raise SpaceError(
-                    f"the decisions {quoted(waiting)} exist only under each other; give the inner one its own label."
+                    f"the decisions {quoted(waiting)} exist only under each other; "
+                    "give the inner one its own label."
                 )
             # One at a time keeps the order of construction wherever conditions allow it.
             done.append(ready[0])
@@ -123,6 +126,22 @@ class DecisionSpace:
     def active(self, label: str, arch: Mapping[str, Any]) -> bool:
         """Whether `label` exists under `arch`, whose own labels must all be active."""
         return self.conditions[label].holds(arch)
+
+    def missing(self, arch: Mapping[str, Any]) -> list[str]:
+        """Active labels that `arch` lacks.
+
+        Raises:
+            SpaceError: a value it has is no candidate.
+        """
+        known: Architecture = {}
+        missing = []
+        for label, decision in self.by_label.items():
+            if self.active(label, known):
+                if label not in arch:
+                    missing.append(label)
+                else:
+                    known[label] = exported(decision.parse(arch[label]))
+        return missing
 
     # -- counting ----------------------------------------------------------------------------------
 
@@ -275,7 +294,9 @@ class DecisionSpace:
                 return child
         neighbours = list(self.neighbours(parent))
         if not neighbours:
-            raise SpaceError("this architecture has no neighbours: changing any one decision breaks a constraint.")
+            raise SpaceError(
+                "this architecture has no neighbours: changing any one decision breaks a constraint."
+            )
         return neighbours[int(rng.integers(len(neighbours)))]
 
     def crossover(self, a: Mapping[str, Any], b: Mapping[str, Any], rng: np.random.Generator) -> Architecture:
@@ -323,9 +344,9 @@ class DecisionSpace:
     def problems(self, arch: object) -> list[str]:
         """Everything wrong with `arch`, one sentence each; empty when it is valid."""
         if not isinstance(arch, Mapping):
-            return [f"an architecture is a dict {{label: value}}; got {reprlib.repr(arch)}."]
+            return [f"an architecture is a dict {{label: value}}; got {short(arch)}."]
         found = [
-            f"{reprlib.repr(label)} (= {reprlib.repr(value)}) is not a label of this space."
+            f"{short(label)} (= {short(value)}) is not a label of this space."
             + (closest(label, self.by_label) if isinstance(label, str) else "")
             for label, value in arch.items()
             if label not in self.by_label
@@ -379,7 +400,9 @@ class DecisionSpace:
         parts: list[float] = []
         for label, decision in self.by_label.items():
             parts += (
-                decision.indicator(canonical[label]) if label in canonical else [0.0] * len(decision.candidates)
+                decision.indicator(canonical[label])
+                if label in canonical
+                else [0.0] * len(decision.candidates)
             )
         return np.array(parts, dtype=np.float32)
 

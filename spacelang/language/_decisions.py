@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import itertools
 import math
-import reprlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from ..errors import SpaceError, closest, quoted
+from ..errors import SpaceError, closest, quoted, short
 
 Architecture: TypeAlias = dict[str, Any]
 """`{label: value}`, JSON and YAML safe."""
@@ -48,7 +47,7 @@ def _checked_candidates(label: str, candidates: Sequence[Any]) -> tuple[Any, ...
     for candidate in frozen:
         if not plain(candidate):
             raise SpaceError(
-                f"{label!r}: candidate {reprlib.repr(candidate)} is a {type(candidate).__name__}; candidates "
+                f"{label!r}: candidate {short(candidate)} is a {type(candidate).__name__}; candidates "
                 "are strings, numbers, booleans, None or tuples of them, so that they can be saved."
             )
     for position, candidate in enumerate(frozen):
@@ -63,7 +62,7 @@ def _checked_prior(label: str, prior: Sequence[float] | None, count: int) -> tup
     weights = tuple(float(weight) for weight in prior)
     if len(weights) != count or any(not math.isfinite(w) or w < 0 for w in weights) or sum(weights) <= 0:
         raise SpaceError(
-            f"{label!r}: prior={list(prior)!r} must be {count} finite weights, none negative and not all zero."
+            f"{label!r}: prior={list(prior)!r} must be {count} finite weights, none negative, not all zero."
         )
     return weights
 
@@ -108,7 +107,7 @@ class Categorical:
             if _same(value, candidate):
                 return candidate
         raise SpaceError(
-            f"{self.label!r} got {reprlib.repr(value)}; candidates are {quoted(self.candidates)}."
+            f"{self.label!r} got {short(value)}; candidates are {quoted(self.candidates)}."
             + (closest(value, self.candidates) if isinstance(value, str) else "")
         )
 
@@ -152,7 +151,11 @@ class Subset:
     prior: tuple[float, ...] | None
 
     def __init__(
-        self, label: str, candidates: Sequence[int], n_chosen: int | None, prior: Sequence[float] | None = None
+        self,
+        label: str,
+        candidates: Sequence[int],
+        n_chosen: int | None,
+        prior: Sequence[float] | None = None,
     ) -> None:
         count = len(candidates)
         if n_chosen is not None and not 1 <= n_chosen <= count:
@@ -190,7 +193,7 @@ class Subset:
         if chosen is None or not legal or not self._right_size(chosen):
             wanted = "one or more" if self.n_chosen is None else str(self.n_chosen)
             raise SpaceError(
-                f"{self.label!r} got {reprlib.repr(value)}; expected a list of {wanted} different "
+                f"{self.label!r} got {short(value)}; expected a list of {wanted} different "
                 f"candidates out of {quoted(self.candidates)}."
             )
         return tuple(sorted(chosen))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -23,6 +24,11 @@ M = TypeVar("M", bound=nn.Module)
 
 class _PrimitiveType(type):
     """Calling a primitive class inside `model_context` returns what the architecture chose."""
+
+    @property
+    def __signature__(cls) -> inspect.Signature:  # else help() shows that of __call__
+        signature = inspect.signature(cls.__init__)  # type: ignore[misc]
+        return signature.replace(parameters=list(signature.parameters.values())[1:])
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         plain = cls.build(current_context(), *args, **kwargs)  # type: ignore[attr-defined]
@@ -87,20 +93,35 @@ class Primitive(Replaceable, metaclass=_PrimitiveType):
             return None
         with space_mode():
             primitive = cls(*args, **kwargs)
-        missing = [d.label for d in primitive.decisions() if d.label not in context.arch]
-        context.used.update(d.label for d in collect(primitive).by_label.values())
+        space = collect(primitive)
+        context.used.update(space.by_label)
+        missing = space.missing(context.arch)
         return Undecided(missing) if missing else frozen_copy(primitive, context.arch)
 
 
 class Undecided(nn.Module):
-    """Stands for a choice whose label the architecture lacks; `ModelSpace` refuses it in a finished model."""
+    """Stands for a choice whose label the architecture lacks; `ModelSpace` refuses it in a finished model.
 
-    def __init__(self, labels: Iterable[str]) -> None:
+    Args:
+        labels: what the architecture lacks.
+        known: attributes the choice has in a space too.
+    """
+
+    def __init__(self, labels: Iterable[str], **known: Any) -> None:
         super().__init__()
         self.labels = tuple(labels)
+        self.__dict__.update(known)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or name == "labels":
+            return super().__getattr__(name)
+        raise SpaceError(f"{name!r} is not known: {self._problem()}")
 
     def forward(self, *args: object, **kwargs: object) -> object:
-        raise SpaceError(f"the architecture has no value for {', '.join(map(repr, self.labels))}.")
+        raise SpaceError(self._problem())
+
+    def _problem(self) -> str:
+        return f"the architecture has no value for {', '.join(map(repr, self.labels))}."
 
 
 def primitives(module: nn.Module) -> Iterator[Primitive]:
@@ -110,7 +131,7 @@ def primitives(module: nn.Module) -> Iterator[Primitive]:
 
 def held_values(module: nn.Module) -> tuple[Decision, ...]:
     """Decisions of the values a module keeps as plain attributes."""
-    return decisions_of([v for name, v in vars(module).items() if not name.startswith("_")])
+    return decisions_of(list(vars(module).values()))
 
 
 def is_frozen(module: nn.Module) -> bool:
@@ -156,6 +177,6 @@ def frozen_copy(module: M, arch: Mapping[str, Any]) -> M:
 
 
 def copied(module: M, replace: Callable[[Any], Any]) -> M:
-    """Deep copy of `module` with `replace(x)` in place of each choice and value; `x` itself is copied as it is."""
+    """Deep copy of `module` with a copy of `replace(x)` in place of each choice and value `x`."""
     with copy_with(replace):
         return copy.deepcopy(module)

@@ -21,7 +21,9 @@ from ._values import Choice, Value
 if TYPE_CHECKING:
     from ..supernet import Builder
 
-Blocks: TypeAlias = "nn.Module | Callable[[int], nn.Module] | Sequence[nn.Module | Callable[[int], nn.Module]]"
+Blocks: TypeAlias = (
+    "nn.Module | Callable[[int], nn.Module] | Sequence[nn.Module | Callable[[int], nn.Module]]"
+)
 
 
 class Repeat(Primitive):
@@ -38,7 +40,9 @@ class Repeat(Primitive):
     `forward` runs the smallest depth.
     """
 
-    def __init__(self, blocks: Blocks, depth: int | tuple[int, int] | Value, *, label: str | None = None) -> None:
+    def __init__(
+        self, blocks: Blocks, depth: int | tuple[int, int] | Value, *, label: str | None = None
+    ) -> None:
         super().__init__()
         self.depth, name = _depth(depth, label)
         self.depths = tuple(sorted(_checked_depths(self.depth.possible(), name)))
@@ -88,7 +92,8 @@ def _depth(depth: Any, label: str | None) -> tuple[Value, str]:
     legal = isinstance(depth, tuple | list) and len(depth) == 2 and all(type(d) is int for d in depth)
     if not legal or not 0 <= depth[0] <= depth[1]:
         raise SpaceError(
-            f"{name!r}: depth={depth!r}; expected a number, (min, max) with 0 <= min <= max, or a value choice."
+            f"{name!r}: depth={depth!r}; expected a number, (min, max) with 0 <= min <= max, "
+            "or a value choice."
         )
     return Choice(Categorical(name, range(depth[0], depth[1] + 1))), name
 
@@ -101,7 +106,9 @@ def _block_scope(label: str | None, otherwise: str) -> str:
 def _checked_depths(depths: Sequence[Any], name: str) -> Sequence[int]:
     for depth in depths:
         if type(depth) is not int or depth < 0:
-            raise SpaceError(f"{name!r}: depth can be {depth!r}; every depth must be an integer of at least 0.")
+            raise SpaceError(
+                f"{name!r}: depth can be {depth!r}; every depth must be an integer of at least 0."
+            )
     return depths
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import numpy as np
 from torch import nn
-from typing_extensions import Self
 
 from ..errors import SpaceError, closest, quoted
 from ._conditions import Constraint
@@ -25,28 +25,38 @@ if TYPE_CHECKING:
 
     from ._report import SpaceReport
 
+M = TypeVar("M", bound=nn.Module)
+
 
 class _SpaceType(type):
     """Constructing a space numbers its labels, records its arguments and checks it as a whole."""
 
+    @property
+    def __signature__(cls) -> inspect.Signature:  # else help() shows that of __call__
+        signature = inspect.signature(cls.__init__)  # type: ignore[misc]
+        return signature.replace(parameters=list(signature.parameters.values())[1:])
+
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
-        with root_scope():
+        context = current_context()
+        with root_scope(), nullcontext() if context is None else context.building():
             space = super().__call__(*args, **kwargs)
         space.__dict__["_call"] = (args, kwargs)
-        if current_context() is None:
+        if context is None:
             space.__dict__["_decision_space"] = collect(space)
-            space._decision_space.by_label  # noqa: B018  (raises on clashing labels, here and not at first use)
-        else:
-            _refuse_undecided(space)
+            space._decision_space.by_label  # noqa: B018  (clashing labels raise here, not at first use)
+        elif context.depth == 0:  # an inner space may be part of a candidate that is not chosen
+            _refuse_undecided(space, context.arch)
         return space
 
 
-def _refuse_undecided(model: nn.Module) -> None:
-    missing = [label for child in model.modules() if isinstance(child, Undecided) for label in child.labels]
-    missing += [decision.label for child in model.modules() for decision in held_values(child)]
+def _refuse_undecided(model: nn.Module, arch: Mapping[str, Any]) -> None:
+    needed = [label for child in model.modules() if isinstance(child, Undecided) for label in child.labels]
+    needed += [decision.label for child in model.modules() for decision in held_values(child)]
+    missing = [label for label in needed if label not in arch]
     if missing:
         raise SpaceError(
-            f"the architecture has no value for {quoted(dict.fromkeys(missing))}, which {type(model).__name__} needs."
+            f"the architecture has no value for {quoted(dict.fromkeys(missing))}, "
+            f"which {type(model).__name__} needs."
         )
 
 
@@ -62,7 +72,8 @@ class ModelSpace(nn.Module, metaclass=_SpaceType):
     >>> class Net(ModelSpace):
     ...     def __init__(self, width: int = 4) -> None:
     ...         super().__init__()
-    ...         self.layer = LayerChoice({"linear": nn.Linear(2, width), "none": nn.Identity()}, label="layer")
+    ...         layers = {"linear": nn.Linear(2, width), "none": nn.Identity()}
+    ...         self.layer = LayerChoice(layers, label="layer")
     >>> Net().size()
     2
     >>> with model_context({"layer": "linear"}):
@@ -218,8 +229,8 @@ class ModelSpace(nn.Module, metaclass=_SpaceType):
         Raises:
             SpaceError: with every problem of `arch`.
         """
-        model = frozen_copy(self, self.canonical(arch) | slot_order(self.decision_space, arch))
-        return without_decisions(model)
+        chosen = self.canonical(arch) | slot_order(self.decision_space, arch)
+        return without_decisions(frozen_copy(self, chosen))
 
 
 def slot_order(space: DecisionSpace, arch: Mapping[str, Any]) -> Architecture:
@@ -227,9 +238,10 @@ def slot_order(space: DecisionSpace, arch: Mapping[str, Any]) -> Architecture:
     return {label: arch[label] for s in space.symmetries for label in s.labels if label in arch}
 
 
-def without_decisions(model: Any) -> Any:
-    """Make the spaces in a frozen or relaxed copy forget the decisions of the original."""
+def without_decisions(model: M) -> M:
+    """Make the spaces in a frozen or relaxed copy forget the decisions and constraints of the original."""
     for child in model.modules():
         if isinstance(child, ModelSpace):
             child.__dict__.pop("_decision_space", None)
+            child._constraints = []
     return model

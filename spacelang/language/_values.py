@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import reduce
 from typing import Any
 
-from ..errors import SpaceError
+from ..errors import SpaceError, quoted
 from ._context import current_context, replacing
 from ._decisions import Categorical, Decision
 from ._scope import make_label
@@ -63,7 +63,7 @@ class Value:
             "a layer of spacelang.nn, as the depth of a Repeat, or as an attribute of the module."
         )
 
-    __int__ = __float__ = __index__  # type: ignore[assignment]
+    __int__ = __float__ = __index__
 
     def __repr__(self) -> str:
         return f"<value {self}>"
@@ -204,7 +204,11 @@ class _Apply(Value):
 
     def evaluate(self, arch: Mapping[str, Any]) -> Any:
         function = _INFIX.get(self.name) or _FUNCTIONS[self.name]
-        return function(*(evaluate(argument, arch) for argument in self.args))
+        operands = [evaluate(argument, arch) for argument in self.args]
+        try:
+            return function(*operands)
+        except (TypeError, ValueError, ArithmeticError) as error:
+            raise SpaceError(f"{self} cannot be computed for {quoted(operands)}: {error}.") from error
 
     def __str__(self) -> str:
         if self.name in _INFIX:

@@ -29,7 +29,9 @@ def __getattr__(name: str) -> Any:
         return original
     if name not in _layers:
         doc = f"`torch.nn.{name}` whose arguments may be value choices."
-        _layers[name] = type(name, (ValueLayer,), {"layer_type": original, "__doc__": doc, "__module__": __name__})
+        _layers[name] = type(
+            name, (ValueLayer,), {"layer_type": original, "__doc__": doc, "__module__": __name__}
+        )
     return _layers[name]
 
 

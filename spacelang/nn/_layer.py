@@ -20,8 +20,6 @@ from ..language._values import decisions_of, evaluate
 if TYPE_CHECKING:
     from ..supernet import Builder
 
-_SHRINKING = {"groups"}  # arguments whose larger values make weights smaller
-
 
 @dataclass(frozen=True, eq=False)
 class LayerSpec:
@@ -53,11 +51,18 @@ class LayerSpec:
 
     def build_largest(self) -> nn.Module:
         """Construct the layer whose weights contain those of every choice."""
-        sizes = {name: _extreme(value, name in _SHRINKING) for name, value in self.arguments.items()}
+        sizes = {name: _largest(value) for name, value in self.arguments.items()}
+        if isinstance(self.arguments.get("groups"), Value):
+            sizes["groups"] = self._fewest_groups(sizes["in_channels"])
         try:
             return self.layer_type(**sizes)
         except (TypeError, ValueError) as error:
             raise SpaceError(f"{self} cannot be built with its largest arguments {sizes}: {error}") from error
+
+    def _fewest_groups(self, in_channels: int) -> int:
+        """Groups that leave each filter as many channels as any choice does; a depthwise layer stays one."""
+        ratio: Any = self.arguments["in_channels"] // self.arguments["groups"]
+        return in_channels // int(max(ratio.possible()))
 
     def slices(self, largest: nn.Module, layer: nn.Module) -> dict[str, Tensor]:
         """Parameters and buffers of `largest` cut to the shapes of `layer`, by name; views, not copies."""
@@ -67,7 +72,7 @@ class LayerSpec:
     def sliced(self, largest: nn.Module, arch: Mapping[str, Any]) -> nn.Module:
         """Plain layer of an architecture with copies of its slices of `largest`."""
         reference = next((tensor for _, tensor in _tensors(largest)), torch.empty(0))
-        with torch.random.fork_rng(devices=[]):  # its first weights are overwritten: leave no trace in the generator
+        with torch.random.fork_rng(devices=[]):  # first weights are overwritten: leave the generator alone
             layer = self.build(arch).to(reference.device)
         if reference.is_floating_point():
             layer = layer.to(reference.dtype)
@@ -82,14 +87,15 @@ class LayerSpec:
             raise SpaceError(f"{self}: {name} of one choice has no counterpart in the largest layer.")
         stacked = _stacked_blocks(self.layer_type, name)
         if stacked > 1:  # several gates or projections stacked in dimension 0: cut each of them
-            blocks = source.unflatten(0, (stacked, -1)).narrow(1, 0, like.shape[0] // stacked)
+            blocks = source.view(stacked, -1, *source.shape[1:]).narrow(1, 0, like.shape[0] // stacked)
             return (blocks.narrow(2, 0, like.shape[1]) if like.dim() > 1 else blocks).flatten(0, 1)
         is_convolution = issubclass(self.layer_type, nn.modules.conv._ConvNd)
         for dim, size in enumerate(like.shape):
             room = source.shape[dim] - size
             if room < 0:
                 raise SpaceError(
-                    f"{self}: {name} of shape {tuple(like.shape)} does not fit in the largest, {tuple(source.shape)}."
+                    f"{self}: {name} of shape {tuple(like.shape)} does not fit in the largest, "
+                    f"{tuple(source.shape)}."
                 )
             # Kernels are cropped at their centre, channels taken from the first.
             source = source.narrow(dim, room // 2 if is_convolution and dim >= 2 else 0, size)
@@ -109,20 +115,19 @@ def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     yield from module.named_buffers()
 
 
-def _extreme(value: Any, smallest: bool) -> Any:
-    """Value of an argument that makes weights largest; of what has no order, the first."""
+def _largest(value: Any) -> Any:
+    """Largest value an argument can take; of what has no order, the first."""
     if isinstance(value, list | tuple):
-        return type(value)(_extreme(item, smallest) for item in value)
+        return type(value)(map(_largest, value))
     if not isinstance(value, Value):
         return value
     possible = value.possible()
-    pick = min if smallest else max
     if all(isinstance(p, tuple) for p in possible):
-        return tuple(map(pick, zip(*possible, strict=True)))
+        return tuple(map(max, zip(*possible, strict=True)))
     if all(isinstance(p, bool) for p in possible):
         return any(possible)
     numeric = all(isinstance(p, int | float) and not isinstance(p, bool) for p in possible)
-    return pick(possible) if numeric else possible[0]
+    return max(possible) if numeric else possible[0]
 
 
 class ValueLayer(Primitive):
@@ -171,6 +176,14 @@ def _spec(layer_type: type[nn.Module], args: tuple[Any, ...], kwargs: dict[str, 
             arguments |= arguments.pop(name, {})
         elif parameter.kind is parameter.VAR_POSITIONAL and name in arguments:
             # RNNs take *args; their leading arguments have fixed names.
-            names = ("input_size", "hidden_size", "num_layers", "bias", "batch_first", "dropout", "bidirectional")
+            names = (
+                "input_size",
+                "hidden_size",
+                "num_layers",
+                "bias",
+                "batch_first",
+                "dropout",
+                "bidirectional",
+            )
             arguments |= dict(zip(names, arguments.pop(name), strict=False))
     return LayerSpec(layer_type, arguments)

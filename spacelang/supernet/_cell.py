@@ -41,8 +41,8 @@ class MixedCell(Mixed):
         """Find what the edges leaving each node have in common."""
         for source in range(self.topology.nodes.stop):
             rows = [r for r, (start, _) in enumerate(self.topology.edges) if start == source]
-            unify([operation for r in rows for operation in self.edges[r]])  # type: ignore[union-attr]
-        self._steps = [[split(operation) for operation in edge] for edge in self.edges]  # type: ignore[union-attr]
+            unify([operation for r in rows for operation in self.edges[r].children()])
+        self._steps = [[split(operation) for operation in edge.children()] for edge in self.edges]
 
     def forward(self, *inputs: Any) -> Any:
         given, states = self.frame.states(inputs)
@@ -52,16 +52,20 @@ class MixedCell(Mixed):
         return self.frame.merge(states, self._sources(), given)
 
     def _node(self, node: int, states: list[Tensor], caches: list[dict[Hashable, Tensor]]) -> Tensor:
+        group, terms = self.group, list[tuple[object, Tensor]]()
+        for r, (source, target) in enumerate(self.topology.edges):
+            if target == node:
+                for k in dict.fromkeys(group.active[r]):
+                    output = self._operation(r, k, states[source], caches[source])
+                    # Two slots with the same choice add it twice, as their frozen model does.
+                    terms += [(group.columns[k], group.weighted(r, k, output))] * group.active[r].count(k)
+        return add_weighted(terms, f"node {node} of cell {group.label!r}")
+
+    def _operation(self, row: int, column: int, x: Tensor, cache: dict[Hashable, Tensor]) -> Tensor:
         if self._steps is None:
             self.share()
         assert self._steps is not None
-        group, terms = self.group, []
-        for r, (source, target) in enumerate(self.topology.edges):
-            if target == node:
-                for k in group.active[r]:
-                    output = self._steps[r][k](states[source], caches[source])
-                    terms.append((group.columns[k], group.weighted(r, k, output)))
-        return add_weighted(terms, f"node {node} of cell {group.label!r}")
+        return self._steps[row][column](x, cache)
 
     def _sources(self) -> set[int]:
         """Nodes read by others; in a soft mixture every node is kept in the output."""
@@ -92,11 +96,5 @@ class EdgeByEdgeCell(MixedCell):
     This is the reference that tests and benchmarks compare with.
     """
 
-    def _node(self, node: int, states: list[Tensor], caches: list[dict[Hashable, Tensor]]) -> Tensor:
-        group, terms = self.group, []
-        for r, (source, target) in enumerate(self.topology.edges):
-            if target == node:
-                for k in group.active[r]:
-                    output = self.edges[r][k](states[source])  # type: ignore[index]
-                    terms.append((group.columns[k], group.weighted(r, k, output)))
-        return add_weighted(terms, f"node {node} of cell {group.label!r}")
+    def _operation(self, row: int, column: int, x: Tensor, cache: dict[Hashable, Tensor]) -> Tensor:
+        return self.edges[row][column](x)  # type: ignore[no-any-return]

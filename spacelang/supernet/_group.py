@@ -15,7 +15,7 @@ from ..language import CellTopology, Decision, Subset
 from ..language._context import replacing
 
 Active: TypeAlias = tuple[tuple[int, ...], ...]
-"""For each row of a group the columns that are executed, increasing."""
+"""For each row of a group the columns that are executed, increasing; twice where two slots chose it."""
 
 
 @dataclass
@@ -73,11 +73,7 @@ class Group:
         Raises:
             SpaceError: shapes do not fit.
         """
-        if tuple(weights.shape) != self.shape:
-            raise SpaceError(
-                f"the mixture of {self.label!r} has shape {tuple(weights.shape)}; expected "
-                f"(rows, candidates) = {self.shape}."
-            )
+        self.check_mixture(weights, active)
         chosen = self.alive if active is None else active
         self.weights = weights
         self.selected = None
@@ -86,22 +82,44 @@ class Group:
             for alive, row in zip(self.alive, chosen, strict=True)
         )
 
-    def select(self, arch: Mapping[str, Any]) -> None:
-        """Compute with the one-hot mixture of an architecture; a group it leaves inactive runs nothing.
+    def check_mixture(self, weights: object, active: object = None) -> None:
+        """Raise a `SpaceError` when `mix` would not fit."""
+        shape = tuple(weights.shape) if isinstance(weights, Tensor) else type(weights).__name__
+        if shape != self.shape:
+            raise SpaceError(
+                f"the mixture of {self.label!r} has shape {shape}; expected a tensor of "
+                f"(rows, candidates) = {self.shape}."
+            )
+        if active is not None:
+            self.check_table("active", active)
 
-        Raises:
-            SpaceError: it needs a candidate that was pruned.
-        """
-        counts = self._counts(arch)
-        for r, row in enumerate(counts):
+    def check_table(self, name: str, table: Any) -> None:
+        """Raise a `SpaceError` unless `table` is rows x columns."""
+        try:
+            fits = [len(row) for row in table] == [len(self.columns)] * len(self.rows)
+        except TypeError:
+            fits = False
+        if not fits:
+            raise SpaceError(f"{name}[{self.label!r}] must be nested (rows, candidates) = {self.shape}.")
+
+    def check_alive(self, arch: Mapping[str, Any]) -> None:
+        """Raise a `SpaceError` when an architecture needs a candidate that was pruned."""
+        for r, row in enumerate(self._counts(arch)):
             for k, count in enumerate(row):
                 if count and not self.alive[r][k]:
-                    raise SpaceError(f"{self.label!r}: candidate {self.columns[k]!r} of row {self.rows[r]} was pruned.")
-        self.active = tuple(tuple(k for k, count in enumerate(row) if count) for row in counts)
-        twice = any(count > 1 for row in counts for count in row)
-        self.weights = torch.tensor(counts, dtype=torch.get_default_dtype()) if twice else None
+                    where = f" on edge {self.rows[r]}" if self.topology else ""
+                    raise SpaceError(f"{self.label!r}: candidate {self.columns[k]!r}{where} was pruned.")
+
+    def select(self, arch: Mapping[str, Any]) -> None:
+        """Compute with the one-hot mixture of an architecture; a group it leaves inactive runs nothing."""
+        counts = self._counts(arch)
+        self.active = tuple(tuple(k for k, n in enumerate(row) for _ in range(n)) for row in counts)
+        self.weights = None
         first = self.decisions[0]
-        self.selected = True if self.topology else first.parse(arch[first.label]) if first.label in arch else None
+        if self.topology is not None:
+            self.selected = True
+        else:
+            self.selected = first.parse(arch[first.label]) if first.label in arch else None
 
     def _counts(self, arch: Mapping[str, Any]) -> list[list[int]]:
         """How often an architecture uses each entry of the table."""

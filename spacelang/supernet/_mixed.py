@@ -40,14 +40,16 @@ class Pruned(nn.Module):
         raise SpaceError("a pruned candidate was called.")
 
 
-def add_weighted(terms: Sequence[tuple[object, Any]], where: str) -> Any:
+def add_weighted(terms: Sequence[tuple[object, Tensor]], where: str) -> Tensor:
     """Sum the outputs of candidates, given as `(name, weighted output)`.
 
     Raises:
         SpaceError: two candidates disagree on the shape; names both.
     """
     if not terms:
-        raise SpaceError(f"{where} runs no candidate: its mixture is empty or the architecture leaves it inactive.")
+        raise SpaceError(
+            f"{where} runs no candidate: its mixture is empty or the architecture leaves it inactive."
+        )
     first_name, total = terms[0]
     for name, term in terms[1:]:
         if term.shape != total.shape:
@@ -72,7 +74,9 @@ class MixedLayer(Mixed):
         if group.weights is None and len(active) == 1:  # whatever type the candidate returns passes through
             return self.candidates[active[0]](*args, **kwargs)
         outputs = ((k, self.candidates[k](*args, **kwargs)) for k in active)
-        return add_weighted([(group.columns[k], group.weighted(0, k, y)) for k, y in outputs], repr(group.label))
+        return add_weighted(
+            [(group.columns[k], group.weighted(0, k, y)) for k, y in outputs], repr(group.label)
+        )
 
     def freeze(self, arch: Mapping[str, Any]) -> nn.Module:
         decision = self.group.decisions[0]
@@ -103,7 +107,9 @@ class MixedInput(Mixed):
                 return tensors[active[0]]
             return reduce_inputs([tensors[i] for i in active], self.reduction)
         if self.soft_refusal:
-            raise SpaceError(f"{group.label!r} cannot mix its inputs: {self.soft_refusal} has no fixed shape.")
+            raise SpaceError(
+                f"{group.label!r} cannot mix its inputs: {self.soft_refusal} has no fixed shape."
+            )
         total = add_weighted([(i, group.weighted(0, i, tensors[i])) for i in active], repr(group.label))
         if self.n_chosen == 1 or self.reduction == "sum":
             return total
@@ -153,3 +159,10 @@ class MixedDepth(Mixed):
 
     def freeze(self, arch: Mapping[str, Any]) -> nn.Module:
         return nn.Sequential(*self.blocks[: self.depth.evaluate(arch)])
+
+    def drop_pruned(self) -> None:
+        kept = [[c for c, alive in zip(g.columns, g.alive[0], strict=True) if alive] for g in self.groups]
+        labels = [group.label for group in self.groups]
+        depths = [self.depth.evaluate(dict(zip(labels, c, strict=True))) for c in itertools.product(*kept)]
+        for index in range(max(depths, default=0), len(self.blocks)):
+            self.blocks[index] = Pruned()

@@ -52,7 +52,7 @@ def split(operation: nn.Module) -> Steps:
     """Separate the shared beginning of an operation."""
     # A subclass of Sequential may compute anything, and a hook must see every call.
     plain = type(operation) is nn.Sequential and not operation._forward_hooks
-    modules = list(operation) if plain else [operation]
+    modules = list(operation.children()) if plain else [operation]
     shared: list[tuple[Hashable, nn.Module]] = []
     key: tuple[Hashable, ...] = ()
     for module in modules:

@@ -9,7 +9,18 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import SpaceError, closest, quoted
-from ..language import Cell, CellTopology, Decision, InputChoice, LayerChoice, ModelSpace, Primitive, Repeat, is_frozen
+from ..language import (
+    Architecture,
+    Cell,
+    CellTopology,
+    Decision,
+    InputChoice,
+    LayerChoice,
+    ModelSpace,
+    Primitive,
+    Repeat,
+    is_frozen,
+)
 from ..language._primitive import copied, frozen_copy
 from ..language._space import slot_order, without_decisions
 from ._cell import EdgeByEdgeCell, MixedCell
@@ -134,8 +145,11 @@ class Supernet(nn.Module):
         Raises:
             SpaceError: an unknown label, or a shape that does not fit.
         """
+        given = active or {}
+        for label in (*mixture, *given):
+            self._group(label).check_mixture(mixture.get(label), given.get(label))
         for label, weights in mixture.items():
-            self._group(label).mix(weights, None if active is None else active.get(label))
+            self.groups[label].mix(weights, given.get(label))
 
     def select(self, arch: Mapping[str, Any]) -> None:
         """Compute as one architecture: only its path runs, bit for bit as its frozen model does.
@@ -143,9 +157,15 @@ class Supernet(nn.Module):
         Raises:
             SpaceError: `arch` is invalid or needs a pruned candidate.
         """
-        canonical = self.decision_space.canonical(arch)
+        canonical = self._alive(arch)
         for group in self.groups.values():
             group.select(canonical)
+
+    def _alive(self, arch: Mapping[str, Any]) -> Architecture:
+        canonical = self.decision_space.canonical(arch)
+        for group in self.groups.values():
+            group.check_alive(canonical)
+        return canonical
 
     def prune(self, alive: Mapping[str, Sequence[Sequence[bool]]]) -> None:
         """Remove candidates for good, from the graph and from the computation; their weights are freed.
@@ -154,9 +174,9 @@ class Supernet(nn.Module):
             alive: by group label, rows x columns, False for what goes. What was pruned stays pruned.
         """
         for label, rows in alive.items():
-            group = self._group(label)
-            if [len(row) for row in rows] != [len(group.columns)] * len(group.rows):
-                raise SpaceError(f"alive[{label!r}] must have (rows, candidates) = {group.shape}.")
+            self._group(label).check_table("alive", rows)
+        for label, rows in alive.items():
+            group = self.groups[label]
             group.alive = [
                 [a and bool(b) for a, b in zip(old, new, strict=True)]
                 for old, new in zip(group.alive, rows, strict=True)
@@ -199,14 +219,14 @@ class Supernet(nn.Module):
         """Independent plain model of an architecture with this supernet's weights.
 
         Raises:
-            SpaceError: with every problem of `arch`.
+            SpaceError: with every problem of `arch`, or it needs a pruned candidate.
         """
-        chosen = self.decision_space.canonical(arch) | slot_order(self.decision_space, arch)
-        return without_decisions(frozen_copy(self.network, chosen))  # type: ignore[no-any-return]
+        chosen = self._alive(arch) | slot_order(self.decision_space, arch)
+        return without_decisions(frozen_copy(self.network, chosen))
 
 
 def edge_by_edge(space: ModelSpace) -> Supernet:
-    """Supernet that computes every operation on every edge by itself: the reference for tests and benchmarks."""
+    """Supernet that computes every operation on every edge by itself: the reference to compare with."""
     supernet = Supernet.__new__(Supernet)
     nn.Module.__init__(supernet)
     supernet._build(space, Builder(EdgeByEdgeCell))
@@ -217,4 +237,6 @@ def _check_space(space: object) -> None:
     if not isinstance(space, ModelSpace):
         raise SpaceError(f"Supernet takes a ModelSpace; got a {type(space).__name__}.")
     if is_frozen(space):
-        raise SpaceError(f"{type(space).__name__} has nothing to choose: it was built inside model_context or frozen.")
+        raise SpaceError(
+            f"{type(space).__name__} has nothing to choose: it was built inside model_context or frozen."
+        )

@@ -1,0 +1,69 @@
+# Every target does its own set-up: a fresh machine needs python3 (3.11 or newer) and nothing else.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+INSTALLED := $(VENV)/.installed
+WHEEL_ENV := build/wheel-env
+WORKERS ?= 2
+DEMO ?= spacelang-demo
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint types pytest wheel bench clean
+
+help:
+	@echo "make demo     search, retrain and export a network on real data (under 4 minutes on 2 cores)"
+	@echo "make test     lint, types, tests, and the built wheel in an environment of its own"
+	@echo "make lint     ruff: rules and format"
+	@echo "make types    mypy, strict, on the four source folders"
+	@echo "make pytest   the tests alone"
+	@echo "make wheel    build sdist and wheel, install the wheel, try it"
+	@echo "make bench    speed of a search step against the edge-by-edge reference"
+	@echo "make clean    remove builds and tool caches (the environment stays)"
+
+demo: $(INSTALLED)
+	$(BIN)/spacelang demo --directory $(DEMO)
+
+test: lint types pytest wheel
+	@echo "make test: all passed"
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(INSTALLED)
+	$(BIN)/mypy
+
+# One thread a worker: two workers of two threads each would fight for the same cores.
+pytest: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist worksteal
+
+# The wheel is tried outside the repository, in an environment that sees the dependencies of $(VENV)
+# through a .pth file but not its editable install.
+wheel: $(INSTALLED)
+	@echo "wheel: building sdist and wheel"
+	@rm -rf build dist && mkdir build
+	@$(BIN)/python -m build --no-isolation --outdir dist . > build/wheel.log 2>&1 || { cat build/wheel.log; exit 1; }
+	@$(BIN)/python -m venv --without-pip $(WHEEL_ENV)
+	@$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" \
+		> "$$($(WHEEL_ENV)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/dependencies.pth"
+	@$(PIP) --python $(WHEEL_ENV)/bin/python install --quiet --no-deps dist/*.whl
+	@cd build && PYTHONSAFEPATH=1 wheel-env/bin/python ../tests/check_wheel.py
+	@cd build && wheel-env/bin/spacelang --version
+
+bench: $(INSTALLED)
+	$(BIN)/python benchmarks/supernet_step.py
+
+clean:
+	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find spacelang strategies hub evaluators tests benchmarks examples -name __pycache__ -exec rm -rf {} +
+
+# A stamp makes the second call immediate; a changed pyproject.toml installs again.
+$(INSTALLED): pyproject.toml
+	@$(PYTHON) -c "import sys; sys.exit(None if sys.version_info >= (3, 11) else \
+		'spacelang needs Python 3.11 or newer; $(PYTHON) is ' + sys.version.split()[0] + '. Try: make PYTHON=python3.12 ...')"
+	@$(BIN)/python -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+	@echo "installing spacelang and its dependencies into $(VENV) (PyTorch is large: minutes the first time)"
+	@$(PIP) install --quiet --editable ".[dev]"
+	@touch $@

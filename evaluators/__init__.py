@@ -1,0 +1,64 @@
+"""Evaluators: how a model is trained and measured.
+
+An evaluator has one method, `evaluate(model, report=None) -> dict[str, float]`.
+
+    Classification(train_dataloaders=train, val_dataloaders=val, max_epochs=10)   images and class labels
+    Lightning(module, trainer, train_dataloaders=...)                             any LightningModule
+    Functional(function)                                                          any Python function
+
+Lightning takes seconds to import, so the names below are resolved when they are first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lightning.pytorch import LightningModule as LightningModule
+    from lightning.pytorch import Trainer as Trainer
+    from torch.utils.data import DataLoader as DataLoader
+
+    from . import data as data
+    from ._classification import Classification as Classification
+    from ._classification import ClassificationModule as ClassificationModule
+    from ._darts import DartsTrainingModule as DartsTrainingModule
+    from ._functional import Functional as Functional
+    from ._lightning import Lightning as Lightning
+
+__all__ = [
+    "Classification",
+    "ClassificationModule",
+    "DartsTrainingModule",
+    "DataLoader",
+    "Functional",
+    "Lightning",
+    "LightningModule",
+    "Trainer",
+    "data",
+]
+
+_HOME = {
+    "Classification": "._classification",
+    "ClassificationModule": "._classification",
+    "DartsTrainingModule": "._darts",
+    "DataLoader": "torch.utils.data",
+    "Functional": "._functional",
+    "Lightning": "._lightning",
+    "LightningModule": "lightning.pytorch",
+    "Trainer": "lightning.pytorch",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "data":
+        return import_module(".data", __name__)
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_HOME[name], __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

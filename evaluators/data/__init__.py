@@ -1,0 +1,20 @@
+"""Real data sets and loaders for search and for retraining.
+
+    splits = digits(seed=0)                                     # or cifar10()
+    train, val = search_loaders(splits.train, batch_size=64)    # the two halves that DARTS searches on
+    train, test = retrain_loaders(splits, batch_size=96)        # all training data; the held-out test set
+
+scikit-learn and torchvision are imported when a data set is asked for.
+"""
+
+from __future__ import annotations
+
+from ._cifar import cifar10 as cifar10
+from ._cutout import Cutout as Cutout
+from ._digits import digits as digits
+from ._splits import DataSplits as DataSplits
+from ._splits import retrain_loaders as retrain_loaders
+from ._splits import search_loaders as search_loaders
+from ._splits import split_half as split_half
+
+__all__ = ["Cutout", "DataSplits", "cifar10", "digits", "retrain_loaders", "search_loaders", "split_half"]

@@ -1,0 +1,114 @@
+"""Splits of a labelled image data set, and the loaders made of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Subset
+
+from spacelang.errors import SpaceError
+
+Sample: TypeAlias = tuple[Tensor, Any]  # an image (C, H, W) and its class number
+Batch: TypeAlias = tuple[Tensor, Tensor]  # images (B, C, H, W) and class numbers (B,)
+
+
+@dataclass(frozen=True)
+class DataSplits:
+    """One data set of images and labels in two parts.
+
+    Attributes:
+        train: samples for search and training; split it further for validation.
+        test: held out; for the final number only.
+        image_shape: (C, H, W).
+        num_classes: labels are 0, ..., num_classes - 1.
+        mean: per channel, subtracted from pixels in [0, 1].
+        std: per channel, divided by afterwards.
+    """
+
+    train: Dataset[Sample]
+    test: Dataset[Sample]
+    image_shape: tuple[int, int, int]
+    num_classes: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+def split_half(dataset: Dataset[Sample], seed: int = 0) -> tuple[Subset[Sample], Subset[Sample]]:
+    """Split at random into two halves; of an odd number the second gets one more.
+
+    The split depends on `seed` and the length alone, and leaves the global generators as they are.
+
+    Raises:
+        SpaceError: fewer than two samples.
+    """
+    count = _length(dataset)
+    if count < 2:
+        raise SpaceError(f"the data set has {count} samples; expected at least 2 to split it into halves")
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
+    return Subset(dataset, order[: count // 2]), Subset(dataset, order[count // 2 :])
+
+
+def search_loaders(
+    dataset: Dataset[Sample], batch_size: int = 64, seed: int = 0, num_workers: int = 0
+) -> tuple[DataLoader[Batch], DataLoader[Batch]]:
+    """Return a loader of weight batches and one of architecture batches, on the two halves of `dataset`.
+
+    Both shuffle, drawing the order of each epoch from torch's global generator; `seed` fixes the split.
+
+    Raises:
+        SpaceError: a batch larger than a half, or numbers out of range.
+    """
+    first, second = split_half(dataset, seed)
+    return (
+        _loader(first, batch_size, num_workers, shuffle=True),
+        _loader(second, batch_size, num_workers, shuffle=True),
+    )
+
+
+def retrain_loaders(
+    splits: DataSplits, batch_size: int = 96, num_workers: int = 0
+) -> tuple[DataLoader[Batch], DataLoader[Batch]]:
+    """Return a shuffled loader of all training samples and an ordered one of the test samples.
+
+    Raises:
+        SpaceError: a batch larger than the training set, or numbers out of range.
+    """
+    return (
+        _loader(splits.train, batch_size, num_workers, shuffle=True),
+        _loader(splits.test, batch_size, num_workers, shuffle=False),
+    )
+
+
+def _loader(
+    dataset: Dataset[Sample], batch_size: int, num_workers: int, *, shuffle: bool
+) -> DataLoader[Batch]:
+    count = _length(dataset)
+    if not _is_count(batch_size) or batch_size < 1 or (shuffle and batch_size > count):
+        raise SpaceError(
+            f"batch_size is {batch_size!r}; expected a whole number from 1 to {count}, the samples here"
+        )
+    if not _is_count(num_workers) or num_workers < 0:
+        raise SpaceError(f"num_workers is {num_workers!r}; expected a whole number, 0 or more")
+    return DataLoader(
+        dataset,
+        batch_size=batch_size,
+        shuffle=shuffle,
+        num_workers=num_workers,
+        persistent_workers=num_workers > 0,
+    )
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _length(dataset: object) -> int:
+    if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
+        raise SpaceError(
+            f"the data set is a {type(dataset).__name__}; expected a torch Dataset with a length. "
+            "Give DataSplits.train, not the DataSplits"
+        )
+    return len(dataset)

@@ -1,0 +1,28 @@
+"""Build any published architecture by its name alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from ._entries import read_entry
+from .darts import DARTS
+
+_SPACES = {"DARTS": DARTS}
+
+
+def load(name: str, *, pretrained: bool = False, **overrides: Any) -> nn.Module:
+    """Build a published architecture as a plain network: `load("darts-v2")` has 3,349,342 parameters.
+
+    Args:
+        name: an entry of `list_models()`.
+        pretrained: True asks for published weights.
+        overrides: constructor arguments of the entry's space, in place of the entry's.
+
+    Raises:
+        SpaceError: unknown name (names the closest), or weights asked for where none are published.
+    """
+    entry = read_entry(name)
+    model: nn.Module = entry.build(_SPACES[entry.space], pretrained=pretrained, overrides=overrides)
+    return model

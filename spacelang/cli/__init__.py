@@ -1,0 +1,5 @@
+"""The `spacelang` command; each command's module is loaded when it is called."""
+
+from __future__ import annotations
+
+from ._main import main as main

@@ -1,0 +1,234 @@
+"""Experiment: a space, an evaluator and a strategy become a run folder and architectures."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+
+from ..errors import SpaceError
+from ..language import Architecture, ModelSpace, is_frozen
+from ..supernet import Supernet
+from ._folder import RunFolder, default_folder, versions
+from ._protocols import OneShotStrategy, Search, TrainingEvaluator
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
+
+
+class Experiment:
+    """One search, from its seed to its results.
+
+    Everything random comes from `seed`: the supernet's first weights (the space is rebuilt for that), the
+    logits, the order of batches, dropout. The space, the evaluator, the strategy and the caller's global
+    generators are left as they were. A killed run loses at most the epoch it was in; resumed, it ends as
+    it would have ended (on a CPU bit for bit, with the same number of threads).
+
+    Args:
+        space: what is searched.
+        evaluator: trains the supernet: `Classification`, or `Lightning` around any LightningModule.
+        strategy: how it is searched, such as `DARTS()`.
+        directory: the run folder; nothing is written elsewhere. Default: a new one below the cache
+            folder, `$SPACELANG_CACHE` or `~/.cache/spacelang`; `experiment.directory` names it.
+        seed: of everything random, at least 0.
+
+    Raises:
+        SpaceError: an argument of the wrong kind, or a strategy that cannot search this space.
+    """
+
+    def __init__(
+        self,
+        space: ModelSpace,
+        evaluator: Any,
+        strategy: Any,
+        *,
+        directory: str | Path | None = None,
+        seed: int = 0,
+    ) -> None:
+        _check_arguments(space, evaluator, strategy, seed)
+        self.space = space
+        self.evaluator: TrainingEvaluator = evaluator
+        self.strategy: OneShotStrategy = strategy
+        self.seed = seed
+        self._folder = RunFolder(Path(directory).expanduser() if directory is not None else default_folder())
+        self._supernet: Supernet | None = None
+        self._search: Search | None = None
+        strategy.attach(Supernet(space))  # what cannot be searched is refused here, before any work
+
+    @property
+    def directory(self) -> Path:
+        """The run folder."""
+        return self._folder.root
+
+    def run(self, resume: bool = False) -> None:
+        """Search.
+
+        Args:
+            resume: continue the run in `directory` from its last checkpoint. A finished run is loaded; if
+                nothing was run there, the run begins.
+
+        Raises:
+            SpaceError: the folder holds a run and `resume` is false, or another run.
+        """
+        from lightning.pytorch.utilities.seed import isolate_rng
+
+        from ._checkpoint import remove_leftovers
+
+        with isolate_rng():
+            supernet, search = self._begin()
+            if _is_first_process():
+                self._folder.begin(self._record(), resume=resume)
+                remove_leftovers(self._folder.checkpoint.parent)
+            checkpoint = self._folder.checkpoint if resume and self._folder.checkpoint.exists() else None
+            trainer = self._fit(supernet, search, checkpoint)
+        if _ran_elsewhere(trainer):
+            self._load(supernet, search)
+        self._supernet, self._search = supernet, search
+        if trainer.is_global_zero:
+            self._folder.write_architectures(search.derive(1))
+
+    def export_top_models(
+        self, top_k: int = 1, formatter: Literal["dict", "instance"] = "dict"
+    ) -> list[Any]:
+        """The best architectures, best first, without duplicates.
+
+        Args:
+            top_k: how many; fewer are returned when the space has fewer.
+            formatter: "dict" for architecture dicts, "instance" for plain modules with the supernet's
+                weights.
+
+        Raises:
+            SpaceError: nothing was run yet, or an unknown formatter.
+        """
+        if formatter not in ("dict", "instance"):
+            raise SpaceError(f"formatter={formatter!r}; expected 'dict' or 'instance'.")
+        if self._search is None or self._supernet is None:
+            raise SpaceError(
+                "nothing to export yet: call experiment.run(), or experiment.run(resume=True) to load the "
+                f"run in {self.directory}."
+            )
+        archs = self._search.derive(top_k)
+        return archs if formatter == "dict" else [self._supernet.freeze(arch) for arch in archs]
+
+    @property
+    def best(self) -> Architecture:
+        """The best architecture."""
+        best: Architecture = self.export_top_models(1)[0]
+        return best
+
+    @property
+    def supernet(self) -> Supernet:
+        """The trained supernet.
+
+        Raises:
+            SpaceError: nothing was run yet.
+        """
+        if self._supernet is None:
+            raise SpaceError("there is no supernet yet: call experiment.run().")
+        return self._supernet
+
+    # -- steps -----------------------------------------------------------------------------------------
+
+    def _begin(self) -> tuple[Supernet, Any]:
+        """Make the supernet and the search, their first values drawn from the seed."""
+        from ._seeding import seed_generators
+
+        seed_generators(self.seed)
+        supernet = Supernet(self.space.rebuild())
+        return supernet, self.strategy.attach(supernet, seed=self.seed)
+
+    def _fit(self, supernet: Supernet, search: Any, checkpoint: Path | None) -> Trainer:
+        from ._checkpoint import AtomicCheckpointIO, EpochCheckpoint
+        from ._seeding import SeededEpochs
+
+        # In this order at the start of an epoch: save, seed, search.
+        callbacks = [EpochCheckpoint(self._folder.checkpoint), SeededEpochs(self.seed), search]
+        return self.evaluator.fit(
+            supernet,
+            callbacks=callbacks,
+            directory=self.directory,
+            ckpt_path=checkpoint,
+            checkpoint_io=AtomicCheckpointIO(),
+        )
+
+    def _load(self, supernet: Supernet, search: Search) -> None:
+        """Take over the end of training from the last checkpoint."""
+        from ._checkpoint import load_checkpoint
+
+        state = load_checkpoint(self._folder.checkpoint)
+        self.evaluator.lightning_module(supernet).load_state_dict(state["state_dict"])
+        search.load_state_dict(state["callbacks"][search.state_key])
+
+    def _record(self) -> dict[str, Any]:
+        """What is written to experiment.yaml."""
+        return {
+            "space": _described_space(self.space),
+            "strategy": _described(self.strategy),
+            "evaluator": _described(self.evaluator),
+            "seed": self.seed,
+            "threads": torch.get_num_threads(),
+            "versions": versions(),
+        }
+
+
+def _check_arguments(space: object, evaluator: object, strategy: object, seed: object) -> None:
+    if not isinstance(space, ModelSpace) or is_frozen(space):
+        what = f"{type(space).__name__} with nothing to choose" if isinstance(space, ModelSpace) else repr(space)
+        raise SpaceError(f"the first argument of Experiment is the space to search; got {what}.")
+    if not isinstance(strategy, OneShotStrategy):
+        raise SpaceError(
+            f"the third argument of Experiment is a strategy, such as spacelang.strategies.DARTS(); got {strategy!r}."
+        )
+    if not isinstance(evaluator, TrainingEvaluator):
+        raise SpaceError(
+            f"{type(strategy).__name__} trains a supernet, which the evaluator {type(evaluator).__name__} cannot; "
+            "give a Classification or a Lightning of spacelang.evaluators as the second argument."
+        )
+    if type(seed) is not int or seed < 0:
+        raise SpaceError(f"seed={seed!r} must be an integer of at least 0.")
+
+
+def _is_first_process() -> bool:
+    from lightning.pytorch.utilities import rank_zero_only
+
+    return int(getattr(rank_zero_only, "rank", 0) or 0) == 0
+
+
+def _ran_elsewhere(trainer: Trainer) -> bool:
+    """Whether training ran in processes of its own, whose results are in the checkpoint only."""
+    from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
+
+    return isinstance(trainer.strategy.launcher, _MultiProcessingLauncher)
+
+
+def _described_space(space: ModelSpace) -> dict[str, Any]:
+    decisions = "".join(map(repr, space.decisions))
+    return {
+        "class": f"{type(space).__module__}.{type(space).__qualname__}",
+        "arguments": {name: _plain(value) for name, value in space.arguments.items()},
+        "decisions": hashlib.sha256(decisions.encode()).hexdigest(),
+    }
+
+
+def _described(part: Any) -> dict[str, Any]:
+    """Class and settings of a strategy or evaluator, as far as they are plain values."""
+    description: dict[str, Any] = {"class": f"{type(part).__module__}.{type(part).__qualname__}"}
+    if dataclasses.is_dataclass(part):
+        description |= {field.name: _plain(getattr(part, field.name)) for field in dataclasses.fields(part)}
+    if hasattr(part, "max_epochs"):
+        description["max_epochs"] = part.max_epochs
+    return description
+
+
+def _plain(value: object) -> Any:
+    """What YAML can hold of a value: itself, or its type's name."""
+    if isinstance(value, str | int | float | bool | None):
+        return value
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    return f"<{type(value).__qualname__}>"

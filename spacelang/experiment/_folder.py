@@ -1,0 +1,99 @@
+"""The run folder: what an experiment writes, and how it recognises its own."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from ..errors import SpaceError
+from ..language import Architecture
+from ..results import dump_yaml, load_yaml
+
+# What must agree between a run and its resumption; versions and threads may differ with a warning.
+_IDENTITY = ("space", "strategy", "evaluator", "seed")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths below one folder.
+
+        experiment.yaml      what was run
+        checkpoints/         last.ckpt
+        logs/                of the Trainer's loggers
+        architectures/       1.yaml is the best
+
+    Args:
+        root: the folder; made when first written to.
+    """
+
+    root: Path
+
+    @property
+    def description(self) -> Path:
+        """experiment.yaml"""
+        return self.root / "experiment.yaml"
+
+    @property
+    def checkpoint(self) -> Path:
+        """The last checkpoint."""
+        return self.root / "checkpoints" / "last.ckpt"
+
+    @property
+    def architectures(self) -> Path:
+        """Folder of exported architectures."""
+        return self.root / "architectures"
+
+    def begin(self, record: Mapping[str, Any], *, resume: bool) -> None:
+        """Claim the folder for a run.
+
+        Raises:
+            SpaceError: it holds a run and `resume` is false, or another run than `record` describes.
+        """
+        if not self.description.exists():
+            write_text(self.description, dump_yaml(dict(record)))
+            return
+        if not resume:
+            raise SpaceError(
+                f"{self.root} already holds a run. Continue it with experiment.run(resume=True), or give "
+                "another directory."
+            )
+        stored = load_yaml(self.description)
+        differing = [k for k in _IDENTITY if not isinstance(stored, dict) or stored.get(k) != record[k]]
+        if differing:
+            was = {k: stored.get(k) if isinstance(stored, dict) else None for k in differing}
+            raise SpaceError(
+                f"{self.root} holds another run: its {', '.join(differing)} was {was}, now "
+                f"{ {k: record[k] for k in differing} }. Resume with the same, or give another directory."
+            )
+
+    def write_architectures(self, archs: Sequence[Architecture]) -> None:
+        """Write architectures in order, 1.yaml the best; later ones of an earlier export go."""
+        for old in self.architectures.glob("*.yaml"):
+            old.unlink()
+        for rank, arch in enumerate(archs, start=1):
+            write_text(self.architectures / f"{rank}.yaml", dump_yaml(arch))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically, making its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def default_folder() -> Path:
+    """A new folder below `runs/` of the cache folder, `$SPACELANG_CACHE` or `~/.cache/spacelang`."""
+    cache = Path(os.environ.get("SPACELANG_CACHE") or "~/.cache/spacelang").expanduser()
+    return cache / "runs" / f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(4)}"
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides a run's numbers."""
+    return {name: version(name) for name in ("spacelang", "torch", "lightning", "numpy")}

@@ -1,0 +1,69 @@
+"""What an experiment asks of the strategy and the evaluator it is given."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from torch import nn
+
+from ..language import Architecture
+from ..supernet import Supernet
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Callback, LightningModule, Trainer
+    from lightning.pytorch.plugins.io import CheckpointIO
+
+
+class Search(Protocol):
+    """A one-shot search in progress: a Lightning callback from which architectures are derived."""
+
+    state_key: str
+
+    def derive(self, count: int = 1) -> list[Architecture]:
+        """The `count` best architectures, best first."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore from a checkpoint."""
+        ...
+
+
+@runtime_checkable
+class OneShotStrategy(Protocol):
+    """A strategy that searches while a supernet is trained."""
+
+    def attach(self, supernet: Supernet, *, seed: int = 0) -> Any:
+        """Begin a search: return a `Search`, which is a Lightning callback."""
+        ...
+
+
+@runtime_checkable
+class TrainingEvaluator(Protocol):
+    """An evaluator that trains a module with Lightning."""
+
+    def lightning_module(self, model: nn.Module) -> LightningModule:
+        """The LightningModule that trains `model`."""
+        ...
+
+    def fit(
+        self,
+        model: nn.Module,
+        *,
+        callbacks: Sequence[Callback] = (),
+        directory: str | Path | None = None,
+        ckpt_path: str | Path | None = None,
+        checkpoint_io: CheckpointIO | None = None,
+    ) -> Trainer:
+        """Train `model`; write below `directory` only."""
+        ...
+
+
+@runtime_checkable
+class Evaluator(Protocol):
+    """Measures a fixed model."""
+
+    def evaluate(self, model: nn.Module) -> Mapping[str, float]:
+        """Return metrics by name."""
+        ...

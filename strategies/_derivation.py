@@ -1,0 +1,172 @@
+"""Derivation: from the probabilities of a supernet's candidates to architectures."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from spacelang import SpaceError
+from spacelang.language import Architecture, CellTopology, DecisionSpace, Subset
+from spacelang.supernet import Group, Supernet
+
+_MAX_STEPS = 200_000
+
+
+@dataclass(frozen=True)
+class _Option:
+    """One way to decide a unit, and its log probability."""
+
+    values: Architecture
+    score: float
+
+
+@dataclass(frozen=True)
+class _Unit:
+    """Decisions taken together: one decision, or the slots of one node of a cell."""
+
+    first_label: str
+    options: tuple[_Option, ...]  # best first
+
+    def regret(self, index: int) -> float:
+        """How much less likely an option is than the best, in log probability."""
+        return self.options[0].score - self.options[index].score
+
+
+def top_architectures(supernet: Supernet, probabilities: Mapping[str, Tensor], count: int) -> list[Architecture]:
+    """Derive the `count` most probable architectures, best first, without duplicates.
+
+    The first one decides everything as the DARTS rule does: of every choice the most probable candidate,
+    and in a node of a cell the `num_ops_per_node` edges whose most probable candidate is most probable,
+    each with that candidate, in decreasing order; ties go to the lowest index. The others follow by joint
+    probability, each decision counted relative to its best option, so that decisions which exist only
+    under another choice do not count against it.
+
+    Args:
+        supernet: gives the groups and the space.
+        probabilities: by group label, (rows, columns). Rows are compared as they are: a softmax must
+            already have been taken per edge.
+        count: how many; fewer are returned when the space has fewer.
+
+    Raises:
+        SpaceError: `count` is not positive, or constraints reject everything probable.
+
+    Source: DARTS, arXiv:1806.09055, section 2.4.
+    """
+    if count < 1:
+        raise SpaceError(f"the number of architectures must be at least 1; got {count}.")
+    space = supernet.decision_space
+    units = [
+        unit
+        for label, group in supernet.groups.items()
+        for unit in _units(group, probabilities[label].detach().double().cpu().tolist(), count)
+    ]
+    order = {label: position for position, label in enumerate(space.by_label)}
+    units.sort(key=lambda unit: order[unit.first_label])
+    found: list[Architecture] = []
+    seen: set[str] = set()
+    for arch in itertools.islice(_best_first(units, space), _MAX_STEPS):
+        key = json.dumps(space.canonical(arch)) if not space.problems(arch) else None
+        if key is not None and key not in seen:
+            seen.add(key)
+            found.append(arch)
+            if len(found) == count:
+                break
+    if not found:
+        raise SpaceError(f"none of the {_MAX_STEPS} most probable architectures satisfies the constraints of the space.")
+    return found
+
+
+def _best_first(units: Sequence[_Unit], space: DecisionSpace) -> Iterator[Architecture]:
+    """Every combination of options in order of increasing total regret."""
+    ticket = itertools.count()  # equal regrets: first come, first served
+    heap: list[tuple[float, int, int, int, Architecture]] = []
+
+    def push(regret: float, position: int, arch: Architecture) -> None:
+        """Decide the next active unit by its best option."""
+        while position < len(units) and not space.active(units[position].first_label, arch):
+            position += 1
+        heapq.heappush(heap, (regret, next(ticket), position, 0, arch))
+
+    push(0.0, 0, {})
+    while heap:
+        regret, _, position, index, arch = heapq.heappop(heap)
+        if position == len(units):
+            yield arch
+            continue
+        unit = units[position]
+        push(regret, position + 1, arch | unit.options[index].values)
+        if index + 1 < len(unit.options):
+            worse = regret - unit.regret(index) + unit.regret(index + 1)
+            heapq.heappush(heap, (worse, next(ticket), position, index + 1, arch))
+
+
+def _units(group: Group, table: list[list[float]], count: int) -> Iterator[_Unit]:
+    if group.topology is not None:
+        for node in group.topology.nodes:
+            yield _node_unit(group, node, table, count)
+        return
+    decision = group.decisions[0]
+    if isinstance(decision, Subset):
+        options = [_Option({decision.label: s}, _subset_score(decision, s, table[0])) for s in decision.values()]
+    else:
+        values = list(decision.values())
+        options = [
+            _Option({decision.label: values[k]}, _log(table[0][k])) for k, alive in enumerate(group.alive[0]) if alive
+        ]
+    yield _Unit(decision.label, _best(options, count))
+
+
+def _node_unit(group: Group, node: int, table: list[list[float]], count: int) -> _Unit:
+    """Options of a node: which edges enter it, and with which operation each."""
+    topology = group.topology
+    assert topology is not None
+    rows = [(r, source) for r, (source, target) in enumerate(topology.edges) if target == node]
+    # Per edge the best operations; no architecture among the first `count` needs a later one.
+    pairs = {
+        source: sorted(
+            ((table[r][k], k) for k, alive in enumerate(group.alive[r]) if alive), key=lambda pair: -pair[0]
+        )[:count]
+        for r, source in rows
+    }
+    live = [source for source, operations in pairs.items() if operations]
+    width = topology.num_ops_per_node
+    # Slots beyond the number of live inputs can only repeat one of them.
+    combine = itertools.combinations if len(live) >= width else itertools.combinations_with_replacement
+    options = [
+        _slots(topology, node, list(zip(sources, operations, strict=True)))
+        for sources in combine(live, width)
+        for operations in itertools.product(*(pairs[source] for source in sources))
+    ]
+    return _Unit(topology.input(node, 0).label, _best(options, count))
+
+
+def _slots(topology: CellTopology, node: int, edges: list[tuple[int, tuple[float, int]]]) -> _Option:
+    """Fill the slots of a node from `(source, (probability, operation))`, most probable first."""
+    strongest_first = sorted(edges, key=lambda edge: -edge[1][0])  # stable: ties keep the lower source first
+    values: Architecture = {}
+    for slot, (source, (_, k)) in enumerate(strongest_first):
+        values[topology.op(node, slot).label] = topology.operations[k]
+        values[topology.input(node, slot).label] = source
+    return _Option(values, sum(_log(probability) for _, (probability, _) in edges))
+
+
+def _best(options: Sequence[_Option], count: int) -> tuple[_Option, ...]:
+    if not options:
+        raise SpaceError("every candidate of a decision was pruned, so no architecture can be derived.")
+    return tuple(sorted(options, key=lambda option: -option.score)[:count])
+
+
+def _subset_score(decision: Subset, chosen: Sequence[int], row: Sequence[float]) -> float:
+    if decision.n_chosen is not None:
+        return sum(_log(row[i]) for i in chosen)
+    return sum(_log(p if i in chosen else 1 - p) for i, p in enumerate(row))
+
+
+def _log(probability: float) -> float:
+    return math.log(probability) if probability > 0 else -1e9

@@ -1,0 +1,35 @@
+"""Try an installed wheel from outside the repository: every package imports, data files are there."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from importlib.metadata import files, version
+from pathlib import Path
+
+import spacelang
+import spacelang.hub
+
+REPOSITORY = Path(__file__).parent.parent
+
+
+def main() -> None:
+    """Print what was checked; a missing module or file ends in an error."""
+    home = Path(spacelang.__file__).parent
+    assert Path(sys.prefix) in home.parents, f"imported {home}, not the wheel in {sys.prefix}"
+    for path in sorted(home.rglob("__init__.py")):
+        import_module(".".join(("spacelang", *path.parent.relative_to(home).parts)))
+    for name in spacelang.__all__:
+        getattr(spacelang, name)
+    shipped = {str(path).removeprefix("spacelang/") for path in files("spacelang") or ()}
+    assert "py.typed" in shipped, "py.typed is not in the wheel"
+    architectures = {f"hub/architectures/{path.name}" for path in REPOSITORY.glob("hub/architectures/*.yaml")}
+    assert architectures <= shipped, f"not in the wheel: {sorted(architectures - shipped)}"
+    print(
+        f"wheel: spacelang {version('spacelang')} imports from {home.relative_to(sys.prefix)}; "
+        f"{len(architectures)} architectures"
+    )
+
+
+if __name__ == "__main__":
+    main()
