@@ -50,7 +50,9 @@ wheel: $(INSTALLED)
 		> "$$($(WHEEL_ENV)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/dependencies.pth"
 	@$(PIP) --python $(WHEEL_ENV)/bin/python install --quiet --no-deps dist/*.whl
 	@cd build && PYTHONSAFEPATH=1 wheel-env/bin/python ../tests/check_wheel.py
-	@cd build && wheel-env/bin/spacelang --version
+	@cd build && wheel-env/bin/spacelang --help > /dev/null
+	@cd build && PYTHONSAFEPATH=1 OMP_NUM_THREADS=1 wheel-env/bin/python -m pytest -q -p no:cacheprovider \
+		../tests/hub/test_entries.py ../tests/test_repository.py
 
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/supernet_step.py
@@ -59,11 +61,20 @@ clean:
 	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find spacelang strategies hub evaluators tests benchmarks examples -name __pycache__ -exec rm -rf {} +
 
-# A stamp makes the second call immediate; a changed pyproject.toml installs again.
+# A stamp makes the second call immediate; a changed pyproject.toml installs again. pip's own output
+# goes to a log, its present step to the screen, and all of it when it fails.
 $(INSTALLED): pyproject.toml
 	@$(PYTHON) -c "import sys; sys.exit(None if sys.version_info >= (3, 11) else \
 		'spacelang needs Python 3.11 or newer; $(PYTHON) is ' + sys.version.split()[0] + '. Try: make PYTHON=python3.12 ...')"
-	@$(BIN)/python -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+	@$(BIN)/python -m pip --version > /dev/null 2>&1 \
+		|| { $(BIN)/python -c "" && $(BIN)/python -m ensurepip; } > /dev/null 2>&1 \
+		|| $(PYTHON) -m venv --clear $(VENV)
 	@echo "installing spacelang and its dependencies into $(VENV) (PyTorch is large: minutes the first time)"
-	@$(PIP) install --quiet --editable ".[dev]"
+	@$(PIP) install --editable ".[dev]" > $(VENV)/install.log 2>&1 & pid=$$!; \
+		trap 'kill $$pid; exit 130' INT TERM; \
+		while kill -0 $$pid 2> /dev/null; do \
+			now=$$(tail -n 1 $(VENV)/install.log | cut -c 1-100); \
+			test "$$now" = "$$before" || echo "  $$now"; before=$$now; sleep 2; \
+		done; \
+		wait $$pid || { cat $(VENV)/install.log; exit 1; }
 	@touch $@

@@ -12,7 +12,7 @@ class SpaceError(ValueError):
 
 
 class _Short(reprlib.Repr):
-    """Representation cut to a readable length, which exists for every object."""
+    """Representations cut to a readable length."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -25,7 +25,9 @@ class _Short(reprlib.Repr):
             return f"<int of {x.bit_length()} bits>"
 
 
-short = _Short().repr
+def short(value: object) -> str:
+    """Represent any object on one line of readable length."""
+    return " ".join(line.strip() for line in _Short().repr(value).splitlines())
 
 
 def quoted(names: Iterable[object], limit: int = 12) -> str:

@@ -239,7 +239,7 @@ def unsafe_call(node: ast.Call) -> str:
     options = {word.arg: word.value for word in node.keywords}
     if name in BANNED_CALLS:
         return name
-    if name.endswith(("torch.load", "load_from_checkpoint")) or name == "load_checkpoint":
+    if name.endswith(("torch.load", "load_from_checkpoint")):
         given = options.get("weights_only")
         return (
             "" if isinstance(given, ast.Constant) and given.value is True else f"{name} without weights_only"

@@ -76,7 +76,7 @@ def run(plan: Plan, console: Console | None = None) -> Outcome:
     """
     console = console or Console(highlight=False)
     start = time.perf_counter()
-    with _quiet(), _threads(THREADS):
+    with _quiet(), _threads(THREADS), torch.random.fork_rng(devices=[]):
         splits = import_module("spacelang.evaluators.data").digits()
         console.print(f"Everything is written to {plan.directory}; the seed is {plan.seed}.")
         what = f"DARTS on {len(splits.train)} images of handwritten digits"
@@ -231,22 +231,22 @@ def _say(console: Console, title: str, text: str) -> None:
 
 
 def _show(architecture: Mapping[str, Any], console: Console) -> None:
-    """Print the cells: for each node its two operations and the nodes they read."""
-    cells = list(dict.fromkeys(label.partition("/")[0] for label in architecture))
+    """Print the cells: for each node its two operations and what they read, named as in the picture."""
     table = Table(title="the found architecture")
     for heading in ("cell", "node", "operation", "reads"):
         table.add_column(heading)
-    for cell in cells:
+    for cell in dict.fromkeys(label.partition("/")[0] for label in architecture):
         keys = sorted(label for label in architecture if label.startswith(f"{cell}/op_"))
         for key in keys:
             node, slot = key.rpartition("op_")[2].split("_")
             source = architecture[f"{cell}/input_{node}_{slot}"]
-            table.add_row(cell, node, architecture[key], _source_name(source), end_section=key == keys[-1])
+            row = (cell, _node_name(int(node)), architecture[key], _node_name(source))
+            table.add_row(*row, end_section=key == keys[-1])
     console.print(table)
 
 
-def _source_name(index: int) -> str:
-    return {0: "cell before last", 1: "last cell"}.get(index, f"node {index}")
+def _node_name(index: int) -> str:
+    return ("c_{k-2}, the cell before last", "c_{k-1}, the last cell")[index] if index < 2 else f"{index - 2}"
 
 
 def _summarise(plan: Plan, test_accuracy: float, seconds: float, console: Console) -> None:

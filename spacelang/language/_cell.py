@@ -294,13 +294,10 @@ class Cell(Primitive):
         named = named_candidates(given["op_candidates"], label)
         shape = (given[x] for x in ("num_nodes", "num_ops_per_node", "num_predecessors", "distinct_inputs"))
         topology = CellTopology(label, tuple(named), *shape)
-        context.used.update(decision.label for decision in topology.decisions())
-        missing = [d.label for d in topology.decisions() if d.label not in context.arch]
-        if missing:
-            return Undecided(missing, num_outputs=_num_outputs(topology, given["merge_op"]))
-        for constraint in topology.constraints():
-            if not constraint.holds(context.arch):
-                raise SpaceError(constraint.message)
+        problems = context.problems(topology.decisions())
+        problems = problems or [c.message for c in topology.constraints() if not c.holds(context.arch)]
+        if problems:
+            return Undecided(problems, num_outputs=_num_outputs(topology, given["merge_op"]))
         frame = CellFrame(
             topology, *(given[x] for x in ("merge_op", "preprocessor", "postprocessor", "concat_dim"))
         )

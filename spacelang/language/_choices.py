@@ -97,7 +97,9 @@ class LayerChoice(Primitive):
         label = make_label("layer", bound.arguments.get("label"))
         named = named_candidates(bound.arguments["candidates"], label)
         chosen = context.resolve(Choice(Categorical(label, list(named), bound.arguments.get("prior"))))
-        return Undecided([label]) if isinstance(chosen, Choice) else cls._make(label, chosen, named[chosen])
+        if isinstance(chosen, Choice):
+            return Undecided(context.problems(chosen.decisions()))
+        return cls._make(label, chosen, named[chosen])
 
     @property
     def label(self) -> str:
@@ -242,7 +244,9 @@ class InputChoice(Primitive):
         with space_mode():
             choice = cls(*args, **kwargs)
         chosen = context.resolve(Choice(choice.decision))
-        return Undecided([choice.label]) if isinstance(chosen, Choice) else choice.freeze(context.arch)
+        if isinstance(chosen, Choice):
+            return Undecided(context.problems(chosen.decisions()))
+        return choice.freeze(context.arch)
 
     def relax(self, builder: Builder) -> nn.Module:
         return builder.mixed_input(self)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from types import MappingProxyType
 from typing import Any
 
 from ..errors import SpaceError, quoted
-from ._decisions import Architecture
+from ._decisions import Architecture, Decision, problem
 
 
 class FreezeContext:
@@ -31,14 +31,24 @@ class FreezeContext:
             self.depth -= 1
 
     def resolve(self, value: Any) -> Any:
-        """Return what a `Value` is under the architecture, or the value itself when a label is missing.
+        """Return what a `Value` is under the architecture, or the value itself when that cannot be told.
 
-        A missing label is no error yet: a choice built eagerly inside a candidate that is not chosen has
-        none. What stays undecided in the finished model is reported by `ModelSpace`.
+        A label that is missing or wrong is no error yet: it may belong to a choice built eagerly inside a
+        candidate that is not chosen. What stays undecided in a finished `ModelSpace` is reported by it, all
+        at once.
+
+        Raises:
+            SpaceError: outside a `ModelSpace`, a value is no candidate.
         """
-        labels = [decision.label for decision in value.decisions()]
-        self.used.update(labels)
-        return value.evaluate(self.arch) if all(label in self.arch for label in labels) else value
+        problems = self.problems(value.decisions())
+        present = all(decision.label in self.arch for decision in value.decisions())
+        return value if problems and (self.depth > 0 or not present) else value.evaluate(self.arch)
+
+    def problems(self, decisions: Iterable[Decision]) -> list[str]:
+        """What keeps `decisions` from being read off the architecture; counts them as asked for."""
+        wanted = {decision.label: decision for decision in decisions}
+        self.used.update(wanted)
+        return [text for decision in wanted.values() if (text := problem(decision, self.arch))]
 
 
 _context: ContextVar[FreezeContext | None] = ContextVar("spacelang_freeze", default=None)

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..errors import SpaceError, closest, quoted, short
 from ._conditions import ALWAYS, Condition, Constraint, Symmetry, either
-from ._decisions import Architecture, Decision, exported
+from ._decisions import Architecture, Decision, exported, problem
 
 _ATTEMPTS = 10_000
 
@@ -126,22 +126,6 @@ class DecisionSpace:
     def active(self, label: str, arch: Mapping[str, Any]) -> bool:
         """Whether `label` exists under `arch`, whose own labels must all be active."""
         return self.conditions[label].holds(arch)
-
-    def missing(self, arch: Mapping[str, Any]) -> list[str]:
-        """Active labels that `arch` lacks.
-
-        Raises:
-            SpaceError: a value it has is no candidate.
-        """
-        known: Architecture = {}
-        missing = []
-        for label, decision in self.by_label.items():
-            if self.active(label, known):
-                if label not in arch:
-                    missing.append(label)
-                else:
-                    known[label] = exported(decision.parse(arch[label]))
-        return missing
 
     # -- counting ----------------------------------------------------------------------------------
 
@@ -345,26 +329,26 @@ class DecisionSpace:
         """Everything wrong with `arch`, one sentence each; empty when it is valid."""
         if not isinstance(arch, Mapping):
             return [f"an architecture is a dict {{label: value}}; got {short(arch)}."]
-        found = [
+        unknown = [
             f"{short(label)} (= {short(value)}) is not a label of this space."
             + (closest(label, self.by_label) if isinstance(label, str) else "")
             for label, value in arch.items()
             if label not in self.by_label
         ]
+        return unknown + self.unfit(arch)
+
+    def unfit(self, arch: Mapping[str, Any]) -> list[str]:
+        """What keeps `arch` from deciding this space; labels it has beside are ignored."""
         known: Architecture = {}
+        found = list[str]()
         for label, decision in self.by_label.items():
-            if not self.active(label, known):
-                continue
-            if label not in arch:
-                found.append(f"{label!r} is missing; candidates are {quoted(decision.values(), 8)}.")
-                continue
-            try:
-                known[label] = exported(decision.parse(arch[label]))
-            except SpaceError as error:
-                found.append(str(error))
-        if not found:
-            found = [c.message for c in self.constraints if not c.holds(known)]
-        return found
+            if self.active(label, known):
+                text = problem(decision, arch)
+                if text is None:
+                    known[label] = exported(decision.parse(arch[label]))
+                else:
+                    found.append(text)
+        return found or [c.message for c in self.constraints if not c.holds(known)]
 
     def validate(self, arch: object) -> None:
         """Check an architecture dict.
@@ -373,10 +357,7 @@ class DecisionSpace:
             SpaceError: with every problem: labels missing or unknown, values that are no candidates,
                 violated constraints.
         """
-        problems = self.problems(arch)
-        if problems:
-            count = "a problem" if len(problems) == 1 else f"{len(problems)} problems"
-            raise SpaceError(f"the architecture has {count}:\n" + "\n".join(f"  {p}" for p in problems))
+        refuse(self.problems(arch), "the architecture")
 
     def canonical(self, arch: Mapping[str, Any]) -> Architecture:
         """Drop inactive labels, put exchangeable slots in order, sort labels as the space has them."""
@@ -405,6 +386,13 @@ class DecisionSpace:
                 else [0.0] * len(decision.candidates)
             )
         return np.array(parts, dtype=np.float32)
+
+
+def refuse(problems: Sequence[str], what: str) -> None:
+    """Raise a `SpaceError` that lists the problems, if there are any."""
+    if problems:
+        count = "a problem" if len(problems) == 1 else f"{len(problems)} problems"
+        raise SpaceError(f"{what} has {count}:\n" + "\n".join(f"  {text}" for text in problems))
 
 
 def _described(decision: Decision) -> str:

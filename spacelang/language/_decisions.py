@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -225,3 +225,14 @@ class Subset:
 
 
 Decision: TypeAlias = Categorical | Subset
+
+
+def problem(decision: Decision, arch: Mapping[str, Any]) -> str | None:
+    """What keeps `decision` from being read off `arch`, or None."""
+    if decision.label not in arch:
+        return f"{decision.label!r} is missing; candidates are {quoted(decision.candidates, 8)}."
+    try:
+        decision.parse(arch[decision.label])
+    except SpaceError as error:
+        return str(error)
+    return None

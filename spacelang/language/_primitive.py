@@ -95,33 +95,33 @@ class Primitive(Replaceable, metaclass=_PrimitiveType):
             primitive = cls(*args, **kwargs)
         space = collect(primitive)
         context.used.update(space.by_label)
-        missing = space.missing(context.arch)
-        return Undecided(missing) if missing else frozen_copy(primitive, context.arch)
+        problems = space.unfit(context.arch)
+        for condition, _, child in walk(primitive):  # choices it was given, made before it
+            if isinstance(child, Undecided) and condition.holds(context.arch):
+                problems += child.problems
+        return Undecided(problems) if problems else frozen_copy(primitive, context.arch)
 
 
 class Undecided(nn.Module):
-    """Stands for a choice whose label the architecture lacks; `ModelSpace` refuses it in a finished model.
+    """Stands for a choice the architecture does not decide; `ModelSpace` refuses it in a finished model.
 
     Args:
-        labels: what the architecture lacks.
+        problems: what is missing or wrong, one sentence each.
         known: attributes the choice has in a space too.
     """
 
-    def __init__(self, labels: Iterable[str], **known: Any) -> None:
+    def __init__(self, problems: Iterable[str], **known: Any) -> None:
         super().__init__()
-        self.labels = tuple(labels)
+        self.problems = tuple(problems)
         self.__dict__.update(known)
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("_") or name == "labels":
+        if name.startswith("_") or name == "problems":
             return super().__getattr__(name)
-        raise SpaceError(f"{name!r} is not known: {self._problem()}")
+        raise SpaceError(f"{name!r} is not known: {' '.join(self.problems)}")
 
     def forward(self, *args: object, **kwargs: object) -> object:
-        raise SpaceError(self._problem())
-
-    def _problem(self) -> str:
-        return f"the architecture has no value for {', '.join(map(repr, self.labels))}."
+        raise SpaceError(" ".join(self.problems))
 
 
 def primitives(module: nn.Module) -> Iterator[Primitive]:

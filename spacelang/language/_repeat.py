@@ -60,7 +60,11 @@ class Repeat(Primitive):
         depth, name = _depth(bound["depth"], bound.get("label"))
         chosen = context.resolve(depth)
         if isinstance(chosen, Value):
-            return Undecided(d.label for d in depth.decisions())
+            undecided = Undecided(context.problems(depth.decisions()))
+            # Blocks that every depth has tell what they lack too.
+            fewest = min(_checked_depths(depth.possible(), name))
+            undecided.blocks = nn.Sequential(*_make_blocks(bound["blocks"], fewest, name))
+            return undecided
         return nn.Sequential(*_make_blocks(bound["blocks"], chosen, name))
 
     def decisions(self) -> tuple[Decision, ...]:

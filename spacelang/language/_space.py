@@ -13,8 +13,8 @@ from torch import nn
 
 from ..errors import SpaceError, closest, quoted
 from ._conditions import Constraint
-from ._context import current_context
-from ._decision_space import DecisionSpace
+from ._context import FreezeContext, current_context
+from ._decision_space import DecisionSpace, refuse
 from ._decisions import Architecture, Decision
 from ._primitive import Undecided, collect, frozen_copy, held_values
 from ._scope import root_scope
@@ -45,19 +45,15 @@ class _SpaceType(type):
             space.__dict__["_decision_space"] = collect(space)
             space._decision_space.by_label  # noqa: B018  (clashing labels raise here, not at first use)
         elif context.depth == 0:  # an inner space may be part of a candidate that is not chosen
-            _refuse_undecided(space, context.arch)
+            _refuse_undecided(space, context)
         return space
 
 
-def _refuse_undecided(model: nn.Module, arch: Mapping[str, Any]) -> None:
-    needed = [label for child in model.modules() if isinstance(child, Undecided) for label in child.labels]
-    needed += [decision.label for child in model.modules() for decision in held_values(child)]
-    missing = [label for label in needed if label not in arch]
-    if missing:
-        raise SpaceError(
-            f"the architecture has no value for {quoted(dict.fromkeys(missing))}, "
-            f"which {type(model).__name__} needs."
-        )
+def _refuse_undecided(model: nn.Module, context: FreezeContext) -> None:
+    problems: list[str] = []
+    for child in model.modules():
+        problems += child.problems if isinstance(child, Undecided) else context.problems(held_values(child))
+    refuse(list(dict.fromkeys(problems)), f"the architecture for {type(model).__name__}")
 
 
 class ModelSpace(nn.Module, metaclass=_SpaceType):

@@ -138,8 +138,14 @@ class Value:
     def __and__(self, other: object) -> Value:
         return _Apply("&", self, other)
 
+    def __rand__(self, other: object) -> Value:
+        return _Apply("&", other, self)
+
     def __or__(self, other: object) -> Value:
         return _Apply("|", self, other)
+
+    def __ror__(self, other: object) -> Value:
+        return _Apply("|", other, self)
 
 
 class Choice(Value):

@@ -71,15 +71,12 @@ class LayerSpec:
 
     def sliced(self, largest: nn.Module, arch: Mapping[str, Any]) -> nn.Module:
         """Plain layer of an architecture with copies of its slices of `largest`."""
-        reference = next((tensor for _, tensor in _tensors(largest)), torch.empty(0))
         with torch.random.fork_rng(devices=[]):  # first weights are overwritten: leave the generator alone
-            layer = self.build(arch).to(reference.device)
-        if reference.is_floating_point():
-            layer = layer.to(reference.dtype)
-        cuts = self.slices(largest, layer)
-        with torch.no_grad():
-            for name, tensor in _tensors(layer):
-                tensor.copy_(cuts[name])
+            layer = self.build(arch)
+        cuts, sources = self.slices(largest, layer), dict(_tensors(largest))
+        for name, tensor in _tensors(layer):
+            tensor.data = cuts[name].detach().clone()  # device, dtype and memory layout with it
+            tensor.requires_grad_(sources[name].requires_grad)
         return layer.train(largest.training)
 
     def _cut(self, name: str, source: Tensor | None, like: Tensor) -> Tensor:
@@ -146,10 +143,13 @@ class ValueLayer(Primitive):
 
     @classmethod
     def build(cls, context: FreezeContext | None, *args: Any, **kwargs: Any) -> nn.Module | None:
-        labels = [decision.label for decision in decisions_of([list(args), kwargs])]
-        if not labels:
+        if not decisions_of([list(args), kwargs]):
             return cls.layer_type(*args, **kwargs)
-        return None if context is None else Undecided(labels)
+        if context is None:
+            return None
+        spec = _spec(cls.layer_type, args, kwargs)
+        problems = context.problems(spec.decisions)
+        return Undecided(problems) if problems else spec.build(context.arch)
 
     def decisions(self) -> tuple[Decision, ...]:
         return self.spec.decisions

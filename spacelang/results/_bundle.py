@@ -153,13 +153,14 @@ def _serialise(model: nn.Module) -> bytes:
 def _as_plain_tensor(name: str, value: object) -> Tensor:
     """Return one state-dict entry as a contiguous CPU tensor."""
     import torch
+    from torch.nn.parameter import is_lazy
 
     if not isinstance(value, torch.Tensor):
         raise SpaceError(
             f"state-dict entry {name!r} is a {type(value).__name__}; a bundle holds tensors only. "
             "Register it as a buffer, or give it as metadata."
         )
-    if value.is_meta or isinstance(value, torch.nn.parameter.UninitializedTensorMixin):
+    if value.is_meta or is_lazy(value):
         raise SpaceError(f"state-dict entry {name!r} has no data yet; run the model once before saving it.")
     return value.detach().cpu().contiguous()
 

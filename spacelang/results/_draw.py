@@ -288,7 +288,7 @@ def _draw_route(axes: Axes, points: list[tuple[float, float]]) -> None:
 def _write(
     axes: Axes, x: float, y: float, text: str, size: float, gid: str, *, math: bool = False, **style: Any
 ) -> None:
-    options = {"ha": "center", "va": "center", "color": _INK, "zorder": 5} | style
+    options: dict[str, Any] = {"ha": "center", "va": "center", "color": _INK, "zorder": 5} | style
     axes.text(x, y, text, fontsize=size, fontfamily=_FONT, parse_math=math, gid=gid, **options)
 
 

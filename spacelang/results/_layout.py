@@ -151,7 +151,7 @@ def _route(
                 (other, [_height_at(x[other.column], points[-1], goal) for x in places])
                 for other in chain[at + 1 : to]
             ]
-            if True or all(_fits(other, heights, columns[other.column]) for other, heights in crossed):
+            if all(_fits(other, heights, columns[other.column]) for other, heights in crossed):
                 break
         for other, heights in crossed:
             other.y = sum(heights) / 2

@@ -231,7 +231,7 @@ def _checked(proto: ModelProto) -> bytes:
     import onnx
 
     try:
-        data = proto.SerializeToString()
+        data: bytes = proto.SerializeToString()
         onnx.checker.check_model(data, full_check=True)
     except Exception as error:  # protobuf refuses files over 2 GB, the checker what onnx forbids
         raise SpaceError(f"the exported graph is not a valid ONNX file: {error}") from error

@@ -86,7 +86,7 @@ class MixedCell(Mixed):
         for edge, row in zip(self.edges, self.group.alive, strict=True):
             for k, alive in enumerate(row):
                 if not alive:
-                    edge[k] = Pruned()  # type: ignore[operator, index]
+                    edge[k] = Pruned()  # type: ignore[operator]
         self._steps = None
 
 
@@ -97,4 +97,4 @@ class EdgeByEdgeCell(MixedCell):
     """
 
     def _operation(self, row: int, column: int, x: Tensor, cache: dict[Hashable, Tensor]) -> Tensor:
-        return self.edges[row][column](x)  # type: ignore[no-any-return]
+        return self.edges[row][column](x)  # type: ignore[index, no-any-return]

@@ -23,14 +23,14 @@ class ElasticLayer(Mixed):
     Running statistics are sliced by view, so that a selected path updates its part of them.
     """
 
-    soft_refusal = "a layer with chosen arguments computes one choice at a time"
-
     def __init__(self, groups: Sequence[Group], layer: ValueLayer) -> None:
         super().__init__()
         self.groups = list(groups)
         self.spec = layer.spec
         self.largest = layer.largest
         self._plain: dict[str, nn.Module] = {}
+        labels = ", ".join(repr(group.label) for group in self.groups)
+        self.soft_refusal = f"{labels}: {self.spec} computes one choice at a time"
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_plain": {}}
@@ -38,10 +38,7 @@ class ElasticLayer(Mixed):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         undecided = [group.label for group in self.groups if group.selected is None]
         if undecided:
-            raise SpaceError(
-                f"{self.spec}: {', '.join(map(repr, undecided))} must be selected; {self.soft_refusal}. "
-                "Call supernet.select(arch)."
-            )
+            raise SpaceError(f"{self.soft_refusal}; call supernet.select(arch).")
         arch = {group.label: group.selected for group in self.groups}
         layer = self._layer(arch)
         return functional_call(layer, self.spec.slices(self.largest, layer), args, kwargs)

@@ -199,7 +199,7 @@ class Supernet(nn.Module):
     def soft_refusals(self) -> list[str]:
         """Choices that cannot compute a mixture of several candidates, one sentence each."""
         return [
-            f"{'/'.join(path.split('.')[1:]) or path}: {child.soft_refusal}"
+            f"{child.soft_refusal} (at {path.removeprefix('network.')})"
             for path, child in self.named_modules()
             if isinstance(child, Mixed) and child.soft_refusal
         ]

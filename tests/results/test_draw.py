@@ -214,6 +214,7 @@ def test_a_space_without_cells() -> None:
     assert {"layer", "0 | 1", "width", "0 | 1 | 2 | 3 | ... | 9"} <= set(texts)
 
 
+@pytest.mark.filterwarnings("ignore:Glyph")
 def test_odd_texts_are_drawn() -> None:
     arch = arch_of({"a/b": [[("$x_{", 0), ("two\nlines\x00", 1)], [("", 2), ("é🙂" * 40, 0)]]})
     check_nothing_overlaps(draw(arch | {"": "", "%": "\\frac{"}))

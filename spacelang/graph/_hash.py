@@ -1,0 +1,127 @@
+"""The identity of an architecture."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Mapping
+from hashlib import blake2b
+from typing import Any, TypeAlias
+
+import networkx as nx
+
+from ..language import ModelSpace
+from ..language._decisions import exported
+from ._cell_order import Arrow, canonical_numbers
+from ._plan import Edge, End, Plan, Region
+from ._read import plan_of
+from ._write import chosen_text, concat_ranks, held_text, select
+
+
+def architecture_hash(space: ModelSpace, arch: Mapping[str, Any]) -> str:
+    """Weisfeiler-Lehman hash of an architecture's graph, 32 hexadecimal digits.
+
+    Equal for isomorphic architectures: slots of a node exchanged, labels without effect added, the nodes
+    of a loose-end cell in another order, value choices that come to the same layers. Unequal for different
+    models of one space: a feature map is known by the choice it belongs to and its place there. Nodes of a
+    cell that enter its output are known by their place in the concatenation, because the layers that
+    follow tell channels apart; the other nodes of a loose-end cell may be exchanged as long as the modules
+    on their edges are alike.
+
+    It depends on decisions and their structure, not on sizes: a space rebuilt wider gives the same hash.
+
+    Raises:
+        SpaceError: `arch` is invalid.
+    """
+    graph = _expanded(plan_of(space), space.canonical(arch))
+    with warnings.catch_warnings():
+        # networkx tells that hashes of directed graphs changed in 3.5; ours never were of an older one.
+        warnings.simplefilter("ignore", UserWarning)
+        return str(nx.weisfeiler_lehman_graph_hash(graph, node_attr="colour", iterations=3, digest_size=16))
+
+
+def _expanded(plan: Plan, arch: Mapping[str, Any]) -> nx.DiGraph:
+    """The selected graph with a node in place of every edge; `colour` says what each is."""
+    ends, edges = select(plan, arch)
+    classes = {id(region): _classes(region) for region in plan.regions if region.loose_end}
+    places = _places(edges, classes)
+    ranks = concat_ranks(edges)
+    graph = nx.DiGraph()
+    for end in ends:
+        place = places.get(end, end.local)
+        held = held_text(end, arch) if end.region.held else ""
+        graph.add_node(str(end), colour=_colour(end.region.name, place, held))
+    for number, (edge, count) in enumerate(edges):
+        what = chosen_text(edge, arch) if edge.kind == "layer" else ranks.get(edge)
+        if edge.kind == "candidate" and edge.target.region.loose_end:
+            what = classes[id(edge.target.region)][_at(edge)]
+        candidate = exported(edge.attributes.get("candidate"))
+        graph.add_node(number, colour=_colour(edge.kind, candidate, count, what))
+        graph.add_edges_from([(str(edge.source), number), (number, str(edge.target))])
+    return graph
+
+
+def _colour(*parts: Any) -> str:
+    # A digest has a fixed length, so that colours joined by networkx cannot be read in two ways.
+    return blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()
+
+
+Classes: TypeAlias = dict[tuple[int, int], int]
+
+
+def _at(edge: Edge) -> tuple[int, int]:
+    """Row and column of a candidate of a cell."""
+    return edge.attributes["row"], edge.attributes["columns"][0]
+
+
+def _places(edges: list[tuple[Edge, int]], classes: Mapping[int, Classes]) -> dict[End, int]:
+    """What the nodes of loose-end cells are known by, in place of their numbers."""
+    inside: dict[int, tuple[Region, list[tuple[Edge, int]]]] = {}
+    for edge, count in edges:
+        region = edge.target.region
+        if region.loose_end and edge.source.region is region:
+            inside.setdefault(id(region), (region, []))[1].append((edge, count))
+    places: dict[End, int] = {}
+    for region, own in inside.values():
+        numbers = _numbers(region, own, classes[id(region)])
+        # Inputs and the output are not exchangeable: they keep their names.
+        places |= {
+            End(region, x): number for x, number in numbers.items() if region.nodes[x]["kind"] == "node"
+        }
+    return places
+
+
+def _numbers(region: Region, edges: list[tuple[Edge, int]], classes: Classes) -> dict[str, int]:
+    """Number the nodes of a loose-end cell as every isomorphic cell would."""
+    locals_ = list(region.nodes)
+    index = {local: i for i, local in enumerate(locals_)}
+    used = {end.local for edge, _ in edges for end in (edge.source, edge.target)}
+    # Inputs, the output and loose ends stay what they are; 0 is the colour of those that may be exchanged.
+    colours = {index[x]: 0 if region.nodes[x]["kind"] == "node" else 1 + index[x] for x in used}
+    arrows: list[Arrow] = []
+    rank = 0
+    for edge, count in edges:
+        source, target = index[edge.source.local], index[edge.target.local]
+        if edge.kind == "concat":
+            rank += 1
+            colours[source] = len(locals_) + rank
+        else:
+            at = _at(edge)
+            arrows.append((source, target, (at[1], classes[at], count)))
+    numbers = canonical_numbers(colours, arrows)
+    return {locals_[i]: number for i, number in numbers.items()}
+
+
+def _classes(region: Region) -> Classes:
+    """Number the different modules one operation has on different edges, in the order of edges.
+
+    Numbers, not what the modules are, so that a hash outlives a change of width or of torch's `repr`.
+    """
+    seen: dict[int, list[list[str]]] = {}
+    classes = {}
+    for at, signature in sorted(region.signatures.items()):
+        kinds = seen.setdefault(at[1], [])
+        if signature not in kinds:
+            kinds.append(signature)
+        classes[at] = kinds.index(signature)
+    return classes

@@ -1,0 +1,137 @@
+"""Kill and resume: the end is bit for bit that of an uninterrupted run."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from search_script import make, outcome
+
+SCRIPT = Path(__file__).parent.parent / "search_script.py"
+
+
+class StopAt(pl.Callback):
+    """Raise before a given training batch."""
+
+    def __init__(self, epoch: int, batch: int) -> None:
+        self.at = epoch, batch
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        if (trainer.current_epoch, batch_idx) == self.at:
+            raise InterruptedError
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    experiment = make(tmp_path_factory.mktemp("whole"))
+    experiment.run()
+    return outcome(experiment)
+
+
+@pytest.mark.parametrize(("epoch", "batch"), [(0, 0), (0, 2), (1, 0), (2, 1)])
+def test_a_stop_at_any_batch(tmp_path: Path, uninterrupted: Any, epoch: int, batch: int) -> None:
+    with pytest.raises(InterruptedError):
+        make(tmp_path / "run", callbacks=[StopAt(epoch, batch)]).run()
+    resumed = make(tmp_path / "run")
+    resumed.run(resume=True)
+    assert outcome(resumed) == uninterrupted
+
+
+def test_two_stops_in_one_run(tmp_path: Path, uninterrupted: Any) -> None:
+    for resume, at in ((False, StopAt(1, 1)), (True, StopAt(2, 2))):
+        with pytest.raises(InterruptedError):
+            make(tmp_path / "run", callbacks=[at]).run(resume=resume)
+    resumed = make(tmp_path / "run")
+    resumed.run(resume=True)
+    assert outcome(resumed) == uninterrupted
+
+
+def test_a_kill_while_a_checkpoint_is_written(
+    tmp_path: Path, uninterrupted: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The third write stops half-way, as a kill would: no clean-up runs."""
+    from spacelang.experiment import _checkpoint
+
+    writes = []
+    save = torch.save
+
+    def torn(state: Any, file: Any) -> None:
+        writes.append(file)
+        if len(writes) == 3:
+            save(state, file)
+            file.truncate(file.tell() // 2)
+            file.flush()
+            raise SystemError("killed")
+        save(state, file)
+
+    monkeypatch.setattr(_checkpoint.torch, "save", torn)
+    monkeypatch.setattr(_checkpoint.Path, "unlink", lambda self, missing_ok=False: None)
+    with pytest.raises(SystemError):
+        make(tmp_path / "run").run()
+    monkeypatch.undo()
+    left = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
+    assert len(left) == 2
+    assert left[1] == "last.ckpt"
+    resumed = make(tmp_path / "run")
+    resumed.run(resume=True)
+    assert outcome(resumed) == uninterrupted
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["last.ckpt"]
+
+
+def test_resume_without_a_run_begins_one(tmp_path: Path, uninterrupted: Any) -> None:
+    experiment = make(tmp_path / "new")
+    experiment.run(resume=True)
+    assert outcome(experiment) == uninterrupted
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
+    from spacelang import SpaceError
+
+    with pytest.raises(InterruptedError):
+        make(tmp_path / "run", callbacks=[StopAt(1, 0)]).run()
+    path = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(SpaceError, match=r"last\.ckpt cannot be read"):
+        make(tmp_path / "run").run(resume=True)
+
+
+@pytest.mark.slow
+def test_kill_nine_of_the_process(tmp_path: Path, uninterrupted: Any) -> None:
+    """SIGKILL once the first epoch's checkpoint is there, then resume in a new process."""
+    run, output = tmp_path / "run", tmp_path / "outcome.json"
+    command = [sys.executable, str(SCRIPT), str(run), str(output)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, env=environment, cwd=tmp_path, stderr=subprocess.DEVNULL)
+    while process.poll() is None and not (run / "checkpoints" / "last.ckpt").exists():
+        time.sleep(0.01)
+    time.sleep(0.1)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not output.exists()
+    subprocess.run([*command, "resume"], env=environment, cwd=tmp_path, check=True, capture_output=True)
+    assert json.loads(output.read_text())["arch"] == uninterrupted["arch"]
+    threads = torch.get_num_threads()
+    if threads == 1:  # another number of threads rounds differently
+        assert json.loads(output.read_text()) == uninterrupted
+
+
+@pytest.mark.slow
+def test_two_processes_derive_the_same_architecture(tmp_path: Path) -> None:
+    command = [sys.executable, str(SCRIPT), str(tmp_path / "run"), str(tmp_path / "rank-RANK.json"), "ddp"]
+    done = subprocess.run(
+        command, env=os.environ | {"OMP_NUM_THREADS": "1"}, cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    ranks = [json.loads((tmp_path / f"rank-{rank}.json").read_text()) for rank in range(2)]
+    assert ranks[0]["arch"] == ranks[1]["arch"]
+    assert ranks[0]["logits"] == ranks[1]["logits"]
+    assert [p.name for p in (tmp_path / "run" / "architectures").iterdir()] == ["1.yaml"]

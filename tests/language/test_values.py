@@ -1,0 +1,190 @@
+"""Value choices and the arithmetic on them."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from spacelang import ModelSpace, SpaceError, model_context, nn, value_choice
+from spacelang.language import Value, distinct, maximum, minimum, to_int, where
+
+FIRST, SECOND = [1, 2, 5], [2, 3]
+BINARY: dict[str, Callable[[Any, Any], Any]] = {
+    "+": operator.add,
+    "-": operator.sub,
+    "*": operator.mul,
+    "/": operator.truediv,
+    "//": operator.floordiv,
+    "%": operator.mod,
+    "**": operator.pow,
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+    "==": operator.eq,
+    "!=": operator.ne,
+    "&": operator.and_,
+    "|": operator.or_,
+    "minimum": lambda a, b: minimum(a, b),
+    "maximum": lambda a, b: maximum(a, b),
+    "distinct": lambda a, b: distinct(a, b),
+}
+
+
+@pytest.mark.parametrize("name", BINARY)
+def test_every_operation_is_that_of_the_plain_numbers(name: str) -> None:
+    """On both sides, with another choice and with a constant, in a space and under model_context."""
+    function = BINARY[name]
+    a, b = value_choice(FIRST, label="a"), value_choice(SECOND, label="b")
+    for x, y in itertools.product(FIRST, SECOND):
+        arch = {"a": x, "b": y}
+        assert function(a, b).evaluate(arch) == function(x, y)
+        assert function(a, 3).evaluate(arch) == function(x, 3)
+        assert function(3, a).evaluate(arch) == function(3, x)
+        with model_context(arch):
+            plain_result = function(value_choice(FIRST, label="a"), value_choice(SECOND, label="b"))
+        assert not isinstance(plain_result, Value)
+        assert plain_result == function(x, y)
+    expected = {function(x, y) for x, y in itertools.product(FIRST, SECOND)}
+    possible = function(a, b).possible()
+    assert set(possible) == expected
+    assert len(possible) == len(expected)
+
+
+def test_functions_of_values() -> None:
+    a, b = value_choice([4, 9], label="a"), value_choice([2, 6], label="b")
+    arch = {"a": 9, "b": 2}
+    assert (-a).evaluate(arch) == -9
+    assert where(a > b, a, "small").evaluate(arch) == 9
+    assert where(a < b, a, "small").evaluate(arch) == "small"
+    assert to_int(a / b).evaluate(arch) == 4
+    assert type(to_int(a / b).evaluate(arch)) is int
+    assert minimum(a, b, 1).evaluate(arch) == 1
+    assert maximum(a, 20, b).evaluate(arch) == 20
+    assert distinct(a, b, 9).evaluate(arch) is False
+    assert (where(a > b, 1, 0), to_int(2.5), minimum(3, 1), maximum(3, 1), distinct(1, 2))[1:] == (2, 1, 3, True)
+
+
+def test_an_expression_knows_its_decisions_once_each() -> None:
+    a, b = value_choice([1, 2], label="a"), value_choice([1, 2], label="b")
+    expression = where(a + b > 2, a * b, a - 1)
+    assert [d.label for d in expression.decisions()] == ["a", "b"]
+    assert str(expression) == "where(((a + b) > 2), (a * b), (a - 1))"
+    assert repr(a + 1) == "<value (a + 1)>"
+
+
+def test_possible_values_are_those_of_correlated_operands() -> None:
+    a = value_choice([1, 2, 3], label="a")
+    assert (a - a).possible() == (0,)
+    assert (a * (4 - a)).possible() == (3, 4)
+
+
+def test_too_many_combinations_are_refused_in_words() -> None:
+    total: Any = 0
+    for k in range(6):
+        total = total + value_choice(range(10), label=f"v{k}")
+    with pytest.raises(SpaceError, match="combines too many values to enumerate"):
+        total.possible()
+
+
+@pytest.mark.parametrize(
+    "use", [bool, lambda v: v and 1, lambda v: min(v, 3), lambda v: v in [1, 2], lambda v: 1 if v else 2]
+)
+def test_deciding_python_control_flow_says_what_to_write_instead(use: Callable[[Any], Any]) -> None:
+    with pytest.raises(SpaceError, match=r"cannot decide an `if`.*where, minimum, maximum, `&` or `\|`"):
+        use(value_choice([1, 2], label="a"))
+
+
+@pytest.mark.parametrize("use", [range, int, float, lambda v: [1, 2][v], hex])
+def test_using_a_value_as_an_index_says_where_it_may_stand(use: Callable[[Any], Any]) -> None:
+    with pytest.raises(SpaceError, match="not known while the space is being declared"):
+        use(value_choice([1, 2], label="a"))
+
+
+def test_arithmetic_that_fails_names_the_expression_and_the_operands() -> None:
+    a, b = value_choice([1, 2], label="a"), value_choice([0, 1], label="b")
+    with pytest.raises(SpaceError, match=r"\(a // b\) cannot be computed for 1, 0: .*zero"):
+        (a // b).possible()
+    with pytest.raises(SpaceError, match=r"\(a \+ b\) cannot be computed for 1, 'x'"):
+        (value_choice([1], label="a") + value_choice(["x"], label="b")).possible()
+
+
+@pytest.mark.parametrize(
+    ("candidates", "message"),
+    [
+        ([], "'v' has no candidates"),
+        ([1, 1], "candidate 1 is given twice"),
+        ([1, 1.0], "is given twice"),
+        ([(1, 2), [1, 2]], "is given twice"),
+        ([1, object()], "candidate <object object .* is a object"),
+        ([{1}], "is a set; candidates are strings, numbers"),
+        ([lambda: 1], "is a function"),
+    ],
+)
+def test_wrong_candidates_are_refused(candidates: list[Any], message: str) -> None:
+    with pytest.raises(SpaceError, match=message):
+        value_choice(candidates, label="v")
+
+
+@pytest.mark.parametrize("prior", [[1], [1, 2, 3], [0, 0], [-1, 2], [float("nan"), 1], [float("inf"), 1]])
+def test_a_prior_is_one_finite_weight_per_candidate(prior: list[float]) -> None:
+    with pytest.raises(SpaceError, match="must be 2 finite weights, none negative, not all zero"):
+        value_choice([1, 2], label="v", prior=prior)
+
+
+def test_true_and_one_are_different_candidates() -> None:
+    class Typed(ModelSpace):
+        def __init__(self) -> None:
+            super().__init__()
+            self.v = value_choice([1, True, None, "1", 2.0, (1, "a")], label="v")
+
+    space = Typed()
+    for value in ([1, "a"], (1, "a")):
+        assert space.canonical({"v": value}) == {"v": [1, "a"]}
+        assert space.freeze({"v": value}).v == (1, "a")
+    assert type(space.freeze({"v": True}).v) is bool
+    assert type(space.freeze({"v": 1}).v) is int
+    assert type(space.freeze({"v": 2}).v) is float  # YAML and hands write 2 for 2.0
+    assert space.freeze({"v": None}).v is None
+    for wrong in (0, False, "2", [1], [1, "a", 1], 1.0):
+        with pytest.raises(SpaceError, match="'v' got"):
+            space.validate({"v": wrong})
+
+
+def test_values_kept_as_attributes_are_decisions_and_freeze_to_plain_values() -> None:
+    class Held(ModelSpace):
+        def __init__(self) -> None:
+            super().__init__()
+            width = value_choice([2, 4], label="width")
+            self.width = width
+            self._private = value_choice(["a", "b"], label="private")
+            self.table = {"sizes": [width * 2, (width, 1)]}
+            self.linear = nn.Linear(2, width)
+
+    space = Held()
+    assert {d.label for d in space.decisions} == {"width", "private"}
+    assert space.size() == 4
+    model = space.freeze({"width": 4, "private": "b"})
+    assert (model.width, model._private, model.table) == (4, "b", {"sizes": [8, (4, 1)]})
+    with model_context({"width": 4, "private": "b"}):
+        built = Held()
+    assert (built.width, built._private, built.table) == (4, "b", {"sizes": [8, (4, 1)]})
+    assert isinstance(space.width, Value)
+
+
+def test_a_copied_value_is_the_same_choice() -> None:
+    value = value_choice([1, 2], label="a") + 1
+    assert copy.deepcopy(value).evaluate({"a": 2}) == 3
+
+
+def test_a_value_of_an_architecture_without_its_label_is_not_invented() -> None:
+    with model_context({}):
+        value = value_choice([1, 2], label="a")
+    assert isinstance(value, Value)
+    with pytest.raises(SpaceError, match="'a' got 7; candidates are 1, 2"), model_context({"a": 7}):
+        value_choice([1, 2], label="a")
