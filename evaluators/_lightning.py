@@ -250,11 +250,12 @@ def _check_data(train: Loaders, validation: Loaders, datamodule: object) -> None
 
 def _check_model(model: object) -> None:
     from spacelang.language import is_frozen
+    from spacelang.supernet import Supernet
 
     if not isinstance(model, nn.Module):
         hint = " Give an object of the class, not the class." if isinstance(model, type) else ""
         raise SpaceError(f"the model to train is {model!r}; expected an nn.Module.{hint}")
-    if not is_frozen(model):
+    if not is_frozen(model) and not isinstance(model, Supernet):
         raise SpaceError(
             f"the model to train is the space {type(model).__name__}, with choices still open; train "
             "`space.freeze(arch)`, a model built within `model_context(arch)`, or a `Supernet(space)`"

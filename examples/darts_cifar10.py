@@ -53,21 +53,18 @@ class DartsClassificationModule(ClassificationModule):
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data-root", help="folder with CIFAR-10, or to download it to (default: the cache)")
-    parser.add_argument(
-        "--directory", dest="folder", type=Path, default="darts-cifar10", help="for all results"
-    )
+    parser.add_argument("--directory", type=Path, default="darts-cifar10", help="everything is written here")
     parser.add_argument("--resume", action="store_true", help="go on with a search that was interrupted")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--width", type=int, default=16, help="channels of the searched network")
     parser.add_argument("--cells", type=int, default=8, help="cells of the searched network")
     parser.add_argument("--fast-dev-run", action="store_true", help="one small batch of each stage")
     args = parser.parse_args(arguments)
-    limits, workers = (
-        ({"limit_train_batches": 1, "limit_val_batches": 1}, 0) if args.fast_dev_run else ({}, 4)
-    )
+    folder, fast = args.directory, args.fast_dev_run
+    limits = {"limit_train_batches": 1, "limit_val_batches": 1} if fast else {}
 
     # Search, on halves of the training set: one for the weights, one for the architecture.
-    max_epochs, batch_size = (1, 2) if args.fast_dev_run else (50, 64)
+    max_epochs, batch_size, workers = (1, 2, 0) if fast else (50, 64, 4)
     train, val = search_loaders(cifar10(args.data_root).train, batch_size, args.seed, workers)
     model_space = DartsSpace(width=args.width, num_cells=args.cells, dataset="cifar")
     evaluator = Lightning(
@@ -76,27 +73,25 @@ def main(arguments=None):
         train_dataloaders=train,
         val_dataloaders=val,
     )
-    experiment = Experiment(model_space, evaluator, DARTS(), directory=args.folder / "search", seed=args.seed)
+    experiment = Experiment(model_space, evaluator, DARTS(), directory=folder / "search", seed=args.seed)
     experiment.run(resume=args.resume)
     exported_arch = experiment.export_top_models(formatter="dict")[0]
 
     # Train what was found with more channels and cells, on the whole training set, with cutout.
-    max_epochs, batch_size = (1, 2) if args.fast_dev_run else (600, 96)
+    max_epochs, batch_size = (1, 2) if fast else (600, 96)
     train, test = retrain_loaders(cifar10(args.data_root, cutout=16), batch_size, workers)
     torch.manual_seed(args.seed)
     with model_context(exported_arch):
-        final_model = DartsSpace(
-            width=36, num_cells=20, dataset="cifar", auxiliary_loss=True, drop_path_prob=0.2
-        )
+        model = DartsSpace(width=36, num_cells=20, dataset="cifar", auxiliary_loss=True, drop_path_prob=0.2)
     evaluator = Lightning(
         DartsClassificationModule(0.025, 3e-4, 0.4, max_epochs),
         Trainer(gradient_clip_val=5.0, max_epochs=max_epochs, **limits),
         train_dataloaders=train,
         val_dataloaders=test,
     )
-    metrics = evaluator.fit(final_model, directory=args.folder / "training").callback_metrics
-    save_bundle(final_model, exported_arch, args.folder / "network")
-    print(f"test accuracy {metrics['val_acc']:.4f}; the network is in {args.folder / 'network'}")
+    metrics = evaluator.fit(model, directory=folder / "training").callback_metrics
+    save_bundle(model, exported_arch, folder / "network")
+    print(f"test accuracy {metrics['val_acc']:.4f}; the network is in {folder / 'network'}")
 
 
 if __name__ == "__main__":

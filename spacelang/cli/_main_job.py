@@ -135,7 +135,9 @@ def _retrain(
         model = _space(splits, plan.width, plan.cells, drop_path_prob=0.1)
     train, _ = data.retrain_loaders(splits, batch_size=plan.batch_size)
     evaluator = evaluators.Lightning(
-        evaluators.DartsTrainingModule(learning_rate=0.05, auxiliary_loss_weight=0.0, max_epochs=plan.epochs),
+        evaluators.DartsTrainingModule(
+            learning_rate=0.05, auxiliary_loss_weight=0.0, label_smoothing=0.1, max_epochs=plan.epochs
+        ),
         train_dataloaders=train,
         **_trainer_arguments(plan.epochs, ProgressBar(console, "retraining"), enable_checkpointing=False),
     )

@@ -109,7 +109,7 @@ def _nodes(region: Region, inputs: int | None = None) -> None:
     names = ["in"] if inputs is None else [f"in_{i}" for i in range(inputs)]
     region.nodes = {name: {"kind": "input", "index": i} for i, name in enumerate(names)}
     region.nodes["out"] = {"kind": "output"}
-    region.inputs, region.output = tuple(names), "out"
+    region.inputs = tuple(names)
 
 
 def _edge(

@@ -87,7 +87,6 @@ class Region:
         label: label of its decision, or of its cell; empty where it has several decisions or none.
         nodes: attributes by local name.
         inputs: local names of the nodes through which feature maps enter.
-        output: local name of the node through which they leave.
         edges: edge of each branch of the primitive, by the branch's name.
         places: where its modules are.
         name: what node names begin with.
@@ -102,7 +101,6 @@ class Region:
     label: str
     nodes: dict[str, dict[str, Any]]
     inputs: tuple[str, ...] = ()
-    output: str | None = None
     edges: dict[str, Edge] = field(default_factory=dict)
     places: list[Place] = field(default_factory=list)
     name: str = ""
@@ -174,7 +172,7 @@ class Edge:
         return 0 if self.scope is not None and not self.scope.condition.holds(arch) else self.slots(arch)
 
     def slots(self, arch: Mapping[str, Any]) -> int:
-        """How often it is chosen where its scope is used: two slots of a cell may apply one operation to one node."""
+        """How often its scope chooses it: two slots of a cell may apply one operation to one node."""
         parts = (
             self.local.parts if isinstance(self.local, AnyOf) and self.kind == "candidate" else (self.local,)
         )

@@ -135,8 +135,8 @@ def held_values(module: nn.Module) -> tuple[Decision, ...]:
 
 
 def is_frozen(module: nn.Module) -> bool:
-    """Whether nothing in `module` is left to choose."""
-    return next(primitives(module), None) is None and not any(map(held_values, module.modules()))
+    """Whether nothing in `module` is left to choose: no choice, no relaxed one, no value."""
+    return not any(isinstance(child, Replaceable) or held_values(child) for child in module.modules())
 
 
 def walk(

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from ..errors import SpaceError
+from ..errors import SpaceError, quoted
 from ..language import CellTopology, Decision, Subset
 from ..language._context import replacing
 
@@ -101,6 +101,13 @@ class Group:
             fits = False
         if not fits:
             raise SpaceError(f"{name}[{self.label!r}] must be nested (rows, candidates) = {self.shape}.")
+
+    def check_prunable(self, alive: Sequence[Sequence[bool]]) -> None:
+        """Raise a `SpaceError` unless `alive` fits and leaves a choice something to choose."""
+        self.check_table("alive", alive)
+        left = [[a and b for a, b in zip(*rows, strict=True)] for rows in zip(self.alive, alive, strict=True)]
+        if self.topology is None and not any(left[0]):
+            raise SpaceError(f"alive[{self.label!r}] leaves none of {quoted(self.columns)}; leave at least one.")
 
     def check_alive(self, arch: Mapping[str, Any]) -> None:
         """Raise a `SpaceError` when an architecture needs a candidate that was pruned."""

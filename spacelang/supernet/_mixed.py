@@ -102,16 +102,14 @@ class MixedInput(Mixed):
     def forward(self, *inputs: Any) -> Any:
         group, active = self.group, self.group.active[0]
         tensors = as_inputs(inputs, len(group.columns), repr(group.label))
-        if group.weights is None:
+        if group.weights is None and active:
             if self.n_chosen == 1:
                 return tensors[active[0]]
             return reduce_inputs([tensors[i] for i in active], self.reduction)
         if self.soft_refusal:
-            raise SpaceError(
-                f"{group.label!r} cannot mix its inputs: {self.soft_refusal} has no fixed shape."
-            )
+            raise SpaceError(f"{self.soft_refusal}; call supernet.select(arch).")
         total = add_weighted([(i, group.weighted(0, i, tensors[i])) for i in active], repr(group.label))
-        if self.n_chosen == 1 or self.reduction == "sum":
+        if self.n_chosen == 1 or self.reduction == "sum" or group.weights is None:
             return total
         # The mean over chosen inputs: a mixture chooses sum(w) of them.
         return total / sum_in_order([group.weights[0, i] for i in active])
@@ -164,5 +162,5 @@ class MixedDepth(Mixed):
         kept = [[c for c, alive in zip(g.columns, g.alive[0], strict=True) if alive] for g in self.groups]
         labels = [group.label for group in self.groups]
         depths = [self.depth.evaluate(dict(zip(labels, c, strict=True))) for c in itertools.product(*kept)]
-        for index in range(max(depths, default=0), len(self.blocks)):
+        for index in range(max(depths), len(self.blocks)):
             self.blocks[index] = Pruned()

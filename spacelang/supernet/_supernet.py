@@ -174,7 +174,7 @@ class Supernet(nn.Module):
             alive: by group label, rows x columns, False for what goes. What was pruned stays pruned.
         """
         for label, rows in alive.items():
-            self._group(label).check_table("alive", rows)
+            self._group(label).check_prunable(rows)
         for label, rows in alive.items():
             group = self.groups[label]
             group.alive = [

@@ -105,8 +105,9 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_kill_nine_of_the_process(tmp_path: Path, uninterrupted: Any) -> None:
-    """SIGKILL once the first epoch's checkpoint is there, then resume in a new process."""
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_a_killed_process(tmp_path: Path, uninterrupted: Any, how: signal.Signals) -> None:
+    """Kill -9 or Ctrl-C once the first checkpoint is there, then resume in a new process."""
     run, output = tmp_path / "run", tmp_path / "outcome.json"
     command = [sys.executable, str(SCRIPT), str(run), str(output)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -114,7 +115,7 @@ def test_kill_nine_of_the_process(tmp_path: Path, uninterrupted: Any) -> None:
     while process.poll() is None and not (run / "checkpoints" / "last.ckpt").exists():
         time.sleep(0.01)
     time.sleep(0.1)
-    process.send_signal(signal.SIGKILL)
+    process.send_signal(how)
     process.wait()
     assert not output.exists()
     subprocess.run([*command, "resume"], env=environment, cwd=tmp_path, check=True, capture_output=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import networkx as nx
@@ -10,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from spacelang import InputChoice, LayerChoice, ModelSpace, SpaceError, value_choice
+from spacelang import Cell, InputChoice, LayerChoice, ModelSpace, SpaceError, value_choice
 from spacelang import nn as space_nn
 from spacelang.graph import architecture_graph
 from spacelang.results import profile
@@ -65,13 +66,32 @@ def test_a_choice_called_twice_is_two_regions(example: torch.Tensor) -> None:
 
 def test_what_is_selected_costs_what_its_model_costs(space: ModelSpace, example: torch.Tensor) -> None:
     rng = np.random.default_rng(0)
+    for arch in itertools.islice(space.grid(), 60):
+        wanted = sum(parameter.numel() for parameter in space.freeze(arch).parameters())
+        assert total(architecture_graph(space, arch), "parameters") == wanted
     for arch in [space.default(), *(space.sample(rng) for _ in range(6))]:
         wanted = profile(space.freeze(arch), example)
-        assert total(architecture_graph(space, arch), "parameters") == wanted.parameters
         traced = architecture_graph(space, arch, (example,))
         assert total(traced, "flops") == wanted.flops
         assert tuple(traced.nodes["output"]["shape"]) == wanted.output_shape
         assert nx.has_path(traced, "input_0", "output")
+
+
+def test_a_choice_in_an_operation_taken_twice_counts_twice(example: torch.Tensor) -> None:
+    class Twice(ModelSpace):
+        def __init__(self) -> None:
+            super().__init__()
+            inner = LayerChoice({"linear": nn.Linear(4, 4), "tanh": nn.Tanh()}, label="inner")
+            self.cell = Cell({"choice": nn.Sequential(inner), "none": nn.Identity()}, 1, 2, label="cell")
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.cell(x)
+
+    slots = {"cell/op_1_0": "choice", "cell/input_1_0": 0, "cell/op_1_1": "choice", "cell/input_1_1": 0}
+    graph = architecture_graph(Twice(), slots | {"inner": "linear"}, (example,))
+    assert graph["cell/in_0"]["cell/node_1"]["choice"]["count"] == 2
+    assert total(graph, "parameters") == 2 * 20
+    assert total(graph, "flops") == profile(Twice().freeze(slots | {"inner": "linear"}), example).flops
 
 
 def test_code_in_place_on_views_and_of_own_functions(example: torch.Tensor) -> None:
