@@ -7,7 +7,6 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALLED := $(VENV)/.installed
 WHEEL_ENV := build/wheel-env
 WORKERS ?= 2
-DEMO ?= spacelang-demo
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint types pytest wheel bench clean
@@ -23,7 +22,7 @@ help:
 	@echo "make clean    remove builds and tool caches (the environment stays)"
 
 demo: $(INSTALLED)
-	$(BIN)/spacelang demo --directory $(DEMO)
+	$(BIN)/spacelang demo
 
 test: lint types pytest wheel
 	@echo "make test: all passed"

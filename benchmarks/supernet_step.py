@@ -1,13 +1,15 @@
-"""Time a first-order DARTS search step: the supernet against the plain edge-by-edge form of the same mathematics.
+"""Time a first-order DARTS search step: the supernet against the plain form of the same mathematics.
 
     python benchmarks/supernet_step.py --width 16 --cells 8 --batch 8
 
-Both forms start from the same weights and logits and are first checked to give the same gradients. Then
-they are timed in turn, in one process; the ratio is taken pair by pair. A step is one architecture update
-on one batch and one weight update on another.
+Both forms start from the same weights and logits. In float64 they are first checked to give the same
+gradients; then they are timed in float32, in turn, in one process, and the ratio is taken pair by pair. A
+step is one architecture update on one batch and one weight update on another. Memory is measured in a process
+of its own for each form.
 
-plain      every operation on every edge by itself, the zero operation included, contiguous tensors, and both
-           updates by `loss.backward()`, which computes the gradients of weights and logits alike.
+plain      every operation on every edge by itself, contiguous tensors, and both updates by `loss.backward()`,
+           which computes the gradients of weights and logits alike. The zero operation takes part in the
+           softmax and is not executed.
 supernet   `spacelang.Supernet` as the DARTS strategy runs it.
 """
 
@@ -18,10 +20,13 @@ import gc
 import json
 import resource
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +35,9 @@ from spacelang import Supernet
 from spacelang.hub import DARTS as DartsSpace
 from spacelang.strategies import Softmax
 from spacelang.supernet import edge_by_edge
+
+Batch = tuple[Tensor, Tensor]
+RELAXATION = Softmax()
 
 
 @dataclass
@@ -43,16 +51,20 @@ class Form:
     def __post_init__(self) -> None:
         self.weights = list(self.network.parameters())
         self.weight_optimizer = torch.optim.SGD(self.weights, lr=0.025, momentum=0.9, weight_decay=3e-4)
-        self.logit_optimizer = torch.optim.Adam(self.logits.values(), lr=3e-4, betas=(0.5, 0.999), weight_decay=1e-3)
+        self.logit_optimizer = torch.optim.Adam(
+            self.logits.values(), lr=3e-4, betas=(0.5, 0.999), weight_decay=1e-3
+        )
 
-    def loss(self, batch: tuple[Tensor, Tensor], *, with_logits: bool) -> Tensor:
-        relaxation = Softmax()
+    def loss(self, batch: Batch, *, with_logits: bool) -> Tensor:
+        """Cross entropy of a batch, differentiable in the logits or not."""
+        groups = self.network.groups
         with torch.set_grad_enabled(with_logits):
-            mixture = {x: relaxation.mixture(self.network.groups[x], p) for x, p in self.logits.items()}
+            mixture = {label: RELAXATION.mixture(groups[label], p) for label, p in self.logits.items()}
         self.network.set_mixture(mixture)
         return nn.functional.cross_entropy(self.network(batch[0]), batch[1])
 
-    def architecture_step(self, batch: tuple[Tensor, Tensor]) -> None:
+    def architecture_step(self, batch: Batch) -> None:
+        """Update the logits."""
         loss = self.loss(batch, with_logits=True)
         if self.plain:
             self.logit_optimizer.zero_grad()
@@ -64,35 +76,66 @@ class Form:
                 p.grad = gradient
         self.logit_optimizer.step()
 
-    def weight_step(self, batch: tuple[Tensor, Tensor]) -> None:
+    def weight_step(self, batch: Batch) -> None:
+        """Update the weights."""
         self.weight_optimizer.zero_grad()
         self.loss(batch, with_logits=self.plain).backward()
         nn.utils.clip_grad_norm_(self.weights, 5.0)
         self.weight_optimizer.step()
 
-    def step(self, train: tuple[Tensor, Tensor], val: tuple[Tensor, Tensor]) -> None:
+    def step(self, train: Batch, val: Batch) -> None:
+        """Take one search step, logits first."""
         self.architecture_step(val)
         self.weight_step(train)
 
 
-def make_forms(width: int, cells: int, device: torch.device) -> tuple[Form, Form]:
+def make_forms(args: argparse.Namespace, dtype: torch.dtype = torch.float32) -> dict[str, Form]:
     """The plain form and the supernet, with equal weights and logits."""
     torch.manual_seed(0)
-    space = DartsSpace(width, cells, "cifar")
-    networks = edge_by_edge(space, zero=True).to(device), Supernet(space).to(device)
-    start = {x: 1e-3 * torch.randn(Softmax().shape(g)) for x, g in networks[0].groups.items()}
-    plain, ours = (
-        Form(network, {x: nn.Parameter(p.clone().to(device)) for x, p in start.items()}, plain=k == 0)
-        for k, network in enumerate(networks)
-    )
-    return plain, ours
+    space = DartsSpace(args.width, args.cells, "cifar").to(dtype)
+    networks = {"plain": edge_by_edge(space), "supernet": Supernet(space)}
+    start = {
+        label: 1e-3 * torch.randn(RELAXATION.shape(group), dtype=dtype)
+        for label, group in networks["plain"].groups.items()
+    }
+    return {
+        name: Form(
+            network.to(args.device),
+            {label: nn.Parameter(p.to(args.device, copy=True)) for label, p in start.items()},
+            plain=name == "plain",
+        )
+        for name, network in networks.items()
+    }
 
 
-def largest_difference(plain: Form, ours: Form, batch: tuple[Tensor, Tensor]) -> float:
-    """Largest difference of logit gradients, relative to the largest gradient."""
-    gradients = [torch.autograd.grad(f.loss(batch, with_logits=True), list(f.logits.values())) for f in (plain, ours)]
-    scale = max(float(g.abs().max()) for g in gradients[0])
-    return max(float((a - b).abs().max()) for a, b in zip(*gradients, strict=True)) / scale
+def make_batches(args: argparse.Namespace, dtype: torch.dtype = torch.float32) -> tuple[Batch, Batch]:
+    """A training and a validation batch of random images, (batch, 3, 32, 32), and labels."""
+
+    def batch() -> Batch:
+        images = torch.randn(args.batch, 3, 32, 32, dtype=dtype)
+        return images.to(args.device), torch.randint(10, (args.batch,)).to(args.device)
+
+    torch.manual_seed(1)
+    return batch(), batch()
+
+
+def gradient_difference(args: argparse.Namespace) -> float:
+    """Largest difference between the forms' gradients in float64, relative to the largest gradient.
+
+    Of logits and of weights, each relative to the largest of its kind; the larger of the two.
+    """
+    batch, _ = make_batches(args, torch.float64)
+    gradients: list[list[Tensor]] = []
+    for form in make_forms(args, torch.float64).values():
+        logits = list(form.logits.values())
+        flat = torch.autograd.grad(form.loss(batch, with_logits=True), logits + form.weights)
+        gradients.append([torch.cat([g.flatten() for g in part]) for part in split(flat, len(logits))])
+    return max(float((a - b).abs().max() / a.abs().max()) for a, b in zip(*gradients, strict=True))
+
+
+def split(items: tuple[Tensor, ...], count: int) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """The first `count` items, and the rest."""
+    return items[:count], items[count:]
 
 
 @contextmanager
@@ -115,13 +158,45 @@ def counting_saved_bytes(form: Form) -> Iterator[list[int]]:
         yield total
 
 
-def saved_bytes(form: Form, batch: tuple[Tensor, Tensor], *, with_logits: bool) -> int:
-    """Bytes of activations kept for the backward pass of one step."""
+def saved_bytes(form: Form, batch: Batch, *, with_logits: bool) -> int:
+    """Bytes of activations kept for the backward pass of one update."""
     with counting_saved_bytes(form) as total:
         loss = form.loss(batch, with_logits=with_logits)
     del loss
     gc.collect()
     return total[0]
+
+
+def memory(args: argparse.Namespace) -> dict[str, int]:
+    """Memory of `args.form`; the peak is that of two steps, above what the process had used before."""
+    before = peak(args.device)
+    form = make_forms(args)[args.form]
+    train, val = make_batches(args)
+    gc.collect()
+    for _ in range(2):
+        form.step(train, val)
+    result = {"peak_bytes": peak(args.device) - before}
+    for name, with_logits in (("architecture", True), ("weight", form.plain)):
+        result[f"saved_bytes_{name}_update"] = saved_bytes(form, train, with_logits=with_logits)
+    return result
+
+
+def peak(device: torch.device) -> int:
+    """Peak memory of this process so far, in bytes; on a GPU of torch's allocator."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return resident if sys.platform == "darwin" else 1024 * resident
+
+
+def memory_of_each_form() -> dict[str, int]:
+    """Run this script again for each form. A child begins with its parent's peak, so this comes first."""
+    result = {}
+    for form in ("plain", "supernet"):
+        command = [sys.executable, __file__, *sys.argv[1:], "--json", "--form", form]
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+        result |= {f"{form}_{name}": value for name, value in json.loads(done.stdout).items()}
+    return result
 
 
 def timed(action: Callable[[], None], device: torch.device) -> float:
@@ -135,6 +210,23 @@ def timed(action: Callable[[], None], device: torch.device) -> float:
     return time.perf_counter() - start
 
 
+def times(args: argparse.Namespace) -> dict[str, Any]:
+    """Milliseconds of a step of each form, and their ratio, from pairs of steps."""
+    forms, batches = make_forms(args), make_batches(args)
+    pairs = [
+        [timed(lambda form=form: form.step(*batches), args.device) for form in forms.values()]
+        for _ in range(args.warmup + args.steps)
+    ][args.warmup :]
+    ratios = [plain / ours for plain, ours in pairs]
+    return {
+        "plain_ms": 1e3 * statistics.median(plain for plain, _ in pairs),
+        "supernet_ms": 1e3 * statistics.median(ours for _, ours in pairs),
+        "ratio": statistics.median(ratios),
+        "ratio_lowest": min(ratios),
+        "ratio_highest": max(ratios),
+    }
+
+
 def main() -> None:
     """Run the comparison and print it."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -142,52 +234,37 @@ def main() -> None:
     parser.add_argument("--cells", type=int, default=8)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--steps", type=int, default=10, help="pairs of timed steps")
-    parser.add_argument("--warmup", type=int, default=2)
-    parser.add_argument("--threads", type=int, default=None)
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--warmup", type=int, default=2, help="pairs before them")
+    parser.add_argument("--threads", type=int, help="default: torch's")
+    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
+    parser.add_argument("--form", choices=("plain", "supernet"), help="only the memory of one form")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    arguments = parser.parse_args()
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
-    device = torch.device(arguments.device)
-    plain, ours = make_forms(arguments.width, arguments.cells, device)
-    batches = [
-        (torch.randn(arguments.batch, 3, 32, 32, device=device), torch.randint(10, (arguments.batch,), device=device))
-        for _ in range(2)
-    ]
-    difference = largest_difference(plain, ours, batches[0])
-    saved = {
-        name: max(saved_bytes(form, batches[0], with_logits=True), saved_bytes(form, batches[0], with_logits=form.plain))
-        for name, form in (("plain", plain), ("supernet", ours))
-    }
-    pairs = []
-    for k in range(arguments.warmup + arguments.steps):
-        pair = [timed(lambda form=form: form.step(*batches), device) for form in (plain, ours)]
-        if k >= arguments.warmup:
-            pairs.append(pair)
-    result = {
-        "width": arguments.width,
-        "cells": arguments.cells,
-        "batch": arguments.batch,
-        "threads": torch.get_num_threads(),
-        "device": str(device),
-        "torch": torch.__version__,
-        "gradient_difference": difference,
-        "plain_ms": 1e3 * statistics.median(p for p, _ in pairs),
-        "supernet_ms": 1e3 * statistics.median(o for _, o in pairs),
-        "ratio": statistics.median(p / o for p, o in pairs),
-        "plain_saved_bytes": saved["plain"],
-        "supernet_saved_bytes": saved["supernet"],
-        "peak_memory_bytes": peak_memory(device),
-    }
-    print(json.dumps(result) if arguments.json else "\n".join(f"{name:22} {value}" for name, value in result.items()))
+    args = parser.parse_args()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    if args.form:
+        result: dict[str, Any] = memory(args)
+    else:
+        setting = {name: getattr(args, name) for name in ("width", "cells", "batch", "steps")}
+        setting |= {
+            "threads": torch.get_num_threads(),
+            "device": str(args.device),
+            "torch": torch.__version__,
+        }
+        result = setting | memory_of_each_form()
+        result["gradient_difference"] = gradient_difference(args)
+        result |= times(args)
+    print(json.dumps(result) if args.json else table(result))
 
 
-def peak_memory(device: torch.device) -> int:
-    """Peak memory of this process so far (on a GPU: of torch's allocator)."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+def table(result: dict[str, Any]) -> str:
+    """One line for each value; bytes in MB."""
+    lines = []
+    for name, value in result.items():
+        if "bytes" in name:
+            name, value = name.replace("bytes", "MB"), f"{value / 1e6:.1f}"
+        lines.append(f"{name:36} {f'{value:.4g}' if isinstance(value, float) else value}")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -2,36 +2,32 @@
 
     python examples/custom_primitive.py
 
-Mixing the outputs of convolutions is the same as mixing their weights, because a convolution is linear in its
-weight. So this choice costs one convolution in the supernet, whatever the number of candidates.
+A convolution is linear in its weight, so a mixture of several is one convolution with the mixed weight.
 """
 
 import argparse
 from pathlib import Path
 
-import torch
-from torch import nn
-from torch.nn import functional as F
+from torch import manual_seed, nn
 
-from spacelang import Experiment, ModelSpace
+from spacelang import Experiment, ModelSpace, model_context
 from spacelang.evaluators import Classification
-from spacelang.evaluators.data import digits, search_loaders
+from spacelang.evaluators.data import digits, retrain_loaders, search_loaders
 from spacelang.language import Categorical, Primitive
 from spacelang.strategies import DARTS
 from spacelang.supernet import Mixed
 
 
-def plain_conv(conv, size):
+def cropped(conv, size):
     """A convolution with the central `size` x `size` part of the weight of `conv`."""
-    plain = nn.Conv2d(conv.in_channels, conv.out_channels, size, padding=size // 2)
+    plain = nn.Conv2d(conv.in_channels, conv.out_channels, size, padding=size // 2).to(conv.weight)
     rim = (conv.kernel_size[0] - size) // 2
-    plain.weight = nn.Parameter(conv.weight[:, :, rim : rim + size, rim : rim + size].detach().clone())
-    plain.bias = nn.Parameter(conv.bias.detach().clone())
+    plain.load_state_dict({"weight": nn.functional.pad(conv.weight, [-rim] * 4), "bias": conv.bias})
     return plain
 
 
 class KernelChoice(Primitive):
-    """A convolution that chooses its kernel size, an odd number; smaller kernels are the centre of the largest."""
+    """A convolution that chooses its (odd) kernel size; a smaller kernel is the centre of the largest."""
 
     def __init__(self, inputs, outputs, sizes, *, label):
         super().__init__()
@@ -39,56 +35,43 @@ class KernelChoice(Primitive):
         self.conv = nn.Conv2d(inputs, outputs, max(sizes), padding=max(sizes) // 2)
 
     def decisions(self):
-        """Every decision taken here."""
         return (self.decision,)
 
     def freeze(self, arch):
-        """The plain module an architecture makes of this; `model_context` and `space.freeze` use it."""
-        return plain_conv(self.conv, arch[self.decision.label])
+        """The plain module this becomes; `model_context(arch)` and `space.freeze(arch)` put it here."""
+        return cropped(self.conv, arch[self.decision.label])
 
     def relax(self, builder):
-        """The module that computes with a mixture in a supernet; equal labels share one group."""
+        """The module that computes with mixtures in a `Supernet`; equal labels share a group."""
         return MixedKernel(builder.group(self.decision), self.conv)
 
 
 class MixedKernel(Mixed):
-    """One convolution with the weight sum_k w_k crop_k(W), w the mixture."""
+    """One convolution with the weight sum_k w_k centre_k(W), where w is the group's mixture."""
 
     def __init__(self, group, conv):
         super().__init__()
-        self.group = group
-        self.conv = conv
+        self.group, self.conv = group, conv
 
     def forward(self, x):
-        full = self.conv.kernel_size[0]
-        weight = 0
-        for k in self.group.active[0]:  # what has no weight is left out: only one when a path is selected
+        full, weight = self.conv.kernel_size[0], 0
+        for k in self.group.active[0]:  # all candidates of a mixture; the one of a selected architecture
             rim = (full - self.group.columns[k]) // 2
             centre = self.conv.weight[:, :, rim : full - rim, rim : full - rim]
-            weight = weight + self.group.weighted(0, k, F.pad(centre, [rim] * 4))
-        return F.conv2d(x, weight, self.conv.bias, padding=full // 2)
+            weight = weight + self.group.weighted(0, k, nn.functional.pad(centre, [rim] * 4))
+        return nn.functional.conv2d(x, weight, self.conv.bias, padding=full // 2)
 
     def freeze(self, arch):
-        """As `KernelChoice.freeze`, with the weights the supernet learned."""
-        return plain_conv(self.conv, arch[self.group.label])
+        return cropped(self.conv, arch[self.group.label])
 
 
 class Net(ModelSpace):
-    """Classify images (B, 1, 8, 8)."""
-
-    def __init__(self, width=16):
+    def __init__(self, width=8):
         super().__init__()
-        self.layers = nn.Sequential(
-            KernelChoice(1, width, [1, 3, 5], label="first"),
-            nn.BatchNorm2d(width),
-            nn.ReLU(),
-            nn.MaxPool2d(2),
-            KernelChoice(width, width, [1, 3], label="second"),
-            nn.BatchNorm2d(width),
-            nn.ReLU(),
-            nn.Flatten(),
-            nn.Linear(16 * width, 10),
-        )
+        first = [KernelChoice(1, width, [1, 3, 5], label="first"), nn.BatchNorm2d(width), nn.ReLU()]
+        second = [KernelChoice(width, width, [1, 3, 5], label="second"), nn.BatchNorm2d(width), nn.ReLU()]
+        head = nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(4 * width, 10)
+        self.layers = nn.Sequential(*first, *second, *head)
 
     def forward(self, images):
         return self.layers(images)
@@ -96,22 +79,20 @@ class Net(ModelSpace):
 
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--directory", type=Path, default="custom-primitive", help="everything is written here"
-    )
+    parser.add_argument("--directory", type=Path, default="custom-primitive", help="for all that is written")
     parser.add_argument("--epochs", type=int, default=10)
     args = parser.parse_args(arguments)
-    splits = digits()
-    train, val = search_loaders(splits.train, batch_size=32)
+    train, val = search_loaders(digits().train, batch_size=32)
     evaluator = Classification(train_dataloaders=train, val_dataloaders=val, max_epochs=args.epochs)
-    experiment = Experiment(Net(), evaluator, DARTS(learning_rate=3e-2), directory=args.directory)
+    experiment = Experiment(Net(), evaluator, DARTS(learning_rate=1e-2), directory=args.directory / "search")
     experiment.run()
-    arch = experiment.best
-    model = experiment.export_top_models(formatter="instance")[0]  # plain, with the supernet's weights
-    images, labels = zip(*splits.test, strict=True)
-    with torch.no_grad():
-        correct = model.eval()(torch.stack(images)).argmax(1) == torch.stack(labels)
-    print(f"{arch}, test accuracy {correct.float().mean():.3f}\n{model}")
+    manual_seed(0)
+    with model_context(experiment.best):
+        model = Net()
+    train, test = retrain_loaders(digits(), batch_size=32)
+    evaluator = Classification(train_dataloaders=train, val_dataloaders=test, max_epochs=args.epochs)
+    metrics = evaluator.fit(model, directory=args.directory / "training").callback_metrics
+    print(f"{model}\ntest accuracy {metrics['val_acc']:.3f}")
 
 
 if __name__ == "__main__":

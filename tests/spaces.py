@@ -62,11 +62,9 @@ class Layers(ModelSpace):
         inner = LayerChoice({"linear": plain.Linear(width, width), "tanh": plain.Tanh()}, label="inner")
         self.outer = LayerChoice({"scale": Scale(), "shifted": Shifted(inner)}, label="outer")
         self.listed = LayerChoice([lambda: plain.Linear(width, width), plain.Identity, plain.ReLU])
-        deep = LayerChoice(
-            [LayerChoice([LayerChoice([plain.Linear(width, width), plain.ReLU()], label="c"), plain.Tanh()], label="b")]
-            + [plain.Identity()],
-            label="a",
-        )
+        deepest = LayerChoice([plain.Linear(width, width), plain.ReLU()], label="c")
+        deeper = LayerChoice([deepest, plain.Tanh()], label="b")
+        deep = LayerChoice([deeper, plain.Identity()], label="a")
         self.deep = plain.Sequential(deep, plain.LayerNorm(width))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -112,13 +110,19 @@ class Depths(ModelSpace):
     def __init__(self) -> None:
         super().__init__()
         self.independent = Repeat(
-            lambda i: LayerChoice([plain.Linear(3, 3), plain.Tanh()], label=f"block{i}"), (0, 2), label="depth"
+            lambda i: LayerChoice([plain.Linear(3, 3), plain.Tanh()], label=f"block{i}"),
+            (0, 2),
+            label="depth",
         )
-        self.shared = Repeat(LayerChoice([plain.Linear(3, 3), plain.ReLU()], label="kind"), (1, 2), label="copies")
+        self.shared = Repeat(
+            LayerChoice([plain.Linear(3, 3), plain.ReLU()], label="kind"), (1, 2), label="copies"
+        )
         half = value_choice([0, 1], label="half")
         self.even = Repeat(lambda i: plain.Linear(3, 3), half * 2)
         self.listed = Repeat([plain.Tanh(), lambda i: plain.Linear(3, 3)], (1, 2))
-        self.nested = Repeat(lambda i: Repeat(lambda j: plain.Linear(3, 3), (0, 1), label=f"in{i}"), (1, 2), label="out")
+        self.nested = Repeat(
+            lambda i: Repeat(lambda j: plain.Linear(3, 3), (0, 1), label=f"in{i}"), (1, 2), label="out"
+        )
         self.fixed = Repeat(lambda i: LayerChoice([plain.Tanh(), plain.Identity()]), 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -139,7 +143,15 @@ class Cells(ModelSpace):
         }
         self.stem = plain.Conv2d(2, C, 1)
         self.cells = plain.ModuleList(
-            Cell(operations, nodes, 2, 2, postprocessor=self.merge, label="cell", distinct_inputs=distinct_inputs)
+            Cell(
+                operations,
+                nodes,
+                2,
+                2,
+                postprocessor=self.merge,
+                label="cell",
+                distinct_inputs=distinct_inputs,
+            )
             for _ in range(2)
         )
 
@@ -210,7 +222,11 @@ class Triples(ModelSpace):
     def __init__(self) -> None:
         super().__init__()
         self.cell = Cell(
-            [plain.Sequential(plain.ReLU(), plain.Linear(3, 3)), plain.Linear(3, 3)], 2, 3, concat_dim=-1, label="t"
+            [plain.Sequential(plain.ReLU(), plain.Linear(3, 3)), plain.Linear(3, 3)],
+            2,
+            3,
+            concat_dim=-1,
+            label="t",
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -304,7 +320,9 @@ class Shared(ModelSpace):
         with label_scope("stage"):
             self.first = LayerChoice([plain.Linear(3, 3), plain.Tanh()], label="kind")
             self.second = LayerChoice([plain.Linear(3, 3), plain.Tanh()], label="kind", prior=None)
-        self.third = LayerChoice({"inner": lambda: Inner(3), "eager": Inner(3), "none": plain.Identity()}, label="x")
+        self.third = LayerChoice(
+            {"inner": lambda: Inner(3), "eager": Inner(3), "none": plain.Identity()}, label="x"
+        )
         width = value_choice([3, 5], label="width")
         self.up, self.down = nn.Linear(3, width), nn.Linear(width, 3)
         self.constrain(width <= value_choice([2, 4], label="hidden") + 1)

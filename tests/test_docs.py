@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,7 +36,19 @@ def programs() -> list[tuple[str, str]]:
 @pytest.mark.parametrize(("name", "program"), programs(), ids=[name for name, _ in programs()])
 def test_examples_run(name: str, program: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # examples write where the user stands
-    exec(compile(program, name, "exec"), {"__name__": "example"})
+    scope: dict[str, Any] = {"__name__": "example"}
+    exec(compile(program, name, "exec"), scope)
+    check_numbers(name, scope)
+
+
+def check_numbers(name: str, scope: Mapping[str, Any]) -> None:
+    """Compare the numbers a page states in its comments with what its program made."""
+    if name == "README.md":
+        assert scope["net"].size() == 24
+        assert sum(parameter.numel() for parameter in scope["model"].parameters()) == 3_349_342
+    elif name == "language.md":
+        assert scope["net"].size() == 24
+        assert scope["net"].default() == {"stem": "linear", "depth": 0, "skip": 0, "hidden": 8}
 
 
 def test_there_are_examples() -> None:

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 from ..errors import SpaceError, quoted
-from ._decisions import Architecture, Decision, problem
+from ._decisions import Decision, problem
 
 
 class FreezeContext:
@@ -77,7 +77,7 @@ def space_mode() -> Iterator[None]:
 
 
 @contextmanager
-def model_context(arch: Architecture) -> Iterator[None]:
+def model_context(arch: Mapping[str, Any]) -> Iterator[None]:
     """Build fixed models: inside, every choice returns what the architecture chose.
 
     A `LayerChoice` returns its chosen candidate itself, a `Repeat` an `nn.Sequential`, a `value_choice` the

@@ -101,10 +101,11 @@ class Categorical:
         Raises:
             SpaceError: it names none; the message lists the candidates and the closest.
         """
-        if isinstance(value, list | tuple) and len(value) == 1 and self._is_index:
-            value = value[0]  # a single input may be written as a one-element list
+        # A single input may be written as a one-element list.
+        listed = isinstance(value, list | tuple) and len(value) == 1 and self._is_index
+        named = value[0] if listed else value  # type: ignore[index]
         for candidate in self.candidates:
-            if _same(value, candidate):
+            if _same(named, candidate):
                 return candidate
         raise SpaceError(
             f"{self.label!r} got {short(value)}; candidates are {quoted(self.candidates)}."

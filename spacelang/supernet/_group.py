@@ -107,7 +107,9 @@ class Group:
         self.check_table("alive", alive)
         left = [[a and b for a, b in zip(*rows, strict=True)] for rows in zip(self.alive, alive, strict=True)]
         if self.topology is None and not any(left[0]):
-            raise SpaceError(f"alive[{self.label!r}] leaves none of {quoted(self.columns)}; leave at least one.")
+            raise SpaceError(
+                f"alive[{self.label!r}] leaves none of {quoted(self.columns)}; leave at least one."
+            )
 
     def check_alive(self, arch: Mapping[str, Any]) -> None:
         """Raise a `SpaceError` when an architecture needs a candidate that was pruned."""

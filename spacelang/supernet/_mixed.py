@@ -97,7 +97,9 @@ class MixedInput(Mixed):
         self.n_chosen = n_chosen
         self.reduction: Reduction = reduction
         if self.n_chosen != 1 and self.reduction in ("concat", "none"):
-            self.soft_refusal = f"{group.label!r}: reduction={reduction!r} of a varying set has no fixed shape"
+            self.soft_refusal = (
+                f"{group.label!r}: reduction={reduction!r} of a varying set has no fixed shape"
+            )
 
     def forward(self, *inputs: Any) -> Any:
         group, active = self.group, self.group.active[0]

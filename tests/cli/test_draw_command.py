@@ -50,7 +50,7 @@ def test_reads_an_architecture_inside_a_description(tmp_path: Path) -> None:
         ("a: [1", "not valid YAML"),
         ("- 1\n- 2\n", "expected a mapping"),
         ("a: 1\na: 2\n", "twice"),
-        ("normal/op_2_0: skip\n", "input_2_0"),
+        ("normal/op_2_0: skip\nnormal/input_2_0: 7\n", "normal/input_2_0"),
         ("a: !!python/object/apply:os.getcwd []\n", "tag"),
     ],
 )

@@ -1,10 +1,11 @@
-"""The examples as modules, and CIFAR-10 in small."""
+"""Examples and benchmarks as modules, and CIFAR-10 in small."""
 
 from __future__ import annotations
 
 import hashlib
 import importlib.util
 import pickle  # noqa: TID251  # the published format of CIFAR-10; it is written here and read by torchvision
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -16,20 +17,28 @@ from torchvision import datasets
 IMAGES = 4  # in each batch file
 
 
+def load(path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """Import a script as a module, which is forgotten after the test."""
+    name = f"script_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, name, module)  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
 @pytest.fixture
-def example(repository: Path) -> Callable[[str], ModuleType]:
-    """Import an example by its name, as a module of its own."""
+def example(repository: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
+    """Import an example by its name."""
+    return lambda name: load(repository / "examples" / f"{name}.py", monkeypatch)
 
-    def load(name: str) -> ModuleType:
-        path = repository / "examples" / f"{name}.py"
-        spec = importlib.util.spec_from_file_location(f"example_{name}", path)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module
 
-    return load
+@pytest.fixture
+def benchmark_script(repository: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
+    """Import a benchmark by its name."""
+    return lambda name: load(repository / "benchmarks" / f"{name}.py", monkeypatch)
 
 
 @pytest.fixture

@@ -75,7 +75,9 @@ def test_state_dict_keys_are_those_of_a_network_written_by_hand() -> None:
     arch = {"outer": "shifted", "inner": "linear", "layer_1": 0, "a": 0, "b": 0, "c": 0}
     keys = set(built(CASES["layers"].make, arch).state_dict())
     assert keys == {
-        f"{module}.{name}" for module in ("outer.inner", "listed", "deep.0", "deep.1") for name in ("weight", "bias")
+        f"{module}.{name}"
+        for module in ("outer.inner", "listed", "deep.0", "deep.1")
+        for name in ("weight", "bias")
     }
     arch = CASES["values"].make().default()
     assert set(built(CASES["values"].make, arch).state_dict()) == {
@@ -110,7 +112,10 @@ class Factories(ModelSpace):
         super().__init__()
         self.flat = LayerChoice({n: lambda n=n: Counted(n) for n in ("a", "b", "c")}, label="flat")
         self.nested = LayerChoice(
-            [lambda: LayerChoice([lambda k=k: Counted(f"n{k}") for k in range(3)], label="deep"), plain.Identity],
+            [
+                lambda: LayerChoice([lambda k=k: Counted(f"n{k}") for k in range(3)], label="deep"),
+                plain.Identity,
+            ],
             label="nested",
         )
         self.blocks = Repeat(
@@ -119,7 +124,12 @@ class Factories(ModelSpace):
             label="depth",
         )
         self.cell = Cell(
-            {n: lambda i, k, j, n=n: Counted(f"{n}{i}{k}{j}") for n in ("p", "q")}, 2, 2, 1, concat_dim=-1, label="c"
+            {n: lambda i, k, j, n=n: Counted(f"{n}{i}{k}{j}") for n in ("p", "q")},
+            2,
+            2,
+            1,
+            concat_dim=-1,
+            label="c",
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -131,7 +141,14 @@ def test_only_chosen_factories_are_called() -> None:
     assert sum(Counted.made.values()) == 3 + 3 + 8 + 2 * 3  # a cell has a module per edge and candidate
     assert Counted.made["p1None0"] == Counted.made["q2None1"] == 1
     arch = space.default() | {"flat": "b", "nested": 0, "deep": 2, "depth": 2, "b0": 1, "b1": 0}
-    arch |= {"c/op_1_0": "p", "c/op_1_1": "q", "c/op_2_0": "q", "c/op_2_1": "q", "c/input_2_0": 1, "c/input_2_1": 1}
+    arch |= {
+        "c/op_1_0": "p",
+        "c/op_1_1": "q",
+        "c/op_2_0": "q",
+        "c/op_2_1": "q",
+        "c/input_2_0": 1,
+        "c/input_2_1": 1,
+    }
     Counted.made.clear()
     model = built(Factories, arch)
     assert Counted.made == Counter(["b", "n2", "r0y", "r1x", "p100", "q110", "q201", "q211"])
@@ -173,7 +190,9 @@ def test_eager_candidates_that_are_not_chosen_need_no_labels() -> None:
         warnings.simplefilter("error")
         assert type(built(Outer, {"layer": 6}).layer) is plain.Identity
         assert type(built(Outer, {"layer": 2, "width": 3}).layer) is plain.Linear
-    with pytest.raises(SpaceError, match="for Outer has a problem:\n  'width' is missing; candidates are 2, 3"):
+    with pytest.raises(
+        SpaceError, match="for Outer has a problem:\n  'width' is missing; candidates are 2, 3"
+    ):
         built(Outer, {"layer": 2})
     with pytest.raises(SpaceError) as error:
         built(Outer, {"layer": 5})
@@ -203,7 +222,7 @@ def test_a_choice_left_open_outside_a_space_says_so_when_it_runs() -> None:
         layer = LayerChoice([plain.Tanh(), plain.ReLU()], label="x")
         cell = Cell([plain.Tanh()], 1, label="c")
         with pytest.raises(SpaceError, match="'x' is missing"):
-            layer.in_features
+            _ = layer.in_features
         assert not hasattr(layer, "_private")
         assert cell.num_outputs == 1
         value_choice([2, 4], label="width")

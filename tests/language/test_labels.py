@@ -160,7 +160,9 @@ def test_nested_spaces_number_together_with_the_outer_one() -> None:
     ],
 )
 def test_outside_a_space_a_label_is_needed(make: Any, kind: str) -> None:
-    with pytest.raises(SpaceError, match=f"a {kind} choice outside ModelSpace.__init__ needs a label.*my_{kind}"):
+    with pytest.raises(
+        SpaceError, match=f"a {kind} choice outside ModelSpace.__init__ needs a label.*my_{kind}"
+    ):
         make()
 
 

@@ -42,7 +42,9 @@ class Add(plain.Module):
         return x + self.amount
 
 
-@pytest.mark.parametrize("name", ["layers", "inputs", "cells", "values", "attention", "nested cell", "triples"])
+@pytest.mark.parametrize(
+    "name", ["layers", "inputs", "cells", "values", "attention", "nested cell", "triples"]
+)
 def test_a_space_computes_as_its_first_candidates(name: str) -> None:
     case = CASES[name]
     space = case.space().eval()
@@ -122,7 +124,9 @@ def test_a_cell_by_hand() -> None:
     )
     assert [d.label for d in processed.decisions()] == list(arch)
     frozen = built(
-        lambda: cell("all", preprocessor=lambda xs: [xs[0] * 2, xs[1]], postprocessor=lambda y, given: (y, given)),
+        lambda: cell(
+            "all", preprocessor=lambda xs: [xs[0] * 2, xs[1]], postprocessor=lambda y, given: (y, given)
+        ),
         arch,
     )
     output, given = frozen(x0, x1)
@@ -148,7 +152,12 @@ def test_cell_factories_are_told_their_place() -> None:
 
 def test_slots_may_be_exchanged_without_changing_the_result() -> None:
     space = CASES["cells"].space()
-    arch = space.default() | {"cell/op_2_0": "skip", "cell/input_2_0": 1, "cell/op_2_1": "conv3", "cell/input_2_1": 0}
+    arch = space.default() | {
+        "cell/op_2_0": "skip",
+        "cell/input_2_0": 1,
+        "cell/op_2_1": "conv3",
+        "cell/input_2_1": 0,
+    }
     swapped = arch | {
         "cell/op_2_1": "skip", "cell/input_2_1": 1, "cell/op_2_0": "conv3", "cell/input_2_0": 0,
     }  # fmt: skip
@@ -161,15 +170,27 @@ def test_slots_may_be_exchanged_without_changing_the_result() -> None:
     ("make", "message"),
     [
         (lambda: LayerChoice([], label="x"), "'x' has no candidates; give at least one"),
-        (lambda: LayerChoice([plain.Tanh(), 3], label="x"), "'x': candidate 1 is a int; expected an nn.Module"),
-        (lambda: LayerChoice([lambda: 3], label="x"), "candidate 0 is a int; expected an nn.Module or a function"),
+        (
+            lambda: LayerChoice([plain.Tanh(), 3], label="x"),
+            "'x': candidate 1 is a int; expected an nn.Module",
+        ),
+        (
+            lambda: LayerChoice([lambda: 3], label="x"),
+            "candidate 0 is a int; expected an nn.Module or a function",
+        ),
         (lambda: LayerChoice({1: plain.Tanh()}, label="x"), "candidate names are strings; got 1"),
-        (lambda: LayerChoice(plain.Tanh(), label="x"), "candidates are a dict or a list of modules; got a Tanh"),
+        (
+            lambda: LayerChoice(plain.Tanh(), label="x"),
+            "candidates are a dict or a list of modules; got a Tanh",
+        ),
         (lambda: LayerChoice("ab", label="x"), "candidates are a dict or a list of modules; got a str"),
         (lambda: LayerChoice([plain.Tanh()], label="x", prior=[1, 2]), "must be 1 finite weights"),
         (lambda: InputChoice(0, label="x"), "n_candidates=0 must be a positive integer"),
         (lambda: InputChoice(2, 3, label="x"), "n_chosen=3 must lie in 1..2 or be None"),
-        (lambda: InputChoice(2, reduction="max", label="x"), "reduction='max'; expected one of sum, mean, concat, none"),
+        (
+            lambda: InputChoice(2, reduction="max", label="x"),
+            "reduction='max'; expected one of sum, mean, concat, none",
+        ),
         (lambda: Repeat(plain.Tanh(), -1), "every depth must be an integer of at least 0"),
         (lambda: Repeat(plain.Tanh(), (3, 1), label="x"), r"depth=\(3, 1\); expected a number, \(min, max\)"),
         (lambda: Repeat(plain.Tanh(), 1.5, label="x"), r"depth=1.5; expected a number"),
@@ -179,12 +200,24 @@ def test_slots_may_be_exchanged_without_changing_the_result() -> None:
         (lambda: Repeat(plain.Tanh(), value_choice([1, 2], label="v") / 2), "depth can be 0.5"),
         (lambda: Cell([plain.Tanh()], 0, label="x"), "num_nodes=0 must be a positive integer"),
         (lambda: Cell([plain.Tanh()], 1, 0, label="x"), "num_ops_per_node=0 must be a positive integer"),
-        (lambda: Cell([plain.Tanh()], 1, 1, True, label="x"), "num_predecessors=True must be a positive integer"),
-        (lambda: Cell([plain.Tanh()], 1, merge_op="some", label="x"), "merge_op='some'; expected 'all' or 'loose_end'"),
-        (lambda: Cell([plain.Tanh()], 1, 2, 1, label="x", distinct_inputs=True), "write distinct_inputs=False"),
+        (
+            lambda: Cell([plain.Tanh()], 1, 1, True, label="x"),
+            "num_predecessors=True must be a positive integer",
+        ),
+        (
+            lambda: Cell([plain.Tanh()], 1, merge_op="some", label="x"),
+            "merge_op='some'; expected 'all' or 'loose_end'",
+        ),
+        (
+            lambda: Cell([plain.Tanh()], 1, 2, 1, label="x", distinct_inputs=True),
+            "write distinct_inputs=False",
+        ),
         (lambda: Cell([lambda *where: 3], 1, label="x"), "cell 'x': candidate 0 is a int"),
         (lambda: nn.Linear(2, value_choice([3], label="v"), biased=True), "nn.Linear: .*biased"),
-        (lambda: nn.Linear(value_choice(["a", 3], label="v"), 2), "cannot be built with its largest arguments"),
+        (
+            lambda: nn.Linear(value_choice(["a", 3], label="v"), 2),
+            "cannot be built with its largest arguments",
+        ),
     ],
 )
 def test_what_makes_no_sense_is_refused_with_what_to_write(make: Callable[[], Any], message: str) -> None:
@@ -198,7 +231,9 @@ def test_cells_refuse_wrong_inputs_and_preprocessors() -> None:
     with pytest.raises(SpaceError, match="cell 'c' takes 2 inputs; got 1"):
         cell(x)
     wrong = Cell([plain.Identity()], 1, 1, 2, preprocessor=lambda inputs: inputs[0], label="c")
-    with pytest.raises(SpaceError, match="cell 'c': the preprocessor must return a list of 2 tensors; got Tensor"):
+    with pytest.raises(
+        SpaceError, match="cell 'c': the preprocessor must return a list of 2 tensors; got Tensor"
+    ):
         wrong(x, x)
 
 

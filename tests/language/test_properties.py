@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import warnings
 from collections.abc import Callable
@@ -106,7 +107,7 @@ class Random(ModelSpace):
         widths: list[Any] = []
         self.layers = plain.Sequential(*(made(spec, widths) for spec in specs))
         if constrained:
-            for a, b in zip(widths, widths[1:], strict=False):
+            for a, b in itertools.pairwise(widths):
                 self.constrain(a <= b)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -164,7 +165,9 @@ def test_json_and_yaml_round_trips_are_exact(space: ModelSpace, rng: np.random.G
 
 
 @on_random_spaces(40)
-def test_canonical_drops_what_is_inactive_and_is_idempotent(space: ModelSpace, rng: np.random.Generator) -> None:
+def test_canonical_drops_what_is_inactive_and_is_idempotent(
+    space: ModelSpace, rng: np.random.Generator
+) -> None:
     arch = space.sample(rng)
     noisy = {d.label: d.sample(rng) for d in space.decisions} | arch  # inactive labels are ignored
     assert same(space.canonical(noisy), space.canonical(arch))
@@ -195,7 +198,9 @@ def test_children_mutants_and_neighbours_are_valid(space: ModelSpace, rng: np.ra
 
 
 @on_random_spaces(40)
-def test_different_architectures_have_different_encodings(space: ModelSpace, rng: np.random.Generator) -> None:
+def test_different_architectures_have_different_encodings(
+    space: ModelSpace, rng: np.random.Generator
+) -> None:
     vectors = {tuple(space.encode(arch)) for arch in space.grid()}
     assert len(vectors) == space.size()
 
@@ -223,4 +228,3 @@ def test_the_three_ways_of_freezing_mean_the_same(space: ModelSpace, rng: np.ran
     after = space.state_dict()
     assert after.keys() == before.keys()
     assert all(torch.equal(after[name], before[name]) for name in before)
-

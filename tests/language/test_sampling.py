@@ -91,7 +91,10 @@ class Prior(ModelSpace):
         super().__init__()
         inner = LayerChoice([plain.Tanh(), plain.ReLU()], label="inner", prior=[1, 3])
         self.outer = LayerChoice({"in": inner, "off": plain.Identity()}, label="outer", prior=[3, 1])
-        low, high = value_choice([1, 2], label="low", prior=[1, 2]), value_choice([1, 2], label="high", prior=[4, 1])
+        low, high = (
+            value_choice([1, 2], label="low", prior=[1, 2]),
+            value_choice([1, 2], label="high", prior=[4, 1]),
+        )
         self.first, self.second = nn.Linear(2, low), nn.Linear(2, high)
         self.constrain(low <= high)
 
@@ -119,10 +122,10 @@ def test_one_seed_gives_one_sequence_and_touches_no_global_generator(case: Case)
         archs = [space.sample(rng) for _ in range(3)]
         return [*archs, space.mutate(archs[0], rng), space.crossover(archs[1], archs[2], rng)]
 
-    state = np.random.get_state()[1].copy()  # noqa: NPY002
+    state = np.random.get_state()[1].copy()
     assert sequence(7) == sequence(7)
     assert sequence(7) != sequence(8)
-    assert (np.random.get_state()[1] == state).all()  # noqa: NPY002
+    assert (np.random.get_state()[1] == state).all()
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
@@ -173,6 +176,7 @@ def test_mutation_finds_a_rare_way_out_and_says_when_there_is_none() -> None:
     with pytest.raises(SpaceError, match="no neighbours"):
         Tight().mutate({"a": 1, "b": 1}, rng)
     assert list(Tight().neighbours({"a": 1, "b": 1})) == []
+
     # The prior never draws 2, but it is one change away all the same.
     class Never(ModelSpace):
         def __init__(self) -> None:
@@ -195,7 +199,9 @@ def test_a_space_that_nothing_satisfies_says_so() -> None:
     assert list(space.grid()) == []
     with pytest.raises(SpaceError, match="no architecture satisfies the constraints"):
         space.default()
-    with pytest.raises(SpaceError, match=r"no valid value found for 'a': the constraints 'a must be large\.'"):
+    with pytest.raises(
+        SpaceError, match=r"no valid value found for 'a': the constraints 'a must be large\.'"
+    ):
         space.sample(np.random.default_rng(0))
     with pytest.raises(SpaceError, match="a must be large"):
         space.validate({"a": 1})

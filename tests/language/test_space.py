@@ -18,7 +18,9 @@ from ..spaces import CASES, Case
 
 EVERY_CASE = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 # Their operations are lambdas, which no pickle can hold.
-PICKLED = [n for n in CASES if n not in {"cells", "distinct cells", "loose ends", "soft loose ends", "nested cell"}]
+PICKLED = [
+    n for n in CASES if n not in {"cells", "distinct cells", "loose ends", "soft loose ends", "nested cell"}
+]
 
 
 class Net(ModelSpace):
@@ -38,7 +40,12 @@ class Strict(ModelSpace):
 def test_arguments_are_those_given_by_name() -> None:
     assert Strict(3).arguments == {"width": 3}
     assert Strict(3, 4, depth=5).arguments == {"width": 3, "height": 4, "depth": 5}
-    assert Net(3, 4, 5, depth=2, extra="x").arguments == {"width": 3, "sizes": (4, 5), "depth": 2, "extra": "x"}
+    assert Net(3, 4, 5, depth=2, extra="x").arguments == {
+        "width": 3,
+        "sizes": (4, 5),
+        "depth": 2,
+        "extra": "x",
+    }
     assert Net(3).arguments == {"width": 3}
 
 
@@ -122,7 +129,10 @@ def test_constraints_within_nested_spaces_hold() -> None:
     assert space.size() == 3 * 2
     with pytest.raises(SpaceError, match=r"a must not exceed b\."):
         space.validate({"a": 2, "b": 1, "maybe": 0})
-    with pytest.raises(SpaceError, match=r"a must not exceed b\."), model_context({"a": 2, "b": 1, "maybe": 0}):
+    with (
+        pytest.raises(SpaceError, match=r"a must not exceed b\."),
+        model_context({"a": 2, "b": 1, "maybe": 0}),
+    ):
         Outer()
 
 
@@ -137,8 +147,9 @@ def test_constraints_reach_into_nested_spaces() -> None:
 
 def test_constraints_are_checked_at_once_in_a_frozen_build() -> None:
     case = CASES["shared"]
-    with pytest.raises(SpaceError, match="does not hold"), model_context(
-        {"stage/kind": 0, "x": "inner", "hidden": 2, "width": 5}
+    with (
+        pytest.raises(SpaceError, match="does not hold"),
+        model_context({"stage/kind": 0, "x": "inner", "hidden": 2, "width": 5}),
     ):
         case.make()
 

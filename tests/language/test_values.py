@@ -67,7 +67,12 @@ def test_functions_of_values() -> None:
     assert minimum(a, b, 1).evaluate(arch) == 1
     assert maximum(a, 20, b).evaluate(arch) == 20
     assert distinct(a, b, 9).evaluate(arch) is False
-    assert (where(a > b, 1, 0), to_int(2.5), minimum(3, 1), maximum(3, 1), distinct(1, 2))[1:] == (2, 1, 3, True)
+    assert (where(a > b, 1, 0), to_int(2.5), minimum(3, 1), maximum(3, 1), distinct(1, 2))[1:] == (
+        2,
+        1,
+        3,
+        True,
+    )
 
 
 def test_an_expression_knows_its_decisions_once_each() -> None:

@@ -26,11 +26,20 @@ def image(channels: int) -> Tensor:
 # Layer with choices, and an input for each architecture.
 LAYERS: dict[str, tuple[Callable[[], Any], Callable[[dict[str, Any]], tuple[Any, ...]]]] = {
     "linear out": (lambda: nn.Linear(3, v(2, 4)), lambda a: (image(1)[0, 0, :, :3],)),
-    "linear in": (lambda: nn.Linear(v(2, 4), 3, v(True, False, label="b")), lambda a: (image(1)[0, 0, :, : a["v"]],)),
+    "linear in": (
+        lambda: nn.Linear(v(2, 4), 3, v(True, False, label="b")),
+        lambda a: (image(1)[0, 0, :, : a["v"]],),
+    ),
     "kernel": (lambda: nn.Conv2d(2, 3, v(1, 3, 5), padding="same"), lambda a: (image(2),)),
-    "kernel and padding": (lambda: nn.Conv2d(2, 3, v(1, 3, 5), padding=v(1, 3, 5) // 2), lambda a: (image(2),)),
+    "kernel and padding": (
+        lambda: nn.Conv2d(2, 3, v(1, 3, 5), padding=v(1, 3, 5) // 2),
+        lambda a: (image(2),),
+    ),
     "tuple kernel": (lambda: nn.Conv2d(2, 3, v((1, 3), (3, 1), (3, 3))), lambda a: (image(2),)),
-    "stride": (lambda: nn.Conv2d(2, 3, 3, stride=v(1, 2), dilation=v(1, 2, label="d")), lambda a: (image(2),)),
+    "stride": (
+        lambda: nn.Conv2d(2, 3, 3, stride=v(1, 2), dilation=v(1, 2, label="d")),
+        lambda a: (image(2),),
+    ),
     "groups": (lambda: nn.Conv2d(4, 4, 3, groups=v(1, 2, 4)), lambda a: (image(4),)),
     "depthwise": (lambda: nn.Conv2d(v(4, 6), v(4, 6), 3, groups=v(4, 6)), lambda a: (image(a["v"]),)),
     "per group": (
@@ -39,7 +48,10 @@ LAYERS: dict[str, tuple[Callable[[], Any], Callable[[dict[str, Any]], tuple[Any,
     ),
     "conv1d": (lambda: nn.Conv1d(6, v(2, 3), v(1, 3, label="k")), lambda a: (image(6)[0],)),
     "transposed": (lambda: nn.ConvTranspose2d(2, v(2, 3), v(2, 4, label="k")), lambda a: (image(2),)),
-    "batch norm": (lambda: nn.BatchNorm2d(v(2, 4), momentum=v(0.1, 0.5, label="m")), lambda a: (image(a["v"]),)),
+    "batch norm": (
+        lambda: nn.BatchNorm2d(v(2, 4), momentum=v(0.1, 0.5, label="m")),
+        lambda a: (image(a["v"]),),
+    ),
     "layer norm": (lambda: nn.LayerNorm(v(2, 6)), lambda a: (image(1)[..., : a["v"]],)),
     "layer norm of a list": (lambda: nn.LayerNorm([v(2, 6), 6]), lambda a: (image(1)[..., : a["v"], :],)),
     "group norm": (lambda: nn.GroupNorm(v(1, 2), v(2, 4, label="c")), lambda a: (image(a["c"]),)),
@@ -50,13 +62,19 @@ LAYERS: dict[str, tuple[Callable[[], Any], Callable[[dict[str, Any]], tuple[Any,
     "prelu": (lambda: nn.PReLU(v(1, 3)), lambda a: (image(a["v"] if a["v"] > 1 else 2),)),
     "dropout": (lambda: nn.Dropout(v(0.0, 0.5)), lambda a: (image(1),)),
     "pool": (lambda: nn.AvgPool2d(v(2, 3)), lambda a: (image(1),)),
-    "lstm": (lambda: nn.LSTM(3, v(2, 4), v(1, 2, label="n"), batch_first=True), lambda a: (image(1)[0, ..., :3],)),
+    "lstm": (
+        lambda: nn.LSTM(3, v(2, 4), v(1, 2, label="n"), batch_first=True),
+        lambda a: (image(1)[0, ..., :3],),
+    ),
     "gru in": (lambda: nn.GRU(v(2, 4), 3), lambda a: (image(1)[0, ..., : a["v"]],)),
     "attention": (
         lambda: nn.MultiheadAttention(v(4, 8), v(1, 2, 4, label="h"), batch_first=True),
         lambda a: (torch.randn(2, 5, a["v"], dtype=torch.float64),) * 3,
     ),
-    "bilinear": (lambda: nn.Bilinear(v(2, 3), 2, 4), lambda a: (torch.randn(5, a["v"]).double(), image(1)[0, 0, :5, :2])),
+    "bilinear": (
+        lambda: nn.Bilinear(v(2, 3), 2, 4),
+        lambda a: (torch.randn(5, a["v"]).double(), image(1)[0, 0, :5, :2]),
+    ),
 }
 EVERY_LAYER = pytest.mark.parametrize("name", LAYERS)
 
@@ -139,7 +157,9 @@ def test_without_choices_layers_are_torchs_own() -> None:
 def test_every_layer_of_torch_is_here() -> None:
     for name in dir(plain):
         assert getattr(nn, name) is not None or getattr(plain, name) is None
-    with pytest.raises(AttributeError, match="'spacelang.nn' has no attribute 'Lineer'; neither has torch.nn"):
+    with pytest.raises(
+        AttributeError, match=r"'spacelang\.nn' has no attribute 'Lineer'; neither has torch\.nn"
+    ):
         nn.Lineer  # noqa: B018
 
 
@@ -182,7 +202,8 @@ def test_elastic_layers_hold_one_set_of_weights_and_refuse_mixtures() -> None:
     space = One("kernel").double()
     supernet = Supernet(space)
     assert sum(p.numel() for p in supernet.parameters()) == 3 * 2 * 25 + 3
-    refusal = "'v': Conv2d(in_channels=2, out_channels=3, kernel_size=v, padding=same) computes one choice at a time"
+    layer = "Conv2d(in_channels=2, out_channels=3, kernel_size=v, padding=same)"
+    refusal = f"'v': {layer} computes one choice at a time"
     with pytest.raises(SpaceError) as error:
         supernet(image(2))
     assert str(error.value) == f"{refusal}; call supernet.select(arch)."

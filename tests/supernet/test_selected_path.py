@@ -31,7 +31,9 @@ def origins(supernet: Supernet, arch: dict[str, Any]) -> dict[str, Tensor]:
             tensor.copy_(torch.arange(start, start + tensor.numel()).view(tensor.shape))
             start += tensor.numel()
         model = supernet.freeze(arch)
-        found = {name: t.detach().round().long() for name, t in (*model.named_parameters(), *model.named_buffers())}
+        found = {
+            name: t.detach().round().long() for name, t in (*model.named_parameters(), *model.named_buffers())
+        }
         for tensor, value in zip(tensors, kept, strict=True):
             tensor.copy_(value)
     return found
@@ -64,13 +66,15 @@ def check_same_bits(case: Case, supernet: Supernet, arch: dict[str, Any]) -> Non
             assert torch.equal(buffer.double(), state[where[name]])
 
 
-# Gradients are sums, and floating-point sums depend on their order: where edges share a ReLU (or slots an
-# operation) theirs are added before it and not after; a sliced weight of a GRU is multiplied in another order.
+# Gradients are sums, and floating-point sums depend on their order: where edges share a ReLU, or slots an
+# operation, theirs are added before it and not after; sliced weights of a GRU multiply in another order.
 ROUNDED = {"cells", "distinct cells", "loose ends", "triples", "attention"}
 
 
-def check_gradients(supernet: Supernet, model: plain.Module, where: dict[str, Tensor], exact: bool) -> None:
-    """Each weight of the path has the gradient of its copy, or the sum when two slots copied it; others none."""
+def check_gradients(
+    supernet: Supernet, model: plain.Module, where: dict[str, Tensor], *, exact: bool
+) -> None:
+    """Each weight of the path has the gradient of its copy, or copies together; others have none."""
     parameters = list(supernet.parameters())
     grads = flat([torch.zeros_like(p) if p.grad is None else p.grad for p in parameters])
     expected = torch.zeros_like(grads)
@@ -168,7 +172,12 @@ def test_freezing_keeps_the_order_of_slots_a_user_wrote() -> None:
     """Published genotypes list slots in an order of their own; weights saved from such a model must load."""
     case = CASES["cells"]
     space = case.space()
-    arch = space.default() | {"cell/op_2_0": "skip", "cell/input_2_0": 1, "cell/op_2_1": "conv3", "cell/input_2_1": 0}
+    arch = space.default() | {
+        "cell/op_2_0": "skip",
+        "cell/input_2_0": 1,
+        "cell/op_2_1": "conv3",
+        "cell/input_2_1": 0,
+    }
     for model in (space.freeze(arch), Supernet(space).freeze(arch)):
         first, second = model.cells[0].operations[0]
         assert isinstance(first, plain.Identity)

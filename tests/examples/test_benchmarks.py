@@ -1,0 +1,68 @@
+"""The benchmarks run, in their smallest form, and compare equal things."""
+
+from __future__ import annotations
+
+import json
+import sys
+from argparse import Namespace
+from collections.abc import Callable
+from types import ModuleType
+
+import pytest
+import torch
+
+Load = Callable[[str], ModuleType]
+SMALL = {"width": 2, "cells": 3, "batch": 2, "device": torch.device("cpu"), "warmup": 0, "steps": 1}
+
+
+def printed(module: ModuleType, arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys) -> dict:
+    """What a benchmark prints with --json."""
+    monkeypatch.setattr(sys, "argv", [str(module.__file__), *arguments, "--json"])
+    module.main()
+    return json.loads(capsys.readouterr().out)
+
+
+def test_both_forms_of_a_search_step_have_the_same_gradients(benchmark_script: Load) -> None:
+    module = benchmark_script("supernet_step")
+    assert module.gradient_difference(Namespace(**SMALL)) < 1e-10
+
+
+def test_the_gradient_check_can_fail(benchmark_script: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = benchmark_script("supernet_step")
+    original = module.edge_by_edge
+
+    def changed(space):
+        supernet = original(space)
+        with torch.no_grad():
+            next(supernet.parameters()).mul_(1.001)
+        return supernet
+
+    monkeypatch.setattr(module, "edge_by_edge", changed)
+    assert module.gradient_difference(Namespace(**SMALL)) > 1e-6
+
+
+def test_times_and_memory_of_a_search_step(
+    benchmark_script: Load, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module = benchmark_script("supernet_step")
+    times = module.times(Namespace(**SMALL))
+    assert times["ratio"] == pytest.approx(times["plain_ms"] / times["supernet_ms"])
+    arguments = ["--width", "2", "--cells", "3", "--batch", "2", "--form"]
+    plain, ours = (printed(module, [*arguments, form], monkeypatch, capsys) for form in ("plain", "supernet"))
+    assert plain.keys() == ours.keys() >= {"peak_bytes"}
+    assert plain["saved_bytes_weight_update"] == plain["saved_bytes_architecture_update"]
+    assert ours["saved_bytes_weight_update"] < ours["saved_bytes_architecture_update"]
+    assert ours["saved_bytes_architecture_update"] < plain["saved_bytes_architecture_update"]
+
+
+def test_context_build(
+    benchmark_script: Load, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--width", "2", "--cells", "3", "--pairs", "2"]
+    result = printed(benchmark_script("context_build"), arguments, monkeypatch, capsys)
+    assert result["ratio_lowest"] <= result["ratio"] <= result["ratio_highest"]
+
+
+def test_import_time(benchmark_script: Load) -> None:
+    torch_s, added = benchmark_script("import_time").seconds("import spacelang")
+    assert 0 < added < torch_s
