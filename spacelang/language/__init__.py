@@ -20,6 +20,7 @@ from ._decisions import Subset as Subset
 from ._primitive import Primitive as Primitive
 from ._primitive import is_frozen as is_frozen
 from ._repeat import Repeat as Repeat
+from ._report import SpaceReport as SpaceReport
 from ._scope import label_scope as label_scope
 from ._space import ModelSpace as ModelSpace
 from ._values import Value as Value

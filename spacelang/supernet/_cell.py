@@ -69,7 +69,7 @@ class MixedCell(Mixed):
 
     def _sources(self) -> set[int]:
         """Nodes read by others; in a soft mixture every node is kept in the output."""
-        if self.group.selected is None:
+        if not self.group.is_selected:
             return set()
         return {source for r, (source, _) in enumerate(self.topology.edges) if self.group.active[r]}
 

@@ -36,8 +36,7 @@ class ElasticLayer(Mixed):
         return self.__dict__ | {"_plain": {}}
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        undecided = [group.label for group in self.groups if group.selected is None]
-        if undecided:
+        if not all(group.is_selected for group in self.groups):
             raise SpaceError(f"{self.soft_refusal}; call supernet.select(arch).")
         arch = {group.label: group.selected for group in self.groups}
         layer = self._layer(arch)

@@ -33,7 +33,7 @@ class Group:
         alive: rows x columns, False where pruned.
         weights: mixture, (rows, columns), or None where every active weight is one.
         active: columns executed in each row.
-        selected: the value of the decision (or `True` for a cell) while one architecture is selected.
+        is_selected: whether an architecture is selected (and this group active in it).
     """
 
     label: str
@@ -44,7 +44,7 @@ class Group:
     alive: list[list[bool]] = field(init=False)
     weights: Tensor | None = field(init=False)
     active: Active = field(init=False)
-    selected: Any = None
+    is_selected: bool = False
 
     def __post_init__(self) -> None:
         self.alive = [[True] * len(self.columns) for _ in self.rows]
@@ -63,6 +63,12 @@ class Group:
         return len(self.rows), len(self.columns)
 
     @property
+    def selected(self) -> Any:
+        """Value of the decision in the selected architecture: a candidate, or the tuple of chosen inputs."""
+        chosen = tuple(self.columns[k] for k in self.active[0])
+        return chosen if self.is_subset else chosen[0]
+
+    @property
     def is_subset(self) -> bool:
         """Whether several columns of the row are chosen together."""
         return isinstance(self.decisions[0], Subset)
@@ -76,7 +82,7 @@ class Group:
         self.check_mixture(weights, active)
         chosen = self.alive if active is None else active
         self.weights = weights
-        self.selected = None
+        self.is_selected = False
         self.active = tuple(
             tuple(k for k in range(len(self.columns)) if alive[k] and row[k])
             for alive, row in zip(self.alive, chosen, strict=True)
@@ -124,11 +130,7 @@ class Group:
         counts = self._counts(arch)
         self.active = tuple(tuple(k for k, n in enumerate(row) for _ in range(n)) for row in counts)
         self.weights = None
-        first = self.decisions[0]
-        if self.topology is not None:
-            self.selected = True
-        else:
-            self.selected = first.parse(arch[first.label]) if first.label in arch else None
+        self.is_selected = any(self.active)
 
     def _counts(self, arch: Mapping[str, Any]) -> list[list[int]]:
         """How often an architecture uses each entry of the table."""

@@ -145,7 +145,7 @@ class MixedDepth(Mixed):
 
     def _depth_weights(self) -> dict[int, Tensor | None]:
         """Weight of each depth that has one; a single selected depth has weight None."""
-        selected = {g.label: g.selected for g in self.groups if g.weights is None}
+        selected = {g.label: g.selected for g in self.groups if g.is_selected}
         if len(selected) == len(self.groups):
             return {self.depth.evaluate(selected): None}
         weights: dict[int, Any] = {}

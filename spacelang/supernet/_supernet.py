@@ -123,7 +123,7 @@ class Supernet(nn.Module):
         try:
             return super().__getattr__(name)
         except AttributeError:
-            if name == "network":
+            if name == "network" or hasattr(ModelSpace, name):  # decisions are the space's, not the network's
                 raise
             # What a user's module asks of its model (set_drop_path_prob, ...) reaches the space's class.
             return getattr(self.network, name)
