@@ -15,6 +15,7 @@ from torch import nn
 
 from spacelang.errors import SpaceError
 
+from ._quiet import quiet_lightning
 from ._trainer import make_silent_trainer, make_trainer, trainer_source
 
 ModuleSource: TypeAlias = LightningModule | Callable[[nn.Module], LightningModule]
@@ -195,7 +196,8 @@ def _fit(trainer: Trainer, module: LightningModule, **arguments: Any) -> None:
     """Call `trainer.fit`; turn Lightning's way of ending on Ctrl-C back into a KeyboardInterrupt."""
     handler = signal.getsignal(signal.SIGINT)
     try:
-        trainer.fit(module, weights_only=True, **arguments)
+        with quiet_lightning():
+            trainer.fit(module, weights_only=True, **arguments)
     except SystemExit as stop:
         if not isinstance(stop.__context__, KeyboardInterrupt):
             raise

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.strategies import DDPStrategy
 
@@ -69,7 +70,7 @@ def trainer_source(trainer: Trainer | None, arguments: Mapping[str, Any]) -> Tra
             f"the Trainer has already trained ({trainer.current_epoch} epochs, {trainer.global_step} steps) "
             "and would stop at once; give a new Trainer(...)"
         )
-    return TrainerSource(arguments={}, template=_copied({"trainer": trainer})["trainer"])
+    return TrainerSource(arguments={}, template=_copied_trainer(trainer))
 
 
 def make_trainer(
@@ -96,6 +97,7 @@ def make_trainer(
         trainer = _from_template(source.template, callbacks, directory)
     if checkpoint_io is not None:
         trainer.strategy.checkpoint_io = checkpoint_io
+        _drop_default_checkpoints(trainer)
     if strategy_hint == UNUSED_PARAMETERS and isinstance(trainer.strategy, DDPStrategy):
         # Lightning spells this as another strategy name, which can no longer be given to a made Trainer.
         trainer.strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
@@ -112,7 +114,7 @@ def make_silent_trainer(source: TrainerSource) -> Trainer:
         callbacks = [c for c in _listed(source.arguments.get("callbacks")) if not isinstance(c, Checkpoint)]
         arguments |= {"logger": False, "enable_checkpointing": False, "callbacks": callbacks}
         return Trainer(**_copied(arguments))
-    trainer = deepcopy(source.template)
+    trainer = _copied_trainer(source.template)
     trainer.loggers = []
     untyped = _untyped(trainer)
     untyped.callbacks = [c for c in untyped.callbacks if not isinstance(c, Checkpoint)]
@@ -139,13 +141,14 @@ def _from_arguments(
         arguments["enable_checkpointing"] = True
     elif arguments.get("enable_checkpointing") is None:
         arguments["enable_checkpointing"] = any(isinstance(callback, Checkpoint) for callback in together)
+    arguments.setdefault("enable_model_summary", False)  # of a supernet it is a thousand modules
     if arguments.get("logger") in (None, True) and not arguments.get("barebones"):
         arguments["logger"] = default_loggers(root)
     return Trainer(**arguments)
 
 
 def _from_template(template: Trainer, callbacks: Sequence[Callback], directory: str | Path | None) -> Trainer:
-    trainer = deepcopy(template)
+    trainer = _copied_trainer(template)
     given_root = Path(template.default_root_dir)
     root = Path(directory or (given_root if given_root != Path.cwd() else fresh_run_folder()))
     untyped = _untyped(trainer)
@@ -154,6 +157,16 @@ def _from_template(template: Trainer, callbacks: Sequence[Callback], directory: 
         trainer.loggers = default_loggers(root)
     untyped.callbacks = _merged(untyped.callbacks, callbacks)
     return trainer
+
+
+def _drop_default_checkpoints(trainer: Trainer) -> None:
+    """Remove the checkpoint callback every Trainer makes by itself: the caller keeps checkpoints."""
+    untyped = _untyped(trainer)
+    untyped.callbacks = [
+        c
+        for c in untyped.callbacks
+        if not (type(c) is ModelCheckpoint and c.dirpath is None and c.monitor is None)
+    ]
 
 
 def _untyped(trainer: Trainer) -> Any:
@@ -207,8 +220,19 @@ def _copied(arguments: Mapping[str, Any]) -> dict[str, Any]:
         return deepcopy(dict(arguments))
     except Exception as error:
         raise SpaceError(
-            f"the Trainer or one of its arguments ({', '.join(arguments)}) cannot be copied "
+            f"one of the Trainer's arguments ({', '.join(arguments)}) cannot be copied "
             f"({type(error).__name__}: {error}); every fit needs a copy of its own"
+        ) from error
+
+
+def _copied_trainer(trainer: Trainer) -> Trainer:
+    """Copy a Trainer; Lightning's DummyLogger (of `fast_dev_run`) answers to every name and copies to None."""
+    dummies = {id(logger): DummyLogger() for logger in trainer.loggers if isinstance(logger, DummyLogger)}
+    try:
+        return deepcopy(trainer, dict[int, Any](dummies))
+    except Exception as error:
+        raise SpaceError(
+            f"the Trainer cannot be copied ({type(error).__name__}: {error}); every fit needs a copy of its own"
         ) from error
 
 

@@ -66,7 +66,7 @@ class OneShot:
             raise SpaceError(
                 f"{type(self).__name__} mixes candidates, which these choices do not allow:\n"
                 + "\n".join(f"  {refusal}" for refusal in refusals)
-                + "\nFix them by space.rebuild(...), or choose one value in the space's constructor."
+                + "\nUse a LayerChoice in their place, or give them one value in the space's constructor."
             )
 
     def attach(self, supernet: Supernet, *, seed: int = 0, val_dataloader: Iterable[Any] | None = None) -> OneShotSearch:

@@ -81,6 +81,10 @@ class OneShotSearch(pl.Callback):
         self.parameters.to(pl_module.device)
         self._mix(requires_grad=False)
 
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Check that there are validation batches, before anything is trained or saved."""
+        self._validation_loader(trainer)
+
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begin a new pass over the validation batches."""
         self._batches = cycle(self._validation_loader(trainer))

@@ -73,6 +73,7 @@ class Experiment:
         Raises:
             SpaceError: the folder holds a run and `resume` is false, or another run.
         """
+        from lightning.pytorch.utilities import rank_zero_info
         from lightning.pytorch.utilities.seed import isolate_rng
 
         from ._checkpoint import remove_leftovers
@@ -89,6 +90,7 @@ class Experiment:
         self._supernet, self._search = supernet, search
         if trainer.is_global_zero:
             self._folder.write_architectures(search.derive(1))
+        rank_zero_info(f"Search finished; its run folder is {self.directory}. experiment.best is what it found.")
 
     def export_top_models(
         self, top_k: int = 1, formatter: Literal["dict", "instance"] = "dict"
@@ -97,8 +99,9 @@ class Experiment:
 
         Args:
             top_k: how many; fewer are returned when the space has fewer.
-            formatter: "dict" for architecture dicts, "instance" for plain modules with the supernet's
-                weights.
+            formatter: "dict" for architecture dicts, "instance" for plain modules that begin with the
+                supernet's weights. Those were trained as parts of a mixture: train an instance before
+                you judge it.
 
         Raises:
             SpaceError: nothing was run yet, or an unknown formatter.
@@ -178,6 +181,8 @@ def _check_arguments(space: object, evaluator: object, strategy: object, seed: o
     if not isinstance(space, ModelSpace) or is_frozen(space):
         what = f"{type(space).__name__} with nothing to choose" if isinstance(space, ModelSpace) else repr(space)
         raise SpaceError(f"the first argument of Experiment is the space to search; got {what}.")
+    if isinstance(strategy, type):
+        raise SpaceError(f"the strategy is the class {strategy.__name__}; give an object: {strategy.__name__}().")
     if not isinstance(strategy, OneShotStrategy):
         raise SpaceError(
             f"the third argument of Experiment is a strategy, such as spacelang.strategies.DARTS(); got {strategy!r}."

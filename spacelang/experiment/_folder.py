@@ -50,12 +50,12 @@ class RunFolder:
         return self.root / "architectures"
 
     def begin(self, record: Mapping[str, Any], *, resume: bool) -> None:
-        """Claim the folder for a run.
+        """Claim the folder for a run; one that failed before its first checkpoint is forgotten.
 
         Raises:
             SpaceError: it holds a run and `resume` is false, or another run than `record` describes.
         """
-        if not self.description.exists():
+        if not (self.description.exists() and self.checkpoint.exists()):
             write_text(self.description, dump_yaml(dict(record)))
             return
         if not resume:

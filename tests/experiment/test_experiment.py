@@ -130,6 +130,30 @@ def test_another_seed_gives_another_search(tmp_path: Path, finished: Any) -> Non
     assert outcome(other)["logits"] != outcome(finished)["logits"]
 
 
+def test_a_run_that_failed_before_its_first_checkpoint_may_be_begun_again(tmp_path: Path) -> None:
+    broken = make(tmp_path / "run", epochs=1)
+    broken.evaluator.val_dataloaders = None
+    with pytest.raises(SpaceError, match="needs validation batches"):
+        broken.run()
+    assert not (tmp_path / "run" / "checkpoints" / "last.ckpt").exists()
+    make(tmp_path / "run", epochs=1, seed=2).run()
+
+
+def test_a_users_trainer_leaves_no_checkpoints_of_its_own(tmp_path: Path, finished: Any) -> None:
+    from spacelang.evaluators import Lightning, Trainer
+
+    trainer = Trainer(accelerator="cpu", fast_dev_run=True, enable_progress_bar=False, logger=False)
+    evaluator = Lightning(
+        finished.evaluator.module,
+        trainer,
+        train_dataloaders=finished.evaluator.train_dataloaders,
+        val_dataloaders=finished.evaluator.val_dataloaders,
+    )
+    experiment = Experiment(finished.space, evaluator, DARTS(), directory=tmp_path / "run")
+    experiment.run()
+    assert [path.name for path in (tmp_path / "run").rglob("*.ckpt")] == ["last.ckpt"]
+
+
 def test_nothing_to_export_before_a_run(tmp_path: Path) -> None:
     experiment = make(tmp_path / "none")
     for attempt in (experiment.export_top_models, lambda: experiment.best, lambda: experiment.supernet):
@@ -156,6 +180,8 @@ def test_arguments_are_checked(finished: Any) -> None:
         Experiment(Two().freeze({"layer": 0}), finished.evaluator, DARTS())
     with pytest.raises(SpaceError, match="third argument of Experiment is a strategy"):
         Experiment(Two(), finished.evaluator, "darts")
+    with pytest.raises(SpaceError, match=r"give an object: DARTS\(\)"):
+        Experiment(Two(), finished.evaluator, DARTS)
     with pytest.raises(SpaceError, match="the evaluator Functional cannot"):
         Experiment(Two(), Functional(lambda model: 1.0), DARTS())
     with pytest.raises(SpaceError, match="seed=-1"):
