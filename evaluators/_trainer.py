@@ -226,13 +226,14 @@ def _copied(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _copied_trainer(trainer: Trainer) -> Trainer:
-    """Copy a Trainer; Lightning's DummyLogger (of `fast_dev_run`) answers to every name and copies to None."""
+    """Copy a Trainer. The DummyLogger of `fast_dev_run` answers to every name, and so copies to None."""
     dummies = {id(logger): DummyLogger() for logger in trainer.loggers if isinstance(logger, DummyLogger)}
     try:
         return deepcopy(trainer, dict[int, Any](dummies))
     except Exception as error:
         raise SpaceError(
-            f"the Trainer cannot be copied ({type(error).__name__}: {error}); every fit needs a copy of its own"
+            f"the Trainer cannot be copied ({type(error).__name__}: {error}); "
+            "every fit needs a copy of its own"
         ) from error
 
 

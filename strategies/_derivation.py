@@ -38,7 +38,9 @@ class _Unit:
         return self.options[0].score - self.options[index].score
 
 
-def top_architectures(supernet: Supernet, probabilities: Mapping[str, Tensor], count: int) -> list[Architecture]:
+def top_architectures(
+    supernet: Supernet, probabilities: Mapping[str, Tensor], count: int
+) -> list[Architecture]:
     """Derive the `count` most probable architectures, best first, without duplicates.
 
     The first one decides everything as the DARTS rule does: of every choice the most probable candidate,
@@ -78,7 +80,9 @@ def top_architectures(supernet: Supernet, probabilities: Mapping[str, Tensor], c
             if len(found) == count:
                 break
     if not found:
-        raise SpaceError(f"none of the {_MAX_STEPS} most probable architectures satisfies the constraints of the space.")
+        raise SpaceError(
+            f"none of the {_MAX_STEPS} most probable architectures satisfies the constraints of the space."
+        )
     return found
 
 
@@ -113,11 +117,15 @@ def _units(group: Group, table: list[list[float]], count: int) -> Iterator[_Unit
         return
     decision = group.decisions[0]
     if isinstance(decision, Subset):
-        options = [_Option({decision.label: s}, _subset_score(decision, s, table[0])) for s in decision.values()]
+        options = [
+            _Option({decision.label: s}, _subset_score(decision, s, table[0])) for s in decision.values()
+        ]
     else:
         values = list(decision.values())
         options = [
-            _Option({decision.label: values[k]}, _log(table[0][k])) for k, alive in enumerate(group.alive[0]) if alive
+            _Option({decision.label: values[k]}, _log(table[0][k]))
+            for k, alive in enumerate(group.alive[0])
+            if alive
         ]
     yield _Unit(decision.label, _best(options, count))
 

@@ -69,7 +69,9 @@ class OneShot:
                 + "\nUse a LayerChoice in their place, or give them one value in the space's constructor."
             )
 
-    def attach(self, supernet: Supernet, *, seed: int = 0, val_dataloader: Iterable[Any] | None = None) -> OneShotSearch:
+    def attach(
+        self, supernet: Supernet, *, seed: int = 0, val_dataloader: Iterable[Any] | None = None
+    ) -> OneShotSearch:
         """Begin a search: return the callback for your `Trainer`, whose module trains `supernet`.
 
         Args:

@@ -83,7 +83,9 @@ class ArchitectureParameters:
         saved = {label: tuple(logits.shape) for label, logits in state["logits"].items()}
         own = {label: tuple(p.shape) for label, p in self.logits.items()}
         if saved != own:
-            raise SpaceError(f"the checkpoint is of another space: it has logits {saved}; this search has {own}.")
+            raise SpaceError(
+                f"the checkpoint is of another space: it has logits {saved}; this search has {own}."
+            )
         for label, parameter in self.logits.items():
             parameter.data.copy_(state["logits"][label])
             if label in state["moments"]:

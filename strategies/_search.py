@@ -38,7 +38,12 @@ class OneShotSearch(pl.Callback):
     """
 
     def __init__(
-        self, strategy: OneShot, supernet: Supernet, *, seed: int = 0, val_dataloader: Iterable[Any] | None = None
+        self,
+        strategy: OneShot,
+        supernet: Supernet,
+        *,
+        seed: int = 0,
+        val_dataloader: Iterable[Any] | None = None,
     ) -> None:
         self.strategy = strategy
         self.supernet = supernet
@@ -77,7 +82,9 @@ class OneShotSearch(pl.Callback):
                 "validation batches; set automatic_optimization = True."
             )
         if not any(child is self.supernet for child in pl_module.modules()):
-            raise SpaceError(f"{type(pl_module).__name__} does not contain the supernet; pass it as its model.")
+            raise SpaceError(
+                f"{type(pl_module).__name__} does not contain the supernet; pass it as its model."
+            )
         self.parameters.to(pl_module.device)
         self._mix(requires_grad=False)
 
@@ -169,8 +176,9 @@ class OneShotSearch(pl.Callback):
             loaders = next(iter(loaders.values())) if isinstance(loaders, dict) else loaders[0]
         if not loaders:
             raise SpaceError(
-                "the search needs validation batches for its logits: give val_dataloaders to the evaluator (or "
-                "to Trainer.fit), or val_dataloader to strategy.attach. limit_val_batches=0 also takes them away."
+                "the search needs validation batches for its logits: give val_dataloaders to the evaluator "
+                "(or to Trainer.fit), or val_dataloader to strategy.attach. limit_val_batches=0 also takes "
+                "them away."
             )
         return loaders  # type: ignore[no-any-return]
 

@@ -1,6 +1,6 @@
-"""A small search on digits: made by tests in their own process, and run as a script to be killed or distributed.
+"""A small search on digits: made by tests in their process, and a script to be killed or distributed.
 
-    python tests/search_script.py DIRECTORY OUTPUT.json [resume] [ddp]
+python tests/search_script.py DIRECTORY OUTPUT.json [resume] [ddp]
 """
 
 from __future__ import annotations
@@ -14,7 +14,13 @@ import torch
 
 
 def make(
-    directory: Path, *, epochs: int = 3, seed: int = 0, callbacks: Any = (), method: Any = None, **trainer: Any
+    directory: Path,
+    *,
+    epochs: int = 3,
+    seed: int = 0,
+    callbacks: Any = (),
+    method: Any = None,
+    **trainer: Any,
 ) -> Any:
     """Experiment over three cells on 192 digits: 3 training batches an epoch."""
     from spacelang import Experiment
@@ -26,7 +32,12 @@ def make(
     subset = torch.utils.data.Subset(digits(seed=0).train, range(192))
     train, val = search_loaders(subset, batch_size=32, seed=0)
     module = DartsTrainingModule(auxiliary_loss_weight=0.0, max_epochs=epochs, eta_min=1e-3)
-    settings = {"accelerator": "cpu", "max_epochs": epochs, "gradient_clip_val": 5.0, "callbacks": list(callbacks)}
+    settings = {
+        "accelerator": "cpu",
+        "max_epochs": epochs,
+        "gradient_clip_val": 5.0,
+        "callbacks": list(callbacks),
+    }
     settings |= {"enable_progress_bar": False, "enable_model_summary": False, "num_sanity_val_steps": 0}
     evaluator = Lightning(module, train_dataloaders=train, val_dataloaders=val, **(settings | trainer))
     space = DartsSpace(4, 3, (1, 8, 10), num_nodes=2, drop_path_prob=0.2)

@@ -15,7 +15,7 @@ from ..errors import SpaceError
 
 
 class AtomicCheckpointIO(CheckpointIO):
-    """Write a checkpoint beside its target and rename it: the target is the old one or the new, never half."""
+    """Write a checkpoint beside its target and rename it: the target is the old or the new, never half."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Write `checkpoint` to `path` atomically."""
@@ -82,7 +82,11 @@ class EpochCheckpoint(pl.Callback):
         # Lightning clears these counts just after this hook, but not when it resumes; it would then take the
         # previous epoch's batches for this epoch's and skip it.
         loop = trainer.fit_loop.epoch_loop
-        for progress in (loop.batch_progress, loop.scheduler_progress, loop.automatic_optimization.optim_progress):
+        for progress in (
+            loop.batch_progress,
+            loop.scheduler_progress,
+            loop.automatic_optimization.optim_progress,
+        ):
             progress.reset_on_run()
         loop.val_loop.batch_progress.total.reset()
         trainer.save_checkpoint(self.path, weights_only=False)

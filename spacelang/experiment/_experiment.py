@@ -90,11 +90,11 @@ class Experiment:
         self._supernet, self._search = supernet, search
         if trainer.is_global_zero:
             self._folder.write_architectures(search.derive(1))
-        rank_zero_info(f"Search finished; its run folder is {self.directory}. experiment.best is what it found.")
+        rank_zero_info(
+            f"Search finished; its run folder is {self.directory}. experiment.best is what it found."
+        )
 
-    def export_top_models(
-        self, top_k: int = 1, formatter: Literal["dict", "instance"] = "dict"
-    ) -> list[Any]:
+    def export_top_models(self, top_k: int = 1, formatter: Literal["dict", "instance"] = "dict") -> list[Any]:
         """The best architectures, best first, without duplicates.
 
         Args:
@@ -179,17 +179,22 @@ class Experiment:
 
 def _check_arguments(space: object, evaluator: object, strategy: object, seed: object) -> None:
     if not isinstance(space, ModelSpace) or is_frozen(space):
-        what = f"{type(space).__name__} with nothing to choose" if isinstance(space, ModelSpace) else repr(space)
+        what = (
+            f"{type(space).__name__} with nothing to choose" if isinstance(space, ModelSpace) else repr(space)
+        )
         raise SpaceError(f"the first argument of Experiment is the space to search; got {what}.")
     if isinstance(strategy, type):
-        raise SpaceError(f"the strategy is the class {strategy.__name__}; give an object: {strategy.__name__}().")
+        raise SpaceError(
+            f"the strategy is the class {strategy.__name__}; give an object: {strategy.__name__}()."
+        )
     if not isinstance(strategy, OneShotStrategy):
         raise SpaceError(
-            f"the third argument of Experiment is a strategy, such as spacelang.strategies.DARTS(); got {strategy!r}."
+            f"the third argument of Experiment is a strategy, such as spacelang.strategies.DARTS(); "
+            f"got {strategy!r}."
         )
     if not isinstance(evaluator, TrainingEvaluator):
         raise SpaceError(
-            f"{type(strategy).__name__} trains a supernet, which the evaluator {type(evaluator).__name__} cannot; "
+            f"{type(strategy).__name__} trains a supernet, which {type(evaluator).__name__} cannot; "
             "give a Classification or a Lightning of spacelang.evaluators as the second argument."
         )
     if type(seed) is not int or seed < 0:

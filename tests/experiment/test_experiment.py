@@ -39,7 +39,9 @@ def test_the_space_is_not_changed(finished: Any) -> None:
 
 
 def test_one_space_serves_two_strategies(tmp_path: Path, finished: Any) -> None:
-    second = Experiment(finished.space, finished.evaluator, DARTS(none=False), directory=tmp_path / "second", seed=4)
+    second = Experiment(
+        finished.space, finished.evaluator, DARTS(none=False), directory=tmp_path / "second", seed=4
+    )
     second.run()
     finished.space.validate(second.best)
     after = finished.space.state_dict()
@@ -182,7 +184,7 @@ def test_arguments_are_checked(finished: Any) -> None:
         Experiment(Two(), finished.evaluator, "darts")
     with pytest.raises(SpaceError, match=r"give an object: DARTS\(\)"):
         Experiment(Two(), finished.evaluator, DARTS)
-    with pytest.raises(SpaceError, match="the evaluator Functional cannot"):
+    with pytest.raises(SpaceError, match="which Functional cannot"):
         Experiment(Two(), Functional(lambda model: 1.0), DARTS())
     with pytest.raises(SpaceError, match="seed=-1"):
         Experiment(Two(), finished.evaluator, DARTS(), seed=-1)

@@ -57,7 +57,8 @@ def test_softmax_of_oracle_1a(cell_supernet: Supernet) -> None:
 def test_oracle_1a_derives_the_published_cell(cell_supernet: Supernet) -> None:
     (arch,) = top_architectures(cell_supernet, probabilities(cell_supernet, cell=oracle_logits()), 1)
     slots = [
-        [(arch[f"cell/op_{node}_{k}"], arch[f"cell/input_{node}_{k}"]) for k in range(2)] for node in range(2, 6)
+        [(arch[f"cell/op_{node}_{k}"], arch[f"cell/input_{node}_{k}"]) for k in range(2)]
+        for node in range(2, 6)
     ]
     assert slots == [
         [("sep_conv_5x5", 0), ("dil_conv_5x5", 1)],
@@ -81,7 +82,9 @@ class Mixed(ModelSpace):
         super().__init__()
         self.inputs = InputChoice(3, 2, label="inputs")
         self.repeat = Repeat(
-            lambda i: LayerChoice({"a": nn.Identity(), "b": nn.ReLU()}, label=f"block{i}"), (0, 2), label="depth"
+            lambda i: LayerChoice({"a": nn.Identity(), "b": nn.ReLU()}, label=f"block{i}"),
+            (0, 2),
+            label="depth",
         )
         self.layer = LayerChoice([nn.Identity(), nn.ReLU(), nn.Tanh()], label="layer")
 
@@ -89,12 +92,16 @@ class Mixed(ModelSpace):
 def random_tables(supernet: Supernet) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(3)
     return {
-        label: Softmax().probabilities(group, torch.randn(Softmax().shape(group), generator=generator).double())
+        label: Softmax().probabilities(
+            group, torch.randn(Softmax().shape(group), generator=generator).double()
+        )
         for label, group in supernet.groups.items()
     }
 
 
-def relative_probability(space: ModelSpace, arch: dict[str, object], tables: dict[str, torch.Tensor]) -> float:
+def relative_probability(
+    space: ModelSpace, arch: dict[str, object], tables: dict[str, torch.Tensor]
+) -> float:
     """Joint probability, every decision relative to its best option: computed the plain way."""
     total = 0.0
     for decision in space.decisions:
@@ -126,7 +133,9 @@ def test_every_cell_architecture_is_found_once() -> None:
     class Small(ModelSpace):
         def __init__(self) -> None:
             super().__init__()
-            self.cell = Cell({"a": nn.Identity(), "b": nn.ReLU()}, 2, 2, 2, label="cell", distinct_inputs=True)
+            self.cell = Cell(
+                {"a": nn.Identity(), "b": nn.ReLU()}, 2, 2, 2, label="cell", distinct_inputs=True
+            )
 
     space = Small()
     supernet = Supernet(space)

@@ -78,7 +78,13 @@ def quiet_trainer(tmp_path: Path, *callbacks: pl.Callback, **settings: Any) -> p
 
 
 def searched(
-    tmp_path: Path, strategy: DARTS, train: list[float], val: list[float], *, weight: float = 0.5, **trainer: Any
+    tmp_path: Path,
+    strategy: DARTS,
+    train: list[float],
+    val: list[float],
+    *,
+    weight: float = 0.5,
+    **trainer: Any,
 ) -> tuple[Any, Regression, pl.Trainer]:
     supernet = Supernet(TwoSlopes())
     with torch.no_grad():
@@ -186,7 +192,9 @@ def test_probabilities_reach_every_logger(tmp_path: Path) -> None:
     from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
     loggers = [CSVLogger(tmp_path, name="csv"), TensorBoardLogger(tmp_path, name="board")]
-    search, _, _ = searched(tmp_path, DARTS(), [1.0], [3.0], logger=loggers, max_epochs=2, log_every_n_steps=1)
+    search, _, _ = searched(
+        tmp_path, DARTS(), [1.0], [3.0], logger=loggers, max_epochs=2, log_every_n_steps=1
+    )
     rows = (tmp_path / "csv" / "version_0" / "metrics.csv").read_text().splitlines()
     header = rows[0].split(",")
     assert {"alpha/layer/once", "alpha/layer/twice", "train_loss", "val_loss"} <= set(header)
