@@ -59,7 +59,9 @@ class Form:
         """Cross entropy of a batch, differentiable in the logits or not."""
         groups = self.network.groups
         with torch.set_grad_enabled(with_logits):
-            mixture = {label: RELAXATION.mixture(groups[label], p) for label, p in self.logits.items()}
+            mixture = {
+                label: RELAXATION.mixture(groups[label], p).weights for label, p in self.logits.items()
+            }
         self.network.set_mixture(mixture)
         return nn.functional.cross_entropy(self.network(batch[0]), batch[1])
 

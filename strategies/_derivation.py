@@ -8,6 +8,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import Tensor
 
@@ -16,6 +17,8 @@ from spacelang.language import Architecture, CellTopology, DecisionSpace, Subset
 from spacelang.supernet import Group, Supernet
 
 _MAX_STEPS = 200_000
+
+Rule = Literal["edges", "pairs"]
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ class _Unit:
 
 
 def top_architectures(
-    supernet: Supernet, probabilities: Mapping[str, Tensor], count: int
+    supernet: Supernet, probabilities: Mapping[str, Tensor], count: int, *, rule: Rule = "edges"
 ) -> list[Architecture]:
     """Derive the `count` most probable architectures, best first, without duplicates.
 
@@ -54,6 +57,8 @@ def top_architectures(
         probabilities: by group label, (rows, columns). Rows are compared as they are: a softmax must
             already have been taken per edge.
         count: how many; fewer are returned when the space has fewer.
+        rule: "edges" as above. With "pairs" a node keeps its most probable pairs of edge and operation,
+            which may lie on one edge (GDAS, arXiv:1910.04465) unless the cell wants distinct inputs.
 
     Raises:
         SpaceError: `count` is not positive, or constraints reject everything probable.
@@ -66,7 +71,7 @@ def top_architectures(
     units = [
         unit
         for label, group in supernet.groups.items()
-        for unit in _units(group, probabilities[label].detach().double().cpu().tolist(), count)
+        for unit in _units(group, probabilities[label].detach().double().cpu().tolist(), count, rule)
     ]
     order = {label: position for position, label in enumerate(space.by_label)}
     units.sort(key=lambda unit: order[unit.first_label])
@@ -110,10 +115,10 @@ def _best_first(units: Sequence[_Unit], space: DecisionSpace) -> Iterator[Archit
             heapq.heappush(heap, (worse, next(ticket), position, index + 1, arch))
 
 
-def _units(group: Group, table: list[list[float]], count: int) -> Iterator[_Unit]:
+def _units(group: Group, table: list[list[float]], count: int, rule: Rule) -> Iterator[_Unit]:
     if group.topology is not None:
         for node in group.topology.nodes:
-            yield _node_unit(group, node, table, count)
+            yield _node_unit(group, node, table, count, rule)
         return
     decision = group.decisions[0]
     if isinstance(decision, Subset):
@@ -130,7 +135,7 @@ def _units(group: Group, table: list[list[float]], count: int) -> Iterator[_Unit
     yield _Unit(decision.label, _best(options, count))
 
 
-def _node_unit(group: Group, node: int, table: list[list[float]], count: int) -> _Unit:
+def _node_unit(group: Group, node: int, table: list[list[float]], count: int, rule: Rule) -> _Unit:
     """Options of a node: which edges enter it, and with which operation each."""
     topology = group.topology
     assert topology is not None
@@ -139,11 +144,16 @@ def _node_unit(group: Group, node: int, table: list[list[float]], count: int) ->
     pairs = {
         source: sorted(
             ((table[r][k], k) for k, alive in enumerate(group.alive[r]) if alive), key=lambda pair: -pair[0]
-        )[:count]
+        )[: count + topology.num_ops_per_node]
         for r, source in rows
     }
     live = [source for source, operations in pairs.items() if operations]
     width = topology.num_ops_per_node
+    ranked = sorted(((s, pair) for s in live for pair in pairs[s]), key=lambda edge: -edge[1][0])
+    if rule == "pairs" and not topology.distinct_inputs and len(ranked) >= width:
+        chosen = itertools.combinations(ranked[: count + width], width)
+        options = [_slots(topology, node, list(edges)) for edges in chosen]
+        return _Unit(topology.input(node, 0).label, _best(options, count))
     # Slots beyond the number of live inputs can only repeat one of them.
     combine = itertools.combinations if len(live) >= width else itertools.combinations_with_replacement
     options = [

@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Any
 from spacelang import SpaceError
 from spacelang.supernet import Supernet
 
+from ._derivation import Rule
 from ._relaxation import Relaxation
+from ._schedule import Schedule
+from ._update import FirstOrder, Update
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -48,6 +51,25 @@ class OneShot:
     def relaxation(self) -> Relaxation:
         """How logits become mixtures."""
         raise NotImplementedError(f"{type(self).__name__} must say its relaxation")
+
+    @property
+    def update(self) -> Update:
+        """How batches become gradients of the logits."""
+        return FirstOrder()
+
+    @property
+    def rule(self) -> Rule:
+        """How a node of a cell is derived, see `top_architectures`."""
+        return "edges"
+
+    @property
+    def samples_paths(self) -> bool:
+        """Whether a step may leave candidates, and so weights, unused."""
+        return False
+
+    def make_schedule(self) -> Schedule:
+        """What acts between epochs; made anew for every search."""
+        return Schedule()
 
     def check(self, supernet: Supernet) -> None:
         """Refuse, before any training, what this strategy cannot search.

@@ -39,6 +39,7 @@ class ArchitectureParameters:
         betas: tuple[float, float],
         weight_decay: float,
     ) -> None:
+        self._groups = supernet.groups
         self.logits = {
             label: nn.Parameter(init_scale * torch.randn(relaxation.shape(group), generator=generator))
             for label, group in supernet.groups.items()
@@ -48,11 +49,16 @@ class ArchitectureParameters:
         )
 
     def step(self, gradients: Sequence[Tensor]) -> None:
-        """Apply one gradient, given in the order of `logits`."""
+        """Apply one gradient, in the order of `logits`; rows with nothing left to choose stay as they are."""
+        before = {label: parameter.detach().clone() for label, parameter in self.logits.items()}
         for parameter, gradient in zip(self.logits.values(), gradients, strict=True):
             parameter.grad = gradient
         self.optimizer.step()
         self.optimizer.zero_grad()
+        for label, parameter in self.logits.items():
+            settled = [sum(row) < min(2, len(row)) for row in self._groups[label].alive]
+            if any(settled):  # else Adam's weight decay and momentum would go on moving them
+                parameter.data[settled] = before[label][settled]
 
     def to(self, device: torch.device) -> None:
         """Move logits and moments."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,6 +11,34 @@ from torch import Tensor
 
 from spacelang.language import Subset
 from spacelang.supernet import Group
+
+
+@dataclass(frozen=True)
+class Moment:
+    """When in a search a mixture is made.
+
+    Args:
+        epoch: from 0.
+        epochs: of the whole search.
+        generator: what a random relaxation draws from, on the CPU, the same on every rank.
+    """
+
+    epoch: int
+    epochs: int
+    generator: torch.Generator
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """What a group computes with.
+
+    Args:
+        weights: of the candidates, (rows, columns).
+        active: rows x columns, which candidates run; None for all.
+    """
+
+    weights: Tensor
+    active: Sequence[Sequence[bool]] | None = None
 
 
 class Relaxation(Protocol):
@@ -23,8 +52,8 @@ class Relaxation(Protocol):
         """Probability of each candidate, (rows, columns): what derivation ranks."""
         ...
 
-    def mixture(self, group: Group, logits: Tensor) -> Tensor:
-        """Weights of a forward pass, (rows, columns); differentiable in the logits."""
+    def mixture(self, group: Group, logits: Tensor, moment: Moment) -> Mixture:
+        """Mixture of a forward pass; its weights are differentiable in the logits."""
         ...
 
 
@@ -51,18 +80,25 @@ class Softmax:
 
     def probabilities(self, group: Group, logits: Tensor) -> Tensor:
         decision = group.decisions[0]
-        if isinstance(decision, Subset) and decision.n_chosen is None:
-            return logits.sigmoid().masked_fill(~alive_mask(group, logits), 0.0)
         alive = alive_mask(group, logits)
+        if isinstance(decision, Subset) and decision.n_chosen is None:
+            return logits.sigmoid() * alive
         if not self._has_none(group):
-            return logits.masked_fill(~alive, -torch.inf).softmax(dim=-1)
+            return masked_softmax(logits, alive)
         with_none = torch.nn.functional.pad(alive, (1, 0), value=True)
-        return logits.masked_fill(~with_none, -torch.inf).softmax(dim=-1)[:, 1:]
+        return masked_softmax(logits, with_none)[:, 1:]
 
-    def mixture(self, group: Group, logits: Tensor) -> Tensor:
+    def mixture(self, group: Group, logits: Tensor, moment: Moment | None = None) -> Mixture:
         decision = group.decisions[0]
         weights = self.probabilities(group, logits)
-        return weights * decision.n_chosen if isinstance(decision, Subset) and decision.n_chosen else weights
+        chosen = decision.n_chosen if isinstance(decision, Subset) else None
+        return Mixture(weights * chosen if chosen else weights)
+
+
+def masked_softmax(logits: Tensor, alive: Tensor) -> Tensor:
+    """Softmax of each row over its alive entries; zero elsewhere, and everywhere in a row that has none."""
+    lowest = torch.finfo(logits.dtype).min
+    return logits.masked_fill(~alive, lowest).softmax(dim=-1) * alive
 
 
 def alive_mask(group: Group, like: Tensor) -> Tensor:

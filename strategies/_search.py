@@ -7,8 +7,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from spacelang import SpaceError
 from spacelang.language import Architecture
@@ -16,6 +17,8 @@ from spacelang.supernet import Supernet
 
 from ._derivation import top_architectures
 from ._parameters import ArchitectureParameters
+from ._relaxation import Moment
+from ._update import Step
 
 if TYPE_CHECKING:
     from ._oneshot import OneShot
@@ -57,6 +60,9 @@ class OneShotSearch(pl.Callback):
             weight_decay=strategy.weight_decay,
         )
         self.history: dict[str, list[Tensor]] = {label: [] for label in supernet.groups}
+        self.schedule = strategy.make_schedule()
+        self._seed = seed
+        self._moment = Moment(0, 1, torch.Generator().manual_seed(seed))
         self._val_dataloader = val_dataloader
         self._batches: Iterator[Any] = iter(())
 
@@ -70,7 +76,7 @@ class OneShotSearch(pl.Callback):
 
     def derive(self, count: int = 1) -> list[Architecture]:
         """The `count` most probable architectures, best first."""
-        return top_architectures(self.supernet, self.probabilities(), count)
+        return top_architectures(self.supernet, self.probabilities(), count, rule=self.strategy.rule)
 
     # -- Lightning hooks -----------------------------------------------------------------------------
 
@@ -93,8 +99,12 @@ class OneShotSearch(pl.Callback):
         self._validation_loader(trainer)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Begin a new pass over the validation batches."""
+        """Begin a new pass over the validation batches; seed what the epoch draws."""
         self._batches = cycle(self._validation_loader(trainer))
+        # The same on every rank, and known from the epoch alone: a resumed search draws what it would have.
+        seed = np.random.SeedSequence((self._seed, trainer.current_epoch)).generate_state(1, np.uint64)
+        generator = torch.Generator().manual_seed(int(seed[0] >> 1))
+        self._moment = Moment(trainer.current_epoch, trainer.max_epochs or 1, generator)
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -102,12 +112,14 @@ class OneShotSearch(pl.Callback):
         """Step the logits, then give the weights their mixture."""
         window = trainer.accumulate_grad_batches
         if trainer.current_epoch >= self.strategy.warmup_epochs and batch_idx % window == 0:
-            gradients = self._gradients(trainer, pl_module, batch_idx, count=window)
+            gradients = self._gradients(trainer, pl_module, batch, batch_idx, count=window)
             self.parameters.step([trainer.strategy.reduce(g, reduce_op="mean") for g in gradients])
-            self._mix(requires_grad=False)
+        self._mix(requires_grad=False)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Record and log the probabilities."""
+        """Let the schedule act, then record and log the probabilities."""
+        self.schedule.epoch_end(self, trainer.current_epoch)
+        release(trainer.optimizers, pl_module)
         metrics: dict[str, float] = {}
         for label, table in self.probabilities().items():
             group, table = self.supernet.groups[label], table.cpu()
@@ -119,45 +131,61 @@ class OneShotSearch(pl.Callback):
             logger.log_metrics(metrics, step=trainer.global_step)
 
     def state_dict(self) -> dict[str, Any]:
-        """Logits, moments and the history of probabilities."""
-        history = {label: torch.stack(tables) for label, tables in self.history.items() if tables}
-        return {**self.parameters.state_dict(), "history": history}
+        """Logits, moments, the history of probabilities, and what the schedule and pruning have done."""
+        return {
+            **self.parameters.state_dict(),
+            "history": {label: torch.stack(tables) for label, tables in self.history.items() if tables},
+            "alive": {label: torch.tensor(group.alive) for label, group in self.supernet.groups.items()},
+            "schedule": self.schedule.state_dict(),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned."""
         self.parameters.load_state_dict(state)
         self.history = {label: list(state["history"].get(label, ())) for label in self.supernet.groups}
+        self.supernet.prune({label: alive.tolist() for label, alive in state["alive"].items()})
+        self.schedule.load_state_dict(state["schedule"])
         self._mix(requires_grad=False)
 
     # -- steps ---------------------------------------------------------------------------------------
 
     def _mix(self, *, requires_grad: bool) -> None:
+        """Hand the supernet a mixture of the present logits; a random relaxation draws a new one."""
         relaxation, groups = self.strategy.relaxation, self.supernet.groups
         with torch.set_grad_enabled(requires_grad):
-            self.supernet.set_mixture(
-                {label: relaxation.mixture(groups[label], p) for label, p in self.parameters.logits.items()}
-            )
+            made = {
+                x: relaxation.mixture(groups[x], p, self._moment) for x, p in self.parameters.logits.items()
+            }
+        self.supernet.set_mixture(
+            {label: mixture.weights for label, mixture in made.items()},
+            {label: mixture.active for label, mixture in made.items() if mixture.active is not None},
+        )
 
     def _gradients(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch_idx: int, count: int
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int, count: int
     ) -> list[Tensor]:
-        """Mean over `count` validation batches of grad_alpha L_val(w, alpha)."""
+        """Mean over `count` validation batches of the strategy's gradient of the logits."""
         logits = list(self.parameters.logits.values())
+
+        def train_loss() -> Tensor:
+            return self._loss(trainer, pl_module, batch, batch_idx)
+
+        def val_loss() -> Tensor:
+            return self._loss(
+                trainer, pl_module, self._to_device(trainer, pl_module, next(self._batches)), batch_idx
+            )
+
         total = [torch.zeros_like(p) for p in logits]
         for _ in range(count):
-            self._mix(requires_grad=True)
-            loss = self._loss(trainer, pl_module, next(self._batches), batch_idx)
-            gradients = torch.autograd.grad(loss, logits, allow_unused=True)
-            for sum_, gradient in zip(total, gradients, strict=True):
+            step = Step(logits, train_loss, val_loss, pl_module, trainer.optimizers)
+            for sum_, gradient in zip(total, self.strategy.update.gradients(step), strict=True):
                 if gradient is not None:  # None: a choice this batch's forward pass did not reach
                     sum_ += gradient / count
         return total
 
     def _loss(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int) -> Tensor:
-        """The module's own training loss on a validation batch, without its logging."""
-        batch = trainer.precision_plugin.convert_input(batch)
-        batch = pl_module._on_before_batch_transfer(batch, dataloader_idx=0)
-        batch = trainer.strategy.batch_to_device(batch, dataloader_idx=0)
+        """The module's own training loss with logits in the graph, without its logging."""
+        self._mix(requires_grad=True)
         with silenced(pl_module), trainer.precision_plugin.train_step_context():
             output = pl_module.training_step(batch, batch_idx)
         loss = output["loss"] if isinstance(output, dict) else output
@@ -167,6 +195,13 @@ class OneShotSearch(pl.Callback):
                 f"got {type(output).__name__}."
             )
         return loss
+
+    @staticmethod
+    def _to_device(trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any) -> Any:
+        """Treat a batch as Lightning treats training batches."""
+        batch = trainer.precision_plugin.convert_input(batch)
+        batch = pl_module._on_before_batch_transfer(batch, dataloader_idx=0)
+        return trainer.strategy.batch_to_device(batch, dataloader_idx=0)
 
     def _validation_loader(self, trainer: pl.Trainer) -> Iterable[Any]:
         if self._val_dataloader is not None:
@@ -181,6 +216,20 @@ class OneShotSearch(pl.Callback):
                 "them away."
             )
         return loaders  # type: ignore[no-any-return]
+
+
+def release(optimizers: Iterable[torch.optim.Optimizer], module: nn.Module) -> None:
+    """Take weights that were pruned from a module out of its optimisers.
+
+    What is left is what optimisers made for the pruned module would have, so that a resumed search fits.
+    """
+    present = set(module.parameters())
+    for optimizer in optimizers:
+        inner: Any = getattr(optimizer, "optimizer", optimizer)
+        for group in inner.param_groups:
+            for weight in [w for w in group["params"] if w not in present]:
+                inner.state.pop(weight, None)
+            group["params"] = [w for w in group["params"] if w in present]
 
 
 def cycle(loader: Iterable[Any]) -> Iterator[Any]:

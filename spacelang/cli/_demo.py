@@ -35,6 +35,7 @@ def command(directory: str | None, seed: int, epochs: int, retrain_epochs: int, 
     before, and exported to ONNX. No download is needed.
     """
     folder = _free_folder() if directory is None else _usable_folder(directory)
+    click.echo(f"Everything is written to {folder}; the seed is {seed}. Loading PyTorch and Lightning ...")
     from ._main_job import Plan, run
 
     if quick:

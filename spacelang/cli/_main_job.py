@@ -78,7 +78,6 @@ def run(plan: Plan, console: Console | None = None) -> Outcome:
     start = time.perf_counter()
     with _quiet(), _threads(THREADS), torch.random.fork_rng(devices=[]):
         splits = import_module("spacelang.evaluators.data").digits()
-        console.print(f"Everything is written to {plan.directory}; the seed is {plan.seed}.")
         what = f"DARTS on {len(splits.train)} images of handwritten digits"
         _say(console, "1/4  Search", f"{what}; {plan.search_width} channels, {plan.search_cells} cells")
         architecture = _search(plan, splits, console)
@@ -165,7 +164,8 @@ def _export(
 
     size = profile(model, images[:1])
     console.print(f"{size.parameters:,} parameters, {size.macs / 1e6:.1f} million multiply-adds an image")
-    exported = export_onnx(model, plan.directory / "network.onnx", images, arch=architecture)
+    with console.status("exporting, and comparing with PyTorch"):
+        exported = export_onnx(model, plan.directory / "network.onnx", images, arch=architecture)
     console.print(f"ONNX: largest difference from PyTorch in onnxruntime {exported.max_difference:.1e}")
     metadata = {"test_accuracy": test_accuracy, "seed": plan.seed}
     save_bundle(model, architecture, plan.directory / BUNDLE, metadata=metadata)

@@ -52,7 +52,9 @@ class ProgressBar(Callback):
             self.console.print(self._text(trainer))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Close the bar."""
+        """Show the last epoch's accuracy and close the bar."""
+        if self._bars is not None:
+            self._bars.update(self._task, description=self._text(trainer))
         self._close()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:

@@ -144,9 +144,12 @@ class Experiment:
         return supernet, self.strategy.attach(supernet, seed=self.seed)
 
     def _fit(self, supernet: Supernet, search: Any, checkpoint: Path | None) -> Trainer:
-        from ._checkpoint import AtomicCheckpointIO, EpochCheckpoint
+        from ._checkpoint import AtomicCheckpointIO, EpochCheckpoint, load_checkpoint
         from ._seeding import SeededEpochs
 
+        if checkpoint is not None:
+            # Pruned candidates must go before Lightning fits the checkpoint's weights to the supernet.
+            search.load_state_dict(load_checkpoint(checkpoint)["callbacks"][search.state_key])
         # In this order at the start of an epoch: save, seed, search.
         callbacks = [EpochCheckpoint(self._folder.checkpoint), SeededEpochs(self.seed), search]
         return self.evaluator.fit(
@@ -155,6 +158,7 @@ class Experiment:
             directory=self.directory,
             ckpt_path=checkpoint,
             checkpoint_io=AtomicCheckpointIO(),
+            strategy_hint="ddp_find_unused_parameters_true" if self.strategy.samples_paths else None,
         )
 
     def _load(self, supernet: Supernet, search: Search) -> None:
@@ -162,8 +166,8 @@ class Experiment:
         from ._checkpoint import load_checkpoint
 
         state = load_checkpoint(self._folder.checkpoint)
+        search.load_state_dict(state["callbacks"][search.state_key])  # prunes, so that weights fit
         self.evaluator.lightning_module(supernet).load_state_dict(state["state_dict"])
-        search.load_state_dict(state["callbacks"][search.state_key])
 
     def _record(self) -> dict[str, Any]:
         """What is written to experiment.yaml."""

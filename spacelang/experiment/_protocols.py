@@ -34,6 +34,11 @@ class Search(Protocol):
 class OneShotStrategy(Protocol):
     """A strategy that searches while a supernet is trained."""
 
+    @property
+    def samples_paths(self) -> bool:
+        """Whether a step may leave weights unused."""
+        ...
+
     def attach(self, supernet: Supernet, *, seed: int = 0) -> Any:
         """Begin a search: return a `Search`, which is a Lightning callback."""
         ...
@@ -55,6 +60,7 @@ class TrainingEvaluator(Protocol):
         directory: str | Path | None = None,
         ckpt_path: str | Path | None = None,
         checkpoint_io: CheckpointIO | None = None,
+        strategy_hint: str | None = None,
     ) -> Trainer:
         """Train `model`; write below `directory` only."""
         ...

@@ -119,5 +119,5 @@ def test_ctrl_c_gives_one_line_and_status_130(tmp_path: Path) -> None:
                 break
         process.stdout.read()
         said = [line for line in process.stderr.read().splitlines() if line.strip()]
-        assert process.wait(timeout=60) == 130
-    assert said == ["spacelang: interrupted"]
+        status = process.wait(timeout=60)
+    assert (said, status) == (["spacelang: interrupted"], 130)

@@ -14,7 +14,7 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 import torch
-from search_script import make, outcome
+from search_script import make, outcome, strategies
 
 SCRIPT = Path(__file__).parent.parent / "search_script.py"
 
@@ -44,6 +44,17 @@ def test_a_stop_at_any_batch(tmp_path: Path, uninterrupted: Any, epoch: int, bat
     resumed = make(tmp_path / "run")
     resumed.run(resume=True)
     assert outcome(resumed) == uninterrupted
+
+
+@pytest.mark.parametrize("name", [name for name in strategies() if name != "darts"])
+def test_every_strategy_resumes_and_repeats_exactly(tmp_path: Path, name: str) -> None:
+    whole = make(tmp_path / "whole", method=strategies()[name])
+    whole.run()
+    with pytest.raises(InterruptedError):
+        make(tmp_path / "run", method=strategies()[name], callbacks=[StopAt(2, 1)]).run()
+    resumed = make(tmp_path / "run", method=strategies()[name])
+    resumed.run(resume=True)
+    assert outcome(resumed) == outcome(whole)
 
 
 def test_two_stops_in_one_run(tmp_path: Path, uninterrupted: Any) -> None:
@@ -109,7 +120,7 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
 def test_a_killed_process(tmp_path: Path, uninterrupted: Any, how: signal.Signals) -> None:
     """Kill -9 or Ctrl-C once the first checkpoint is there, then resume in a new process."""
     run, output = tmp_path / "run", tmp_path / "outcome.json"
-    command = [sys.executable, str(SCRIPT), str(run), str(output)]
+    command = [sys.executable, str(SCRIPT), str(run), str(output), "darts"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command, env=environment, cwd=tmp_path, stderr=subprocess.DEVNULL)
     while process.poll() is None and not (run / "checkpoints" / "last.ckpt").exists():
@@ -126,8 +137,16 @@ def test_a_killed_process(tmp_path: Path, uninterrupted: Any, how: signal.Signal
 
 
 @pytest.mark.slow
-def test_two_processes_derive_the_same_architecture(tmp_path: Path) -> None:
-    command = [sys.executable, str(SCRIPT), str(tmp_path / "run"), str(tmp_path / "rank-RANK.json"), "ddp"]
+@pytest.mark.parametrize("name", strategies())
+def test_two_processes_derive_the_same_architecture(tmp_path: Path, name: str) -> None:
+    command = [
+        sys.executable,
+        str(SCRIPT),
+        str(tmp_path / "run"),
+        str(tmp_path / "rank-RANK.json"),
+        name,
+        "ddp",
+    ]
     done = subprocess.run(
         command, env=os.environ | {"OMP_NUM_THREADS": "1"}, cwd=tmp_path, capture_output=True, text=True
     )

@@ -36,18 +36,23 @@ def test_mixtures_are_the_closed_forms(supernet: Supernet) -> None:
     total = sum(exp)
     softmax = [x / total for x in exp]
     groups = supernet.groups
-    assert Softmax().mixture(groups["layer"], logits)[0].tolist() == pytest.approx(softmax)
-    assert Softmax().mixture(groups["two"], logits)[0].tolist() == pytest.approx([2 * p for p in softmax])
+
+    def weights(label: str, logits: torch.Tensor) -> torch.Tensor:
+        return Softmax().mixture(groups[label], logits).weights
+
+    assert weights("layer", logits)[0].tolist() == pytest.approx(softmax)
+    assert weights("two", logits)[0].tolist() == pytest.approx([2 * p for p in softmax])
     sigmoid = [x / (1 + x) for x in exp]
-    assert Softmax().mixture(groups["any"], logits)[0].tolist() == pytest.approx(sigmoid)
+    assert weights("any", logits)[0].tolist() == pytest.approx(sigmoid)
     rows = logits.expand(2, 3)
-    assert Softmax().mixture(groups["cell"], rows)[0].tolist() == pytest.approx(softmax[1:])
-    assert Softmax(none=False).mixture(groups["cell"], rows[:, 1:])[0].sum().item() == pytest.approx(1)
+    assert weights("cell", rows)[0].tolist() == pytest.approx(softmax[1:])
+    without_none = Softmax(none=False).mixture(groups["cell"], rows[:, 1:]).weights
+    assert without_none[0].sum().item() == pytest.approx(1)
 
 
 def test_the_logit_for_none_has_a_gradient(supernet: Supernet) -> None:
     logits = torch.zeros(2, 3, dtype=torch.float64, requires_grad=True)
-    mixture = Softmax().mixture(supernet.groups["cell"], logits)
+    mixture = Softmax().mixture(supernet.groups["cell"], logits).weights
     (gradient,) = torch.autograd.grad(mixture.sum(), logits)
     # The sum of the kept weights is 1 - p_none, and d p_none / d alpha_none = p (1 - p) with p = 1/3.
     assert gradient[:, 0].tolist() == pytest.approx([-2 / 9, -2 / 9])

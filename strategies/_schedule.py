@@ -1,0 +1,25 @@
+"""Schedules: what a search does between epochs besides training."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ._search import OneShotSearch
+
+
+class Schedule:
+    """Acts between epochs; this one does nothing. One object belongs to one search.
+
+    State is made of tensors, numbers, strings, lists and dicts, so that a checkpoint can hold it.
+    """
+
+    def epoch_end(self, search: OneShotSearch, epoch: int) -> None:
+        """Called after the training of an epoch, before its probabilities are recorded."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to go on."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned."""

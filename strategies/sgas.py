@@ -1,0 +1,242 @@
+"""SGAS: sequential greedy architecture search."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+
+from spacelang import SpaceError
+from spacelang.language import Subset
+from spacelang.supernet import Group
+
+from ._oneshot import OneShot
+from ._relaxation import Mixture, Moment, Softmax
+from ._schedule import Schedule
+
+if TYPE_CHECKING:
+    from ._search import OneShotSearch
+
+
+@dataclass(frozen=True, kw_only=True)
+class SGAS(OneShot):
+    """Decide one edge at a time, greedily, and prune the rest of it while the search goes on.
+
+    It begins as DARTS. After `first_decision` more epochs than the first, and then every `period` epochs,
+    each cell label decides the edge of the highest score: the edge keeps its most probable operation, with
+    weight one, and nothing else. When a node has as many decided edges as it takes, its other edges go.
+    Decided and pruned candidates cost nothing from then on. Choices outside cells are decided likewise,
+    one at a time among themselves.
+
+    Args:
+        criterion: 1 scores importance x certainty, 2 also x stability; each min-max normalised over all
+            edges of the cell label.
+        first_decision: epoch, from 0, after whose training the first decision is taken.
+        period: epochs between decisions.
+        window: epochs over which stability is averaged.
+
+    Source: SGAS, Li et al. 2020, arXiv:1912.00195, eq. 5 to 10.
+    """
+
+    criterion: Literal[1, 2] = 1
+    first_decision: int = 9
+    period: int = 5
+    window: int = 4
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.criterion not in (1, 2):
+            raise SpaceError(f"criterion={self.criterion!r}; expected 1 or 2.")
+        for name, least in (("first_decision", 0), ("period", 1), ("window", 1)):
+            if type(getattr(self, name)) is not int or getattr(self, name) < least:
+                raise SpaceError(f"{name}={getattr(self, name)!r} must be an integer of at least {least}.")
+
+    @property
+    def relaxation(self) -> GreedySoftmax:
+        return GreedySoftmax()
+
+    @property
+    def samples_paths(self) -> bool:
+        return True  # the weights of pruned candidates are unused
+
+    def make_schedule(self) -> GreedySchedule:
+        return GreedySchedule(self)
+
+
+@dataclass(frozen=True)
+class GreedySoftmax(Softmax):
+    """Softmax with a logit for none; a row with one candidate left has weight one and no gradient."""
+
+    def mixture(self, group: Group, logits: Tensor, moment: Moment | None = None) -> Mixture:
+        weights = super().mixture(group, logits, moment).weights
+        if isinstance(group.decisions[0], Subset):
+            return Mixture(weights)
+        decided = torch.tensor([sum(row) == 1 for row in group.alive], device=weights.device)[:, None]
+        alone = torch.tensor(group.alive, device=weights.device).to(weights.dtype)
+        return Mixture(torch.where(decided, alone, weights))
+
+
+# -- the criteria: `probabilities` are (edges, operations), softmax with `none` left out -----------------
+
+
+def importance(probabilities: Tensor) -> Tensor:
+    """S_EI: probability that an edge is not none, (edges,)."""
+    return probabilities.sum(dim=1)
+
+
+def certainty(probabilities: Tensor) -> Tensor:
+    """S_SC = 1 - H(p) / log n, p the distribution over the n operations that are not none, (edges,)."""
+    p = without_none(probabilities)
+    entropy: Tensor = -torch.special.xlogy(p, p).sum(dim=1)
+    return 1 - entropy / math.log(p.shape[1])
+
+
+def stability(probabilities: Tensor, history: Sequence[Tensor]) -> Tensor:
+    """S_SS: mean over recorded epochs of the histogram intersection sum_o min(p_o, p_o^t), (edges,)."""
+    p = without_none(probabilities)
+    if not history:
+        return p.new_zeros(len(p))
+    return torch.stack([torch.minimum(p, past).sum(dim=1) for past in history]).mean(dim=0)
+
+
+def without_none(probabilities: Tensor) -> Tensor:
+    """Probabilities given that an edge is not none, (edges, operations)."""
+    return probabilities / probabilities.sum(dim=1, keepdim=True)
+
+
+def normalised(scores: Tensor) -> Tensor:
+    """Min-max normalisation over all edges; zeros when all are equal."""
+    low, high = scores.min(), scores.max()
+    return (scores - low) / (high - low) if high > low else torch.zeros_like(scores)
+
+
+def edge_scores(
+    tables: Sequence[Tensor], histories: Sequence[Sequence[Tensor]], criterion: Literal[1, 2]
+) -> Tensor:
+    """Score of every edge of some tables together, (all edges,).
+
+    Args:
+        tables: probabilities, each (edges, operations); the number of operations may differ.
+        histories: of each table, the distributions without none recorded so far.
+        criterion: 1 or 2.
+    """
+    scores = normalised(torch.cat([importance(table) for table in tables]))
+    scores = scores * normalised(torch.cat([certainty(table) for table in tables]))
+    if criterion == 2:
+        pairs = zip(tables, histories, strict=True)
+        scores = scores * normalised(torch.cat([stability(table, history) for table, history in pairs]))
+    return scores
+
+
+# -- decisions -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class GreedyDecision:
+    """One line of the trace.
+
+    Args:
+        epoch: after whose training it was taken.
+        group: label of the cell or choice.
+        row: the edge's row.
+        operation: column of the operation kept.
+        score: of the edge.
+    """
+
+    epoch: int
+    group: str
+    row: int
+    operation: int
+    score: float
+
+
+def next_edge(scores: Tensor, open_rows: Sequence[int]) -> int:
+    """The open edge of the highest score; the first of equal ones."""
+    return max(open_rows, key=lambda row: (float(scores[row]), -row))
+
+
+def decide(group: Group, row: int, operation: int) -> list[list[bool]]:
+    """Which candidates are left when `row` keeps one operation; a full node loses its other edges."""
+    alive = [list(entries) for entries in group.alive]
+    alive[row] = [column == operation for column in range(len(group.columns))]
+    if group.topology is not None:
+        node = group.topology.edges[row][1]
+        rows = [r for r, (_, target) in enumerate(group.topology.edges) if target == node]
+        if sum(is_decided(alive[r]) for r in rows) == group.topology.num_ops_per_node:
+            for r in rows:
+                if not is_decided(alive[r]):
+                    alive[r] = [False] * len(group.columns)
+    return alive
+
+
+def is_decided(entries: Sequence[bool]) -> bool:
+    """Whether one candidate is left."""
+    return sum(entries) == 1
+
+
+class GreedySchedule(Schedule):
+    """Takes the decisions of one SGAS search.
+
+    Attributes:
+        trace: decisions in order.
+    """
+
+    def __init__(self, strategy: SGAS) -> None:
+        self.strategy = strategy
+        self.trace: list[GreedyDecision] = []
+        self._history: dict[str, list[Tensor]] = {}
+
+    def epoch_end(self, search: OneShotSearch, epoch: int) -> None:
+        """Decide if it is time, then record this epoch."""
+        tables = self._tables(search)
+        since = epoch - self.strategy.first_decision
+        if since >= 0 and since % self.strategy.period == 0:
+            groups = search.supernet.groups
+            for label in tables:
+                if groups[label].topology is not None:
+                    self._decide(search, {label: tables[label]}, epoch)
+            self._decide(search, {x: t for x, t in tables.items() if groups[x].topology is None}, epoch)
+        for label, table in tables.items():
+            self._history[label] = [*self._history.get(label, ()), without_none(table)][
+                -self.strategy.window :
+            ]
+
+    def _tables(self, search: OneShotSearch) -> dict[str, Tensor]:
+        """Probabilities of every edge as if nothing were pruned: decided edges keep taking part in scores."""
+        tables = {}
+        for label, group in search.supernet.groups.items():
+            if not isinstance(group.decisions[0], Subset) and len(group.columns) > 1:
+                logits = search.parameters.logits[label].detach().double().cpu()
+                table = logits.softmax(dim=1)
+                tables[label] = table[:, 1:] if group.topology is not None else table
+        return tables
+
+    def _decide(self, search: OneShotSearch, tables: dict[str, Tensor], epoch: int) -> None:
+        """Decide one edge among those of `tables`."""
+        groups = search.supernet.groups
+        places = [(label, row) for label in tables for row in range(len(groups[label].rows))]
+        is_open = [sum(groups[label].alive[row]) > 1 for label, row in places]
+        if not any(is_open):
+            return
+        histories = [self._history.get(label, ()) for label in tables]
+        scores = edge_scores(list(tables.values()), histories, self.strategy.criterion)
+        position = next_edge(scores, [i for i, undecided in enumerate(is_open) if undecided])
+        label, row = places[position]
+        alive = torch.tensor(groups[label].alive[row])
+        operation = int(tables[label][row].masked_fill(~alive, -1).argmax())
+        self.trace.append(GreedyDecision(epoch, label, row, operation, float(scores[position])))
+        search.supernet.prune({label: decide(groups[label], row, operation)})
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "trace": [[d.epoch, d.group, d.row, d.operation, d.score] for d in self.trace],
+            "history": {label: torch.stack(tables) for label, tables in self._history.items()},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.trace = [GreedyDecision(*entry) for entry in state["trace"]]
+        self._history = {label: list(tables) for label, tables in state["history"].items()}

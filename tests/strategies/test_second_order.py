@@ -1,0 +1,134 @@
+"""Second-order DARTS against oracles 1b and 1c, and that nothing is left changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from spacelang import SpaceError
+from spacelang.strategies import DARTS
+from spacelang.strategies._update import SecondOrder, Step, sgd_settings
+
+XI, MU, WD = 0.025, 0.9, 3e-4
+A = torch.tensor([[2, 0.5], [0.5, 1]], dtype=torch.float64)
+B = torch.tensor([[1, -0.5], [0.25, 2]], dtype=torch.float64)
+T = torch.tensor([1, 0.5], dtype=torch.float64)
+
+
+class Weights(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.tensor([0.3, -0.7], dtype=torch.float64))
+
+
+def unrolled(
+    alpha: list[float],
+    losses: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
+    hvp: Any = "finite",
+) -> tuple[Tensor, Weights]:
+    """Gradient of the logits with the weight optimiser of the oracles."""
+    module = Weights()
+    optimizer = torch.optim.SGD([module.w], lr=XI, momentum=MU, weight_decay=WD)
+    optimizer.state[module.w]["momentum_buffer"] = torch.tensor([0.05, -0.02], dtype=torch.float64)
+    logits = nn.Parameter(torch.tensor(alpha, dtype=torch.float64))
+    step = Step(
+        [logits],
+        lambda: losses(module.w, logits)[0],
+        lambda: losses(module.w, logits)[1],
+        module,
+        [optimizer],
+    )
+    (gradient,) = SecondOrder(hvp).gradients(step)
+    return gradient, module
+
+
+def bilinear(w: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
+    train = 0.5 * w @ A @ w - alpha @ B @ w
+    return train, 0.5 * (w - T).square().sum() + 0.05 * alpha.square().sum()
+
+
+def nonlinear(w: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
+    p = alpha.softmax(0)
+
+    def net(x: Tensor) -> Tensor:
+        return p[0] * (w[0] * x).tanh().sum() + p[1] * (w[1] * x).sum() + p[2] * x.sum()
+
+    x = torch.tensor([1, -2, 0.5], dtype=torch.float64)
+    xv = torch.tensor([0.2, 1, -1], dtype=torch.float64)
+    return (net(x) - 0.7) ** 2, (net(xv) + 0.3) ** 2
+
+
+@pytest.mark.parametrize("hvp", ["finite", "exact"])
+def test_oracle_1b(hvp: str) -> None:
+    gradient, module = unrolled([0.4, -0.2], bilinear, hvp)
+    assert gradient.tolist() == pytest.approx([0.03754425, -0.08440616], abs=5e-9)
+    assert module.w.tolist() == [0.3, -0.7]
+
+
+@pytest.mark.parametrize("hvp", ["finite", "exact"])
+def test_oracle_1c(hvp: str) -> None:
+    gradient, _ = unrolled([0.1, -0.3, 0.2], nonlinear, hvp)
+    # The third loss is taken over w of two entries: the net reads w0 and w1.
+    assert gradient.tolist() == pytest.approx([-0.00190927, -0.03699211, 0.03890138], abs=1e-8)
+
+
+def test_the_virtual_step_of_oracle_1b() -> None:
+    module = Weights()
+    optimizer = torch.optim.SGD([module.w], lr=XI, momentum=MU, weight_decay=WD)
+    optimizer.state[module.w]["momentum_buffer"] = torch.tensor([0.05, -0.02], dtype=torch.float64)
+    alpha = torch.tensor([0.4, -0.2], dtype=torch.float64)
+    (gradient,) = torch.autograd.grad(bilinear(module.w, alpha)[0], module.w)
+    with torch.no_grad():
+        moved = module.w - sgd_settings([optimizer])[module.w].displacement(module.w, gradient)
+    assert moved.tolist() == pytest.approx([0.30137275, -0.70079475], abs=5e-9)
+    # And it is the step the optimiser itself would take.
+    module.w.grad = gradient
+    optimizer.step()
+    assert moved.tolist() == pytest.approx(module.w.tolist(), abs=1e-15)
+
+
+def test_weights_buffers_and_generators_are_restored_bit_for_bit() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 1))
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
+    x, y = torch.randn(16, 4), torch.randn(16, 1)
+    net(x).square().mean().backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    alpha = nn.Parameter(torch.tensor(0.5))
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    state = torch.get_rng_state()
+
+    def loss() -> Tensor:
+        return (alpha * net(x) - y).square().mean()
+
+    (gradient,) = SecondOrder().gradients(Step([alpha], loss, loss, net, [optimizer]))
+    assert gradient is not None
+    assert gradient.isfinite()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(parameter.grad is None for parameter in net.parameters())
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "named"),
+    [
+        (lambda p: torch.optim.Adam(p), "Adam"),
+        (lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, nesterov=True), "nesterov"),
+        (lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, dampening=0.1), "dampening"),
+    ],
+)
+def test_unsupported_optimisers_are_named(optimizer: Any, named: str) -> None:
+    with pytest.raises(SpaceError, match=named):
+        sgd_settings([optimizer([nn.Parameter(torch.zeros(1))])])
+
+
+def test_bad_arguments_are_named() -> None:
+    with pytest.raises(SpaceError, match="order=3"):
+        DARTS(order=3)  # type: ignore[arg-type]
+    with pytest.raises(SpaceError, match="hvp='none'"):
+        DARTS(order=2, hvp="none")  # type: ignore[arg-type]
