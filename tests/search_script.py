@@ -59,7 +59,7 @@ def strategies() -> dict[str, Any]:
 
 def outcome(experiment: Any) -> dict[str, Any]:
     """Everything a search ends with, bit for bit."""
-    state = experiment._search.state_dict()
+    state = experiment.search.state_dict()
     weights = experiment.supernet.state_dict()
     return {
         "arch": experiment.best,

@@ -54,8 +54,7 @@ class Experiment:
         self.strategy: OneShotStrategy = strategy
         self.seed = seed
         self._folder = RunFolder(Path(directory).expanduser() if directory is not None else default_folder())
-        self._supernet: Supernet | None = None
-        self._search: Search | None = None
+        self._result: tuple[Supernet, Search] | None = None
         strategy.attach(Supernet(space))  # what cannot be searched is refused here, before any work
 
     @property
@@ -87,7 +86,7 @@ class Experiment:
             trainer = self._fit(supernet, search, checkpoint)
         if _ran_elsewhere(trainer):
             self._load(supernet, search)
-        self._supernet, self._search = supernet, search
+        self._result = supernet, search
         if trainer.is_global_zero:
             self._folder.write_architectures(search.derive(1))
         rank_zero_info(
@@ -108,13 +107,9 @@ class Experiment:
         """
         if formatter not in ("dict", "instance"):
             raise SpaceError(f"formatter={formatter!r}; expected 'dict' or 'instance'.")
-        if self._search is None or self._supernet is None:
-            raise SpaceError(
-                "nothing to export yet: call experiment.run(), or experiment.run(resume=True) to load the "
-                f"run in {self.directory}."
-            )
-        archs = self._search.derive(top_k)
-        return archs if formatter == "dict" else [self._supernet.freeze(arch) for arch in archs]
+        supernet, search = self._finished()
+        archs = search.derive(top_k)
+        return archs if formatter == "dict" else [supernet.freeze(arch) for arch in archs]
 
     @property
     def best(self) -> Architecture:
@@ -124,14 +119,21 @@ class Experiment:
 
     @property
     def supernet(self) -> Supernet:
-        """The trained supernet.
+        """The trained supernet."""
+        return self._finished()[0]
 
-        Raises:
-            SpaceError: nothing was run yet.
-        """
-        if self._supernet is None:
-            raise SpaceError("there is no supernet yet: call experiment.run().")
-        return self._supernet
+    @property
+    def search(self) -> Search:
+        """The search that was run: its probabilities, history and schedule."""
+        return self._finished()[1]
+
+    def _finished(self) -> tuple[Supernet, Search]:
+        if self._result is None:
+            raise SpaceError(
+                "nothing was searched yet: call experiment.run(), or experiment.run(resume=True) to load the "
+                f"run in {self.directory}."
+            )
+        return self._result
 
     # -- steps -----------------------------------------------------------------------------------------
 

@@ -22,13 +22,17 @@ if TYPE_CHECKING:
 M = TypeVar("M", bound=nn.Module)
 
 
-class _PrimitiveType(type):
-    """Calling a primitive class inside `model_context` returns what the architecture chose."""
+class BuilderType(type):
+    """Metaclass of classes whose call does more than construct: `help()` still shows their constructor."""
 
     @property
-    def __signature__(cls) -> inspect.Signature:  # else help() shows that of __call__
+    def __signature__(cls) -> inspect.Signature:
         signature = inspect.signature(cls.__init__)  # type: ignore[misc]
         return signature.replace(parameters=list(signature.parameters.values())[1:])
+
+
+class _PrimitiveType(BuilderType):
+    """Calling a primitive class inside `model_context` returns what the architecture chose."""
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         plain = cls.build(current_context(), *args, **kwargs)  # type: ignore[attr-defined]

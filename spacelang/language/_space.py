@@ -16,7 +16,7 @@ from ._conditions import Constraint
 from ._context import FreezeContext, current_context
 from ._decision_space import DecisionSpace, refuse
 from ._decisions import Architecture, Decision
-from ._primitive import Undecided, collect, frozen_copy, held_values
+from ._primitive import BuilderType, Undecided, collect, frozen_copy, held_values
 from ._scope import root_scope
 from ._values import Value
 
@@ -28,13 +28,8 @@ if TYPE_CHECKING:
 M = TypeVar("M", bound=nn.Module)
 
 
-class _SpaceType(type):
+class _SpaceType(BuilderType):
     """Constructing a space numbers its labels, records its arguments and checks it as a whole."""
-
-    @property
-    def __signature__(cls) -> inspect.Signature:  # else help() shows that of __call__
-        signature = inspect.signature(cls.__init__)  # type: ignore[misc]
-        return signature.replace(parameters=list(signature.parameters.values())[1:])
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         context = current_context()

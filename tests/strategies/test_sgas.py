@@ -113,7 +113,7 @@ def test_a_search_decides_on_schedule_and_frees_what_it_prunes(tmp_path: Path) -
     strategy = SGAS(learning_rate=0.01, first_decision=0, period=1)
     experiment = make(tmp_path / "run", epochs=5, method=strategy)
     experiment.run()
-    trace = experiment._search.schedule.trace
+    trace = experiment.search.schedule.trace
     # Two nodes of two slots in each of two cells: one decision per cell label and epoch.
     assert [d.epoch for d in trace] == [0, 0, 1, 1, 2, 2, 3, 3]
     assert [d.group for d in trace] == ["normal", "reduce"] * 4
@@ -140,8 +140,8 @@ def test_decided_logits_do_not_move(tmp_path: Path) -> None:
     strategy = SGAS(learning_rate=0.1, weight_decay=1.0, first_decision=0, period=1)
     experiment = make(tmp_path / "run", epochs=3, method=strategy)
     experiment.run()
-    (first, *_) = experiment._search.schedule.trace
-    tables = experiment._search.history[first.group]
+    (first, *_) = experiment.search.schedule.trace
+    tables = experiment.search.history[first.group]
     settled = [table[first.row] for table in tables]
     # Pruned to one operation after epoch 0, its share against none keeps the value it had then.
     assert torch.equal(settled[1], settled[2])
