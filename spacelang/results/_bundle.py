@@ -292,7 +292,7 @@ def _fill(model: nn.Module, weights: Mapping[str, Tensor], folder: Path) -> None
     problems = []
     if missing := [name for name in own if name not in weights]:
         problems.append(f"the bundle lacks {quoted(missing, 6)}")
-    if unknown := [name for name in weights if name not in own]:
+    if unknown := sorted(name for name in weights if name not in own):
         problems.append(f"the model lacks {quoted(unknown, 6)}")
     problems += [
         f"{name!r} is {tuple(weights[name].shape)} in the bundle and {tuple(own[name].shape)} in the model"

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from search_script import make, outcome
 from torch import nn
 
 from spacelang import Experiment, LayerChoice, ModelSpace, SpaceError, model_context
@@ -17,6 +16,8 @@ from spacelang.evaluators import Functional
 from spacelang.hub import DARTS as DartsSpace
 from spacelang.results import load_yaml
 from spacelang.strategies import DARTS
+
+from ..search_script import make, outcome
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,8 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 import torch
-from search_script import make, outcome, strategies
+
+from ..search_script import make, outcome, strategies
 
 SCRIPT = Path(__file__).parent.parent / "search_script.py"
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from search_script import make
 from torch import Tensor, nn
 
 from spacelang import LayerChoice, ModelSpace, SpaceError, Supernet
 from spacelang.strategies import GDAS, GumbelDARTS, Moment, top_architectures
 from spacelang.strategies import gumbel as module
 
+from ..search_script import make
 from .test_derivation import oracle_logits, probabilities
 
 

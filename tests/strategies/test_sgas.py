@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from search_script import make
 from torch import nn
 
 from spacelang import Cell, ModelSpace, SpaceError, Supernet
@@ -21,6 +20,8 @@ from spacelang.strategies.sgas import (
     stability,
     without_none,
 )
+
+from ..search_script import make
 
 
 def table(rows: list[list[float]]) -> torch.Tensor:
