@@ -218,6 +218,11 @@ def _with_model(module: LightningModule, model: nn.Module) -> LightningModule:
             "use self.model, or give Lightning a callable `model -> LightningModule`"
         )
     module.model = model
+    if module.model is not model:  # a class attribute of that name hides the submodule
+        raise SpaceError(
+            f"{type(module).__name__} has a class attribute `model`, which hides the one it is given; write "
+            "`self.model = None` in its __init__ instead"
+        )
     return _holding(module, model)
 
 

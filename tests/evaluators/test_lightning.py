@@ -198,3 +198,11 @@ def test_readable_attributes(data, quiet) -> None:
     assert (evaluator.datamodule, evaluator.max_epochs) == (None, 7)
     assert Lightning(ClassificationModule(), Trainer(max_epochs=3, **quiet)).max_epochs == 3
     assert Classification(**data).max_epochs is None
+
+
+def test_a_class_attribute_that_hides_the_model_is_named() -> None:
+    class Hidden(LightningModule):
+        model = None
+
+    with pytest.raises(SpaceError, match="class attribute `model`"):
+        Lightning(Hidden(), train_dataloaders=[]).lightning_module(nn.Linear(1, 1))
