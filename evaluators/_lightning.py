@@ -115,22 +115,23 @@ class Lightning:
         """
         module = self.lightning_module(model)
         self._check_training_data(module)
-        trainer = make_trainer(
-            self._source,
-            callbacks=callbacks,
-            directory=directory,
-            checkpoint_io=checkpoint_io,
-            strategy_hint=strategy_hint,
-        )
-        _fit(
-            trainer,
-            module,
-            train_dataloaders=self.train_dataloaders,
-            val_dataloaders=self.val_dataloaders,
-            # `setup` stores data sets in the datamodule, and the Trainer stores itself: both in a copy's.
-            datamodule=copy(self.datamodule),
-            ckpt_path=ckpt_path,
-        )
+        with quiet_lightning():
+            trainer = make_trainer(
+                self._source,
+                callbacks=callbacks,
+                directory=directory,
+                checkpoint_io=checkpoint_io,
+                strategy_hint=strategy_hint,
+            )
+            _fit(
+                trainer,
+                module,
+                train_dataloaders=self.train_dataloaders,
+                val_dataloaders=self.val_dataloaders,
+                # `setup` stores data sets in the datamodule, and the Trainer stores itself: both in a copy's.
+                datamodule=copy(self.datamodule),
+                ckpt_path=ckpt_path,
+            )
         return trainer
 
     def evaluate(self, model: nn.Module, report: Report | None = None) -> dict[str, float]:
@@ -165,7 +166,8 @@ class Lightning:
             raise SpaceError(
                 f"{type(module).__name__} has no test_step; write one that logs the test metrics"
             )
-        results = make_silent_trainer(self._source).test(module, dataloaders=dataloaders, verbose=False)
+        with quiet_lightning():
+            results = make_silent_trainer(self._source).test(module, dataloaders=dataloaders, verbose=False)
         return {name: float(value) for result in results for name, value in result.items()}
 
     def _check_training_data(self, module: LightningModule) -> None:
@@ -196,8 +198,7 @@ def _fit(trainer: Trainer, module: LightningModule, **arguments: Any) -> None:
     """Call `trainer.fit`; turn Lightning's way of ending on Ctrl-C back into a KeyboardInterrupt."""
     handler = signal.getsignal(signal.SIGINT)
     try:
-        with quiet_lightning():
-            trainer.fit(module, weights_only=True, **arguments)
+        trainer.fit(module, weights_only=True, **arguments)
     except SystemExit as stop:
         if not isinstance(stop.__context__, KeyboardInterrupt):
             raise

@@ -90,7 +90,7 @@ class Experiment:
         if trainer.is_global_zero:
             self._folder.write_architectures(search.derive(1))
         rank_zero_info(
-            f"Search finished; its run folder is {self.directory}. experiment.best is what it found."
+            f"Search finished; its run folder is {str(self.directory)!r}. experiment.best is what it found."
         )
 
     def export_top_models(self, top_k: int = 1, formatter: Literal["dict", "instance"] = "dict") -> list[Any]:

@@ -60,15 +60,15 @@ class RunFolder:
             return
         if not resume:
             raise SpaceError(
-                f"{self.root} already holds a run. Continue it with experiment.run(resume=True), or give "
-                "another directory."
+                f"the folder {str(self.root)!r} already holds a run. Continue it with "
+                "experiment.run(resume=True), or give another directory."
             )
         stored = load_yaml(self.description)
         differing = [k for k in _IDENTITY if not isinstance(stored, dict) or stored.get(k) != record[k]]
         if differing:
             was = {k: stored.get(k) if isinstance(stored, dict) else None for k in differing}
             raise SpaceError(
-                f"{self.root} holds another run: its {', '.join(differing)} was {was}, now "
+                f"the folder {str(self.root)!r} holds another run: its {', '.join(differing)} was {was}, now "
                 f"{ {k: record[k] for k in differing} }. Resume with the same, or give another directory."
             )
 
