@@ -18,8 +18,7 @@ from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.strategies import DDPStrategy
 
 from spacelang.errors import SpaceError, closest
-
-from ._folders import fresh_run_folder
+from spacelang.folders import fresh_run_folder
 
 UNUSED_PARAMETERS = "ddp_find_unused_parameters_true"
 _RENAMED = {"gpus": "accelerator='gpu', devices=...", "progress_bar_refresh_rate": "enable_progress_bar=..."}

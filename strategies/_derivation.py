@@ -78,8 +78,11 @@ def top_architectures(
     found: list[Architecture] = []
     seen: set[str] = set()
     for arch in itertools.islice(_best_first(units, space), _MAX_STEPS):
-        key = json.dumps(space.canonical(arch)) if not space.problems(arch) else None
-        if key is not None and key not in seen:
+        try:
+            key = json.dumps(space.canonical(arch))
+        except SpaceError:  # a constraint of the space
+            continue
+        if key not in seen:
             seen.add(key)
             found.append(arch)
             if len(found) == count:
@@ -139,21 +142,21 @@ def _node_unit(group: Group, node: int, table: list[list[float]], count: int, ru
     """Options of a node: which edges enter it, and with which operation each."""
     topology = group.topology
     assert topology is not None
-    rows = [(r, source) for r, (source, target) in enumerate(topology.edges) if target == node]
     # Per edge the best operations; no architecture among the first `count` needs a later one.
     pairs = {
         source: sorted(
             ((table[r][k], k) for k, alive in enumerate(group.alive[r]) if alive), key=lambda pair: -pair[0]
         )[: count + topology.num_ops_per_node]
-        for r, source in rows
+        for source, r in enumerate(topology.rows_into(node))
     }
     live = [source for source, operations in pairs.items() if operations]
     width = topology.num_ops_per_node
-    ranked = sorted(((s, pair) for s in live for pair in pairs[s]), key=lambda edge: -edge[1][0])
-    if rule == "pairs" and not topology.distinct_inputs and len(ranked) >= width:
+    if rule == "pairs" and not topology.distinct_inputs:
+        ranked = sorted(((s, pair) for s in live for pair in pairs[s]), key=lambda edge: -edge[1][0])
         chosen = itertools.combinations(ranked[: count + width], width)
         options = [_slots(topology, node, list(edges)) for edges in chosen]
-        return _Unit(topology.input(node, 0).label, _best(options, count))
+        if options:  # else the node has fewer pairs than slots
+            return _Unit(topology.input(node, 0).label, _best(options, count))
     # Slots beyond the number of live inputs can only repeat one of them.
     combine = itertools.combinations if len(live) >= width else itertools.combinations_with_replacement
     options = [

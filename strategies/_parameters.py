@@ -50,15 +50,18 @@ class ArchitectureParameters:
 
     def step(self, gradients: Sequence[Tensor]) -> None:
         """Apply one gradient, in the order of `logits`; rows with nothing left to choose stay as they are."""
-        before = {label: parameter.detach().clone() for label, parameter in self.logits.items()}
+        settled = {label: self._settled(label) for label in self.logits}
+        before = {label: self.logits[label].detach()[rows] for label, rows in settled.items() if rows}
         for parameter, gradient in zip(self.logits.values(), gradients, strict=True):
             parameter.grad = gradient
         self.optimizer.step()
         self.optimizer.zero_grad()
-        for label, parameter in self.logits.items():
-            settled = [sum(row) < min(2, len(row)) for row in self._groups[label].alive]
-            if any(settled):  # else Adam's weight decay and momentum would go on moving them
-                parameter.data[settled] = before[label][settled]
+        for label, kept in before.items():  # else Adam's weight decay and momentum would go on moving them
+            self.logits[label].data[settled[label]] = kept
+
+    def _settled(self, label: str) -> list[int]:
+        """Rows of a group that were pruned to one candidate or none."""
+        return [r for r, row in enumerate(self._groups[label].alive) if sum(row) < min(2, len(row))]
 
     def to(self, device: torch.device) -> None:
         """Move logits and moments."""

@@ -15,7 +15,7 @@ from spacelang.language import Subset
 from spacelang.supernet import Group
 
 from ._oneshot import OneShot
-from ._relaxation import Mixture, Moment, Softmax
+from ._relaxation import Mixture, Moment, Softmax, alive_mask
 from ._schedule import Schedule
 
 if TYPE_CHECKING:
@@ -75,9 +75,9 @@ class GreedySoftmax(Softmax):
         weights = super().mixture(group, logits, moment).weights
         if isinstance(group.decisions[0], Subset):
             return Mixture(weights)
-        decided = torch.tensor([sum(row) == 1 for row in group.alive], device=weights.device)[:, None]
-        alone = torch.tensor(group.alive, device=weights.device).to(weights.dtype)
-        return Mixture(torch.where(decided, alone, weights))
+        alive = alive_mask(group, weights)
+        decided = alive.sum(dim=1, keepdim=True) == 1
+        return Mixture(torch.where(decided, alive.to(weights.dtype), weights))
 
 
 # -- the criteria: `probabilities` are (edges, operations), softmax with `none` left out -----------------
@@ -165,7 +165,7 @@ def decide(group: Group, row: int, operation: int) -> list[list[bool]]:
     alive[row] = [column == operation for column in range(len(group.columns))]
     if group.topology is not None:
         node = group.topology.edges[row][1]
-        rows = [r for r, (_, target) in enumerate(group.topology.edges) if target == node]
+        rows = group.topology.rows_into(node)
         if sum(is_decided(alive[r]) for r in rows) == group.topology.num_ops_per_node:
             for r in rows:
                 if not is_decided(alive[r]):

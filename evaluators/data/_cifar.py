@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from spacelang.errors import SpaceError
+from spacelang.folders import cache_folder
 
-from .._folders import cache_folder
 from ._cutout import Cutout
 from ._splits import DataSplits, Sample
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import time
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,12 +22,15 @@ from torch import nn
 from ..errors import SpaceError
 from ..experiment import Experiment
 from ..language import model_context
+from ..quiet import quiet
 from ..results import draw, export_onnx, load_bundle, profile, save_bundle
 from ._progress import ProgressBar
 
 # Fixed, because the number of threads changes the last bits of a sum and so the result; one, because
 # on networks this small two are hardly faster, and far slower on a machine that is busy.
 THREADS = 1
+# Notes about GPUs, workers and tips are kept off the screen.
+_NOISY = ("lightning.pytorch", "lightning.fabric", "torch.onnx")
 # On 8x8 images a 5x5 operation, dilated or separable twice over, sees little but the padding.
 OPERATIONS = ("max_pool_3x3", "avg_pool_3x3", "skip_connect", "sep_conv_3x3", "dil_conv_3x3")
 BUNDLE = "network"
@@ -76,7 +78,7 @@ def run(plan: Plan, console: Console | None = None) -> Outcome:
     """
     console = console or Console(highlight=False)
     start = time.perf_counter()
-    with _quiet(), _threads(THREADS), torch.random.fork_rng(devices=[]):
+    with quiet(_NOISY, logging.ERROR), _threads(THREADS), torch.random.fork_rng(devices=[]):
         splits = import_module("spacelang.evaluators.data").digits()
         what = f"DARTS on {len(splits.train)} images of handwritten digits"
         _say(console, "1/4  Search", f"{what}; {plan.search_width} channels, {plan.search_cells} cells")
@@ -200,22 +202,6 @@ def _trainer_arguments(epochs: int, bar: ProgressBar, **more: Any) -> dict[str, 
         "callbacks": [bar],
         **more,
     }
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep Lightning's notes about GPUs, workers and tips off the screen."""
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric", "torch.onnx")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
 
 
 @contextmanager

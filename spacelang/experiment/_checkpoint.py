@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +10,7 @@ import torch
 from lightning.pytorch.plugins.io import CheckpointIO
 
 from ..errors import SpaceError
+from ..results._files import atomic_file
 
 
 class AtomicCheckpointIO(CheckpointIO):
@@ -21,16 +20,8 @@ class AtomicCheckpointIO(CheckpointIO):
         """Write `checkpoint` to `path` atomically."""
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(name, target)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+        with atomic_file(target) as file:
+            torch.save(checkpoint, file)
 
     def load_checkpoint(
         self, path: Any, map_location: Any = None, weights_only: bool | None = True

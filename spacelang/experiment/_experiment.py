@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from ..errors import SpaceError
+from ..folders import fresh_run_folder
 from ..language import Architecture, ModelSpace, is_frozen
 from ..supernet import Supernet
-from ._folder import RunFolder, default_folder, versions
+from ._folder import RunFolder, versions
 from ._protocols import OneShotStrategy, Search, TrainingEvaluator
 
 if TYPE_CHECKING:
@@ -53,7 +54,9 @@ class Experiment:
         self.evaluator: TrainingEvaluator = evaluator
         self.strategy: OneShotStrategy = strategy
         self.seed = seed
-        self._folder = RunFolder(Path(directory).expanduser() if directory is not None else default_folder())
+        self._folder = RunFolder(
+            Path(directory).expanduser() if directory is not None else fresh_run_folder()
+        )
         self._result: tuple[Supernet, Search] | None = None
         strategy.attach(Supernet(space))  # what cannot be searched is refused here, before any work
 

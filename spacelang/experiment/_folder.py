@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import secrets
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -14,6 +11,7 @@ from typing import Any
 from ..errors import SpaceError
 from ..language import Architecture
 from ..results import dump_yaml, load_yaml
+from ..results._files import write_atomic
 
 # What must agree between a run and its resumption; versions and threads may differ with a warning.
 _IDENTITY = ("space", "strategy", "evaluator", "seed")
@@ -56,7 +54,7 @@ class RunFolder:
             SpaceError: it holds a run and `resume` is false, or another run than `record` describes.
         """
         if not (self.description.exists() and self.checkpoint.exists()):
-            write_text(self.description, dump_yaml(dict(record)))
+            self._write(self.description, dict(record))
             return
         if not resume:
             raise SpaceError(
@@ -77,21 +75,12 @@ class RunFolder:
         for old in self.architectures.glob("*.yaml"):
             old.unlink()
         for rank, arch in enumerate(archs, start=1):
-            write_text(self.architectures / f"{rank}.yaml", dump_yaml(arch))
+            self._write(self.architectures / f"{rank}.yaml", arch)
 
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically, making its folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
-
-
-def default_folder() -> Path:
-    """A new folder below `runs/` of the cache folder, `$SPACELANG_CACHE` or `~/.cache/spacelang`."""
-    cache = Path(os.environ.get("SPACELANG_CACHE") or "~/.cache/spacelang").expanduser()
-    return cache / "runs" / f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(4)}"
+    @staticmethod
+    def _write(path: Path, data: dict[str, Any]) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, dump_yaml(data).encode())
 
 
 def versions() -> dict[str, str]:

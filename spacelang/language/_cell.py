@@ -6,6 +6,7 @@ import copy
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import torch
@@ -69,10 +70,15 @@ class CellTopology:
         """Indices of the intermediate nodes."""
         return range(self.num_predecessors, self.num_predecessors + self.num_nodes)
 
-    @property
+    @cached_property
     def edges(self) -> tuple[tuple[int, int], ...]:
         """Every possible `(source, node)`, node by node: the row order of a cell's mixture."""
         return tuple((source, node) for node in self.nodes for source in range(node))
+
+    def rows_into(self, node: int) -> range:
+        """Rows of the edges that enter an intermediate node, by source."""
+        first = sum(range(self.num_predecessors, node))
+        return range(first, first + node)
 
     def op(self, node: int, slot: int) -> Categorical:
         """Decision on the operation of a slot."""
@@ -109,11 +115,6 @@ class CellTopology:
             ]
             for node in self.nodes
         }
-
-    def distinct_message(self, node: int) -> str:
-        """What is said when two slots of a node read the same input against the rule."""
-        labels = ", ".join(repr(source.label) for _, source in self.slots(node))
-        return f"node {node} of cell {self.label!r} must read different inputs in {labels}."
 
     def used(self, source: int, node: int, operation: int) -> Condition:
         """When some slot of `node` applies the operation to `source`."""
@@ -303,8 +304,6 @@ class Cell(Primitive):
         )
         slots = {}
         for node, row in topology.chosen(context.arch).items():
-            if topology.distinct_inputs and len({source for source, _ in row}) < len(row):
-                raise SpaceError(topology.distinct_message(node))
             names = [(source, rank, topology.operations[rank]) for source, rank in row]
             slots[node] = [
                 (source, rank, _make_op(label, named[name], name, node, slot, source))
@@ -340,13 +339,13 @@ class Cell(Primitive):
                 yield Symmetry(tuple((source.label, op.label) for op, source in self.topology.slots(node)))
 
     def freeze(self, arch: Mapping[str, Any]) -> nn.Module:
-        rows = dict(zip(self.topology.edges, self.edges, strict=True))
         taken: set[int] = set()
         slots: dict[int, list[tuple[int, int, nn.Module]]] = {}
         for node, row in self.topology.chosen(arch).items():
             slots[node] = []
+            entering = self.topology.rows_into(node)
             for source, rank in row:
-                module = rows[source, node][rank]  # type: ignore[index]
+                module = self.edges[entering[source]][rank]  # type: ignore[index]
                 # Two slots with the same operation on the same input must not become one module.
                 module = copy.deepcopy(module) if id(module) in taken else module
                 taken.add(id(module))

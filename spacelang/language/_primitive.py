@@ -128,11 +128,6 @@ class Undecided(nn.Module):
         raise SpaceError(" ".join(self.problems))
 
 
-def primitives(module: nn.Module) -> Iterator[Primitive]:
-    """Every primitive in `module`, nested ones included."""
-    return (child for child in module.modules() if isinstance(child, Primitive))
-
-
 def held_values(module: nn.Module) -> tuple[Decision, ...]:
     """Decisions of the values a module keeps as plain attributes."""
     return decisions_of(list(vars(module).values()))

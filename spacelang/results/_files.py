@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from spacelang.errors import SpaceError
 
@@ -19,17 +20,23 @@ def write_atomic(path: Path, data: bytes) -> None:
     Raises:
         SpaceError: the folder is missing or cannot be written.
     """
+    with file_errors(f"cannot write '{path}'"), atomic_file(path) as file:
+        file.write(data)
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
+    """Open a temporary file beside `path`; at the end fsync it and rename it to `path`, as `write_atomic`."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with file_errors(f"cannot write '{path}'"):
-        try:
-            with temporary.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-        _sync_folder(path.parent)
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync_folder(path.parent)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -7,15 +7,14 @@ import json
 import logging
 import math
 import os
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spacelang.errors import SpaceError
+from spacelang.quiet import quiet
 
 from ._files import file_errors, target_path, write_atomic
 from ._frozen import require_frozen
@@ -154,7 +153,7 @@ def _export(replica: nn.Module, inputs: tuple[Tensor, ...], opset: int | None) -
         _rows(tensor, max(2, len(tensor)), None) for tensor in inputs
     )  # a batch of 1 would be fixed
     try:
-        with _quiet(), torch.no_grad():
+        with quiet(_NOISY, logging.CRITICAL), torch.no_grad():
             program = torch.onnx.export(
                 replica,
                 traced,
@@ -188,22 +187,6 @@ def _run(model: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
         raise SpaceError(
             f"the forward pass of {type(model).__name__} fails for an input of shape {shapes}: {error}"
         ) from error
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the exporter's progress and deprecation notes; its exceptions pass."""
-    loggers = [logging.getLogger(name) for name in _NOISY]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
 
 
 def _read_opset(proto: ModelProto, asked: int | None) -> int:

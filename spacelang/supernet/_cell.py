@@ -53,12 +53,11 @@ class MixedCell(Mixed):
 
     def _node(self, node: int, states: list[Tensor], caches: list[dict[Hashable, Tensor]]) -> Tensor:
         group, terms = self.group, list[tuple[object, Tensor]]()
-        for r, (source, target) in enumerate(self.topology.edges):
-            if target == node:
-                for k in dict.fromkeys(group.active[r]):
-                    output = self._operation(r, k, states[source], caches[source])
-                    # Two slots with the same choice add it twice, as their frozen model does.
-                    terms += [(group.columns[k], group.weighted(r, k, output))] * group.active[r].count(k)
+        for source, r in enumerate(self.topology.rows_into(node)):
+            for k in dict.fromkeys(group.active[r]):
+                output = self._operation(r, k, states[source], caches[source])
+                # Two slots with the same choice add it twice, as their frozen model does.
+                terms += [(group.columns[k], group.weighted(r, k, output))] * group.active[r].count(k)
         return add_weighted(terms, f"node {node} of cell {group.label!r}")
 
     def _operation(self, row: int, column: int, x: Tensor, cache: dict[Hashable, Tensor]) -> Tensor:
@@ -74,12 +73,11 @@ class MixedCell(Mixed):
         return {source for r, (source, _) in enumerate(self.topology.edges) if self.group.active[r]}
 
     def freeze(self, arch: Mapping[str, Any]) -> nn.Module:
-        row_of = {edge: r for r, edge in enumerate(self.topology.edges)}
-        slots = {
+        slots: dict[int, list[tuple[int, int, nn.Module]]] = {}
+        for node, chosen in self.topology.chosen(arch).items():
+            rows = self.topology.rows_into(node)
             # Copied one by one: beginnings that edges share here are every slot's own in a frozen model.
-            node: [(source, k, copy.deepcopy(self.edges[row_of[source, node]][k])) for source, k in row]  # type: ignore[index]
-            for node, row in self.topology.chosen(arch).items()
-        }
+            slots[node] = [(source, k, copy.deepcopy(self.edges[rows[source]][k])) for source, k in chosen]  # type: ignore[index]
         return FrozenCell(self.frame, slots)
 
     def drop_pruned(self) -> None:

@@ -138,10 +138,9 @@ class Group:
         if any(decision.label not in arch for decision in self.decisions):
             return counts
         if self.topology is not None:
-            row_of = {edge: r for r, edge in enumerate(self.topology.edges)}
             for node, slots in self.topology.chosen(arch).items():
                 for source, rank in slots:
-                    counts[row_of[source, node]][rank] += 1
+                    counts[self.topology.rows_into(node)[source]][rank] += 1
             return counts
         position = self.decisions[0].position(arch[self.decisions[0].label])
         for k in position if isinstance(position, tuple) else (position,):

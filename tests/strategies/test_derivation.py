@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -31,15 +32,24 @@ def oracle_logits() -> torch.Tensor:
     return 2 * torch.sin(1 + e + 4 * k + 3 * e * k)
 
 
+class OneCell(ModelSpace):
+    def __init__(self, distinct_inputs: bool) -> None:
+        super().__init__()
+        identities = {name: nn.Identity() for name in OPERATIONS}
+        self.cell = Cell(identities, 4, 2, 2, label="cell", distinct_inputs=distinct_inputs)
+
+
 @pytest.fixture(scope="module")
 def cell_supernet() -> Supernet:
-    class OneCell(ModelSpace):
-        def __init__(self) -> None:
-            super().__init__()
-            identities = {name: nn.Identity() for name in OPERATIONS}
-            self.cell = Cell(identities, 4, 2, 2, label="cell", distinct_inputs=True)
+    return Supernet(OneCell(distinct_inputs=True))
 
-    return Supernet(OneCell())
+
+def slots_of(arch: dict[str, Any]) -> list[list[tuple[str, int]]]:
+    """`(operation, source)` of each slot of the four nodes."""
+    return [
+        [(arch[f"cell/op_{node}_{k}"], arch[f"cell/input_{node}_{k}"]) for k in range(2)]
+        for node in range(2, 6)
+    ]
 
 
 def probabilities(supernet: Supernet, **logits: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -56,11 +66,7 @@ def test_softmax_of_oracle_1a(cell_supernet: Supernet) -> None:
 
 def test_oracle_1a_derives_the_published_cell(cell_supernet: Supernet) -> None:
     (arch,) = top_architectures(cell_supernet, probabilities(cell_supernet, cell=oracle_logits()), 1)
-    slots = [
-        [(arch[f"cell/op_{node}_{k}"], arch[f"cell/input_{node}_{k}"]) for k in range(2)]
-        for node in range(2, 6)
-    ]
-    assert slots == [
+    assert slots_of(arch) == [
         [("sep_conv_5x5", 0), ("dil_conv_5x5", 1)],
         [("dil_conv_5x5", 1), ("skip_connect", 0)],
         [("sep_conv_3x3", 3), ("dil_conv_5x5", 0)],

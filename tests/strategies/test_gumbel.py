@@ -14,7 +14,7 @@ from spacelang.strategies import GDAS, GumbelDARTS, Moment, top_architectures
 from spacelang.strategies import gumbel as module
 
 from ..search_script import make
-from .test_derivation import oracle_logits, probabilities
+from .test_derivation import OneCell, oracle_logits, probabilities, slots_of
 
 
 def moment(epoch: int = 0, epochs: int = 2, seed: int = 0) -> Moment:
@@ -101,23 +101,10 @@ def test_soft_samples_are_on_the_simplex_and_repeat_with_the_generator() -> None
 
 
 def test_gdas_rule_of_oracle_1a() -> None:
-    from spacelang import Cell
-
-    from .test_derivation import OPERATIONS
-
-    class OneCell(ModelSpace):
-        def __init__(self) -> None:
-            super().__init__()
-            self.cell = Cell({name: nn.Identity() for name in OPERATIONS}, 4, 2, 2, label="cell")
-
-    supernet = Supernet(OneCell())
+    supernet = Supernet(OneCell(distinct_inputs=False))
     tables = probabilities(supernet, cell=oracle_logits())
     (arch,) = top_architectures(supernet, tables, 1, rule="pairs")
-    slots = [
-        [(arch[f"cell/op_{node}_{k}"], arch[f"cell/input_{node}_{k}"]) for k in range(2)]
-        for node in range(2, 6)
-    ]
-    assert slots == [
+    assert slots_of(arch) == [
         [("sep_conv_5x5", 0), ("dil_conv_5x5", 1)],
         [("dil_conv_5x5", 1), ("skip_connect", 0)],
         [("sep_conv_3x3", 3), ("dil_conv_3x3", 3)],

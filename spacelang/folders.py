@@ -1,4 +1,4 @@
-"""Where evaluators may write when the user names no folder."""
+"""Where spacelang may write when the user names no folder."""
 
 from __future__ import annotations
 
