@@ -288,3 +288,43 @@ def test_what_cannot_be_mixed_is_refused_before_training() -> None:
 def test_bad_settings_are_named(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(SpaceError, match=message):
         DARTS(**settings)
+
+
+def test_the_architecture_step_computes_no_weight_gradient() -> None:
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    from spacelang.strategies._update import FirstOrder, Step
+
+    class Masks(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if func is torch.ops.aten.convolution_backward.default:
+                masks.append(list(args[-1]))  # gradients asked for: of input, weight, bias
+            return func(*args, **(kwargs or {}))
+
+    class Two(ModelSpace):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem = nn.Conv2d(1, 2, 3)
+            self.layer = LayerChoice([nn.Conv2d(2, 2, 3), nn.Conv2d(2, 2, 3)], label="layer")
+            self.last = nn.Conv2d(2, 1, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(self.layer(self.stem(x)))
+
+    supernet = Supernet(Two())
+    logits = nn.Parameter(torch.zeros(1, 2))
+
+    def loss() -> Tensor:
+        supernet.set_mixture({"layer": logits.softmax(dim=1)})
+        return supernet(torch.randn(2, 1, 9, 9)).square().mean()
+
+    masks: list[list[bool]] = []
+    with Masks():
+        (gradient,) = FirstOrder().gradients(Step([logits], loss, loss, supernet, []))
+    assert gradient is not None
+    assert masks == [[True, False, False]]  # of the last layer alone, on the way to the mixture
+    masks.clear()
+    with Masks():
+        loss().backward()
+    assert len(masks) == 4
+    assert all(mask[1] for mask in masks)
