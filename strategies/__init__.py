@@ -1,6 +1,8 @@
 """Search strategies."""
 
 from ._derivation import top_architectures as top_architectures
+from ._differentiable import Differentiable as Differentiable
+from ._extra import Extra as Extra
 from ._oneshot import OneShot as OneShot
 from ._relaxation import Mixture as Mixture
 from ._relaxation import Moment as Moment

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
 
 from spacelang.language import Subset
 from spacelang.supernet import Group
+
+Phase: TypeAlias = Literal["logits", "weights"]
+"""Whose step a mixture is for."""
 
 
 @dataclass(frozen=True)
@@ -21,11 +24,13 @@ class Moment:
         epoch: from 0.
         epochs: of the whole search.
         generator: what a random relaxation draws from, on the CPU, the same on every rank.
+        phase: whose step the mixture is for.
     """
 
     epoch: int
     epochs: int
     generator: torch.Generator
+    phase: Phase = "weights"
 
 
 @dataclass(frozen=True)
@@ -35,10 +40,14 @@ class Mixture:
     Args:
         weights: of the candidates, (rows, columns).
         active: rows x columns, which candidates run; None for all.
+        edges: (rows,), weights of a cell's edges besides those of their candidates; None for ones.
+        adds_gates: add the weights of candidates that do not run, as plain numbers.
     """
 
     weights: Tensor
     active: Sequence[Sequence[bool]] | None = None
+    edges: Tensor | None = None
+    adds_gates: bool = False
 
 
 class Relaxation(Protocol):
@@ -56,9 +65,13 @@ class Relaxation(Protocol):
         """Mixture of a forward pass; its weights are differentiable in the logits."""
         ...
 
+    def settled(self, group: Group, before: Tensor, after: Tensor) -> Tensor:
+        """Logits to go on with, from those before and after their step."""
+        return after
+
 
 @dataclass(frozen=True)
-class Softmax:
+class Softmax(Relaxation):
     """w_{e,k} = exp(alpha_{e,k}) / sum_k' exp(alpha_{e,k'}), per row (DARTS, arXiv:1806.09055, eq. 2).
 
     Args:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ._search import OneShotSearch
+    from ._gradient_search import GradientSearch
 
 
 class Schedule:
@@ -14,8 +14,12 @@ class Schedule:
     State is made of tensors, numbers, strings, lists and dicts, so that a checkpoint can hold it.
     """
 
-    def epoch_end(self, search: OneShotSearch, epoch: int) -> None:
+    def epoch_end(self, search: GradientSearch, epoch: int) -> None:
         """Called after the training of an epoch, before its probabilities are recorded."""
+
+    def summary(self) -> dict[str, Any]:
+        """What it did, as plain values for a report."""
+        return {}
 
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on."""

@@ -7,13 +7,13 @@ from typing import Literal
 
 from spacelang import SpaceError
 
-from ._oneshot import OneShot
+from ._differentiable import Differentiable
 from ._relaxation import Softmax
 from ._update import FirstOrder, SecondOrder, Update
 
 
 @dataclass(frozen=True, kw_only=True)
-class DARTS(OneShot):
+class DARTS(Differentiable):
     """Differentiable architecture search.
 
     Every choice computes the softmax mixture of its candidates. Before each step of the weights w on a

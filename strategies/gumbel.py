@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,11 +10,12 @@ import torch
 from torch import Tensor
 
 from spacelang import SpaceError
-from spacelang.language import Subset
-from spacelang.supernet import Group
+from spacelang.errors import quoted
+from spacelang.language import Architecture, Subset
+from spacelang.supernet import Group, Supernet
 
-from ._derivation import Rule
-from ._oneshot import OneShot
+from ._derivation import top_architectures
+from ._differentiable import Differentiable
 from ._relaxation import Mixture, Moment, Softmax, alive_mask
 
 
@@ -35,7 +37,8 @@ class GumbelSoftmax(Softmax):
         none: as in `Softmax`; not with `hard`.
         start, end: temperature tau in the first and in the last epoch.
         hard: use the one-hot of the largest entry; the backward pass goes through z.
-        run_all: with `hard`, compute every candidate, which the gradient of candidates not sampled needs.
+        idle: with `hard`, what becomes of candidates that were not sampled: they are left out ("skip"),
+            executed for their gradients ("run"), or their weight is added as a plain number ("gate").
 
     Source: SNAS, arXiv:1812.09926, eq. 4; GDAS, arXiv:1910.04465, eq. 4 to 7.
     """
@@ -43,7 +46,7 @@ class GumbelSoftmax(Softmax):
     start: float = 1.0
     end: float = 0.03
     hard: bool = False
-    run_all: bool = False
+    idle: Literal["skip", "run", "gate"] = "skip"
 
     def mixture(self, group: Group, logits: Tensor, moment: Moment | None = None) -> Mixture:
         assert moment is not None
@@ -60,11 +63,12 @@ class GumbelSoftmax(Softmax):
             return Mixture(z[:, 1:] if self._has_none(group) else z)
         onehot = torch.nn.functional.one_hot(z.argmax(dim=-1), z.shape[1]).to(z.dtype) * alive
         weights = onehot - z.detach() + z
-        return Mixture(weights, None if self.run_all else onehot.bool().tolist())
+        active = None if self.idle == "run" else onehot.bool().tolist()
+        return Mixture(weights, active, adds_gates=self.idle == "gate")
 
 
 @dataclass(frozen=True, kw_only=True)
-class GumbelDARTS(OneShot):
+class GumbelDARTS(Differentiable):
     """Search with soft Gumbel samples at a falling temperature.
 
     Each pass mixes candidates with a sample z = softmax((log softmax(alpha) + G) / tau), which nears a
@@ -90,8 +94,15 @@ class GumbelDARTS(OneShot):
         return GumbelSoftmax(self.none, *self.temperature)
 
 
+_IDLE: dict[str, Literal["skip", "run", "gate"]] = {
+    "sampled": "skip",
+    "straight_through": "run",
+    "gates": "gate",
+}
+
+
 @dataclass(frozen=True, kw_only=True)
-class GDAS(OneShot):
+class GDAS(Differentiable):
     """Search with one sampled candidate per choice.
 
     Each pass runs the candidate of the largest log softmax(alpha) + G alone, with weight one; the backward
@@ -100,29 +111,31 @@ class GDAS(OneShot):
 
     Args:
         temperature: tau in the first and in the last epoch.
-        estimator: "sampled" differentiates the weight of the sampled candidate alone, and runs nothing
-            else. "straight_through" runs every candidate, so that every weight has its gradient.
+        estimator: of the gradient of candidates that were not sampled. "sampled" has none for them.
+            "straight_through" runs every candidate, so each has that of its own output. "gates" is what the
+            authors' code computes: their weights, zero, are added to the output as plain numbers, so each
+            has the sum of the output's gradient.
 
     Source: GDAS, Dong and Yang 2019, arXiv:1910.04465, eq. 4 to 7.
     """
 
     temperature: tuple[float, float] = (10.0, 0.1)
-    estimator: Literal["sampled", "straight_through"] = "sampled"
+    estimator: Literal["sampled", "straight_through", "gates"] = "sampled"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_temperature(self.temperature)
-        if self.estimator not in ("sampled", "straight_through"):
-            raise SpaceError(f"estimator={self.estimator!r}; expected 'sampled' or 'straight_through'.")
+        if self.estimator not in _IDLE:
+            raise SpaceError(f"estimator={self.estimator!r}; expected one of {quoted(_IDLE)}.")
 
     @property
     def relaxation(self) -> GumbelSoftmax:
-        run_all = self.estimator == "straight_through"
-        return GumbelSoftmax(False, *self.temperature, hard=True, run_all=run_all)
+        return GumbelSoftmax(False, *self.temperature, hard=True, idle=_IDLE[self.estimator])
 
-    @property
-    def rule(self) -> Rule:
-        return "pairs"
+    def derive(
+        self, supernet: Supernet, probabilities: Mapping[str, Tensor], count: int
+    ) -> list[Architecture]:
+        return top_architectures(supernet, probabilities, count, rule="pairs")
 
     @property
     def samples_paths(self) -> bool:

@@ -14,16 +14,16 @@ from spacelang import SpaceError
 from spacelang.language import Subset
 from spacelang.supernet import Group
 
-from ._oneshot import OneShot
+from ._differentiable import Differentiable
 from ._relaxation import Mixture, Moment, Softmax, alive_mask
 from ._schedule import Schedule
 
 if TYPE_CHECKING:
-    from ._search import OneShotSearch
+    from ._gradient_search import GradientSearch
 
 
 @dataclass(frozen=True, kw_only=True)
-class SGAS(OneShot):
+class SGAS(Differentiable):
     """Decide one edge at a time, greedily, and prune the rest of it while the search goes on.
 
     It begins as DARTS. After `first_decision` more epochs than the first, and then every `period` epochs,
@@ -190,7 +190,7 @@ class GreedySchedule(Schedule):
         self.trace: list[GreedyDecision] = []
         self._history: dict[str, list[Tensor]] = {}
 
-    def epoch_end(self, search: OneShotSearch, epoch: int) -> None:
+    def epoch_end(self, search: GradientSearch, epoch: int) -> None:
         """Decide if it is time, then record this epoch."""
         tables = self._tables(search)
         since = epoch - self.strategy.first_decision
@@ -205,7 +205,7 @@ class GreedySchedule(Schedule):
                 -self.strategy.window :
             ]
 
-    def _tables(self, search: OneShotSearch) -> dict[str, Tensor]:
+    def _tables(self, search: GradientSearch) -> dict[str, Tensor]:
         """Probabilities of every edge as if nothing were pruned: decided edges keep taking part in scores."""
         tables = {}
         for label, group in search.supernet.groups.items():
@@ -215,7 +215,7 @@ class GreedySchedule(Schedule):
                 tables[label] = table[:, 1:] if group.topology is not None else table
         return tables
 
-    def _decide(self, search: OneShotSearch, tables: dict[str, Tensor], epoch: int) -> None:
+    def _decide(self, search: GradientSearch, tables: dict[str, Tensor], epoch: int) -> None:
         """Decide one edge among those of `tables`."""
         groups = search.supernet.groups
         places = [(label, row) for label in tables for row in range(len(groups[label].rows))]

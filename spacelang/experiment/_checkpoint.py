@@ -56,7 +56,7 @@ def remove_leftovers(folder: Path) -> None:
 
 
 class EpochCheckpoint(pl.Callback):
-    """Save a checkpoint at the start of every epoch and at the end of training.
+    """Save a checkpoint at the start of every epoch.
 
     The start of an epoch, not its end: by then schedulers have stepped, and Lightning resumes there exactly.
     It must come before the callbacks that act at the start of an epoch, so that they act again on resume.
@@ -82,6 +82,17 @@ class EpochCheckpoint(pl.Callback):
         loop.val_loop.batch_progress.total.reset()
         trainer.save_checkpoint(self.path, weights_only=False)
 
+
+class FinalCheckpoint(pl.Callback):
+    """Save a checkpoint at the end of training; it comes last, after what others do there.
+
+    Args:
+        path: the file of `EpochCheckpoint`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Save the end of training."""
+        """Save."""
         trainer.save_checkpoint(self.path, weights_only=False)

@@ -55,10 +55,11 @@ class Experiment:
         self.strategy: OneShotStrategy = strategy
         self.seed = seed
         self._folder = RunFolder(
-            Path(directory).expanduser() if directory is not None else fresh_run_folder()
+            Path(directory).expanduser() if directory is not None else fresh_run_folder(), strategy.stages
         )
         self._result: tuple[Supernet, Search] | None = None
-        strategy.attach(Supernet(space))  # what cannot be searched is refused here, before any work
+        with torch.random.fork_rng(devices=[]):  # what cannot be searched is refused before any work
+            strategy.attach(strategy.supernet(space))
 
     @property
     def directory(self) -> Path:
@@ -81,16 +82,16 @@ class Experiment:
         from ._checkpoint import remove_leftovers
 
         with isolate_rng():
-            supernet, search = self._begin()
             if _is_first_process():
                 self._folder.begin(self._record(), resume=resume)
-                remove_leftovers(self._folder.checkpoint.parent)
-            checkpoint = self._folder.checkpoint if resume and self._folder.checkpoint.exists() else None
-            trainer = self._fit(supernet, search, checkpoint)
-        if _ran_elsewhere(trainer):
-            self._load(supernet, search)
+                remove_leftovers(self._folder.checkpoint().parent)
+            search = None
+            for stage in range(self.strategy.stages):
+                supernet, search = self._run_stage(stage, search, resume=resume)
+            assert search is not None
         self._result = supernet, search
-        if trainer.is_global_zero:
+        if _is_first_process():
+            self._folder.write_summary(search.summary())
             self._folder.write_architectures(search.derive(1))
         rank_zero_info(
             f"Search finished; its run folder is {str(self.directory)!r}. experiment.best is what it found."
@@ -140,37 +141,44 @@ class Experiment:
 
     # -- steps -----------------------------------------------------------------------------------------
 
-    def _begin(self) -> tuple[Supernet, Any]:
-        """Make the supernet and the search, their first values drawn from the seed."""
+    def _run_stage(self, stage: int, previous: Search | None, *, resume: bool) -> tuple[Supernet, Search]:
+        """Train the supernet of a stage, or load it when a later stage was begun."""
         from ._seeding import seed_generators
 
-        seed_generators(self.seed)
-        supernet = Supernet(self.space.rebuild())
-        return supernet, self.strategy.attach(supernet, seed=self.seed)
+        seed_generators(self.seed, stage)
+        supernet = self.strategy.supernet(self.space, stage)
+        search = self.strategy.attach(supernet, seed=self.seed, stage=stage, previous=previous)
+        later = stage + 1 < self.strategy.stages and self._folder.checkpoint(stage + 1).exists()
+        if not (resume and later) and not _ran_elsewhere(self._fit(supernet, search, stage, resume=resume)):
+            return supernet, search
+        self._load(supernet, search, stage)
+        return supernet, search
 
-    def _fit(self, supernet: Supernet, search: Any, checkpoint: Path | None) -> Trainer:
-        from ._checkpoint import AtomicCheckpointIO, EpochCheckpoint, load_checkpoint
+    def _fit(self, supernet: Supernet, search: Any, stage: int, *, resume: bool) -> Trainer:
+        from ._checkpoint import AtomicCheckpointIO, EpochCheckpoint, FinalCheckpoint, load_checkpoint
         from ._seeding import SeededEpochs
 
-        if checkpoint is not None:
+        path = self._folder.checkpoint(stage)
+        resume = resume and path.exists()
+        if resume:
             # Pruned candidates must go before Lightning fits the checkpoint's weights to the supernet.
-            search.load_state_dict(load_checkpoint(checkpoint)["callbacks"][search.state_key])
-        # In this order at the start of an epoch: save, seed, search.
-        callbacks = [EpochCheckpoint(self._folder.checkpoint), SeededEpochs(self.seed), search]
+            search.load_state_dict(load_checkpoint(path)["callbacks"][search.state_key])
+        # In this order: at the start of an epoch save, seed, search; at the end of training search, save.
+        callbacks = [EpochCheckpoint(path), SeededEpochs(self.seed, stage), search, FinalCheckpoint(path)]
         return self.evaluator.fit(
             supernet,
             callbacks=callbacks,
             directory=self.directory,
-            ckpt_path=checkpoint,
+            ckpt_path=path if resume else None,
             checkpoint_io=AtomicCheckpointIO(),
             strategy_hint="ddp_find_unused_parameters_true" if self.strategy.samples_paths else None,
         )
 
-    def _load(self, supernet: Supernet, search: Search) -> None:
-        """Take over the end of training from the last checkpoint."""
+    def _load(self, supernet: Supernet, search: Search, stage: int) -> None:
+        """Take over the end of a stage from its last checkpoint."""
         from ._checkpoint import load_checkpoint
 
-        state = load_checkpoint(self._folder.checkpoint)
+        state = load_checkpoint(self._folder.checkpoint(stage))
         search.load_state_dict(state["callbacks"][search.state_key])  # prunes, so that weights fit
         self.evaluator.lightning_module(supernet).load_state_dict(state["state_dict"])
 

@@ -22,25 +22,28 @@ class RunFolder:
     """Paths below one folder.
 
         experiment.yaml      what was run
-        checkpoints/         last.ckpt
+        checkpoints/         last.ckpt; of a strategy in stages stage-1.ckpt, stage-2.ckpt, ...
         logs/                of the Trainer's loggers
+        search.yaml          what happened in the search
         architectures/       1.yaml is the best
 
     Args:
         root: the folder; made when first written to.
+        stages: of the strategy.
     """
 
     root: Path
+    stages: int = 1
 
     @property
     def description(self) -> Path:
         """experiment.yaml"""
         return self.root / "experiment.yaml"
 
-    @property
-    def checkpoint(self) -> Path:
-        """The last checkpoint."""
-        return self.root / "checkpoints" / "last.ckpt"
+    def checkpoint(self, stage: int = 0) -> Path:
+        """The last checkpoint of a stage."""
+        name = "last" if self.stages == 1 else f"stage-{stage + 1}"
+        return self.root / "checkpoints" / f"{name}.ckpt"
 
     @property
     def architectures(self) -> Path:
@@ -53,7 +56,7 @@ class RunFolder:
         Raises:
             SpaceError: it holds a run and `resume` is false, or another run than `record` describes.
         """
-        if not (self.description.exists() and self.checkpoint.exists()):
+        if not (self.description.exists() and self.checkpoint().exists()):
             self._write(self.description, dict(record))
             return
         if not resume:
@@ -69,6 +72,11 @@ class RunFolder:
                 f"the folder {str(self.root)!r} holds another run: its {', '.join(differing)} was {was}, now "
                 f"{ {k: record[k] for k in differing} }. Resume with the same, or give another directory."
             )
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        """Write what happened in the search, if there is anything to tell."""
+        if summary:
+            self._write(self.root / "search.yaml", dict(summary))
 
     def write_architectures(self, archs: Sequence[Architecture]) -> None:
         """Write architectures in order, 1.yaml the best; later ones of an earlier export go."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from torch import nn
 
-from ..language import Architecture
+from ..language import Architecture, ModelSpace
 from ..supernet import Supernet
 
 if TYPE_CHECKING:
@@ -25,6 +25,10 @@ class Search(Protocol):
         """The `count` best architectures, best first."""
         ...
 
+    def summary(self) -> dict[str, Any]:
+        """What happened, as plain values; `search.yaml` of the run folder."""
+        ...
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore from a checkpoint."""
         ...
@@ -39,8 +43,20 @@ class OneShotStrategy(Protocol):
         """Whether a step may leave weights unused."""
         ...
 
-    def attach(self, supernet: Supernet, *, seed: int = 0) -> Any:
-        """Begin a search: return a `Search`, which is a Lightning callback."""
+    @property
+    def stages(self) -> int:
+        """Number of searches that follow one another, each with a supernet of its own."""
+        ...
+
+    def supernet(self, space: ModelSpace, stage: int = 0) -> Supernet:
+        """The network of a stage, its weights newly drawn from torch's generator; `space` is left alone."""
+        ...
+
+    def attach(self, supernet: Supernet, *, seed: int = 0, stage: int = 0, previous: Any = None) -> Any:
+        """Begin the search of a stage: return a `Search`, which is a Lightning callback.
+
+        `previous` is the finished search of the stage before.
+        """
         ...
 
 

@@ -20,7 +20,7 @@ def seed_generators(*entropy: int) -> None:
 
 
 class SeededEpochs(pl.Callback):
-    """Seed every epoch anew from (seed, epoch, rank).
+    """Seed every epoch anew from (seed, stage, epoch, rank).
 
     A checkpoint taken between two epochs then needs no generator state: dropout, augmentation and the order
     of batches of an epoch are the same whether the run reached it or resumed there. Loaders with generators
@@ -28,10 +28,12 @@ class SeededEpochs(pl.Callback):
 
     Args:
         seed: of the run.
+        stage: of a strategy of several.
     """
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, stage: int = 0) -> None:
         self.seed = seed
+        self.stage = stage
         self._begun = False
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -40,7 +42,7 @@ class SeededEpochs(pl.Callback):
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Seed, then let loaders draw their order."""
-        entropy = (self.seed, trainer.current_epoch, trainer.global_rank)
+        entropy = (self.seed, self.stage, trainer.current_epoch, trainer.global_rank)
         seed_generators(*entropy)
         loaders = [*_flat(trainer.train_dataloader), *_flat(trainer.val_dataloaders)]
         for position, generator in enumerate(_own_generators(loaders)):

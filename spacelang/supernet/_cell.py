@@ -52,13 +52,23 @@ class MixedCell(Mixed):
         return self.frame.merge(states, self._sources(), given)
 
     def _node(self, node: int, states: list[Tensor], caches: list[dict[Hashable, Tensor]]) -> Tensor:
+        rows = self.topology.rows_into(node)
+        terms: list[tuple[object, Tensor]] = []
+        for source, row in enumerate(rows):
+            terms += self._edge(row, states[source], caches[source])
+        gates = [gate for row in rows for gate in self.group.gates(row)]
+        return add_weighted(terms, f"node {node} of cell {self.group.label!r}", gates)
+
+    def _edge(self, row: int, x: Tensor, cache: dict[Hashable, Tensor]) -> list[tuple[object, Tensor]]:
+        """What an edge adds to its node: `(name, weighted output)` of each executed candidate."""
         group, terms = self.group, list[tuple[object, Tensor]]()
-        for source, r in enumerate(self.topology.rows_into(node)):
-            for k in dict.fromkeys(group.active[r]):
-                output = self._operation(r, k, states[source], caches[source])
-                # Two slots with the same choice add it twice, as their frozen model does.
-                terms += [(group.columns[k], group.weighted(r, k, output))] * group.active[r].count(k)
-        return add_weighted(terms, f"node {node} of cell {group.label!r}")
+        for k in dict.fromkeys(group.active[row]):
+            output = group.apply(self.edges[row][k], self._operation(row, k, x, cache))  # type: ignore[index]
+            if group.edges is not None:
+                output = group.edges[row] * output
+            # Two slots with the same choice add it twice, as their frozen model does.
+            terms += [(group.columns[k], group.weighted(row, k, output))] * group.active[row].count(k)
+        return terms
 
     def _operation(self, row: int, column: int, x: Tensor, cache: dict[Hashable, Tensor]) -> Tensor:
         if self._steps is None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import SpaceError, quoted
 from ..language import CellTopology, Decision, Subset
@@ -16,6 +16,9 @@ from ..language._context import replacing
 
 Active: TypeAlias = tuple[tuple[int, ...], ...]
 """For each row of a group the columns that are executed, increasing; twice where two slots chose it."""
+
+Transform: TypeAlias = Callable[[nn.Module, Tensor], Tensor]
+"""What is done to the output of a candidate before it is weighted: `(candidate, output) -> output`."""
 
 
 @dataclass
@@ -33,7 +36,10 @@ class Group:
         alive: rows x columns, False where pruned.
         weights: mixture, (rows, columns), or None where every active weight is one.
         active: columns executed in each row.
+        edges: weight of each row, (rows,), where a cell weighs its edges besides their candidates.
+        adds_gates: whether a candidate that is not executed adds its weight as a plain number.
         is_selected: whether an architecture is selected (and this group active in it).
+        transform: what is done to the output of each candidate; None for nothing.
     """
 
     label: str
@@ -44,7 +50,10 @@ class Group:
     alive: list[list[bool]] = field(init=False)
     weights: Tensor | None = field(init=False)
     active: Active = field(init=False)
-    is_selected: bool = False
+    edges: Tensor | None = field(init=False, default=None)
+    adds_gates: bool = field(init=False, default=False)
+    is_selected: bool = field(init=False, default=False)
+    transform: Transform | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self.alive = [[True] * len(self.columns) for _ in self.rows]
@@ -73,28 +82,41 @@ class Group:
         """Whether several columns of the row are chosen together."""
         return isinstance(self.decisions[0], Subset)
 
-    def mix(self, weights: Tensor, active: Sequence[Sequence[bool]] | None = None) -> None:
+    def mix(
+        self,
+        weights: Tensor,
+        active: Sequence[Sequence[bool]] | None = None,
+        *,
+        edges: Tensor | None = None,
+        adds_gates: bool = False,
+    ) -> None:
         """Compute with `weights`, (rows, columns); only columns that are alive and `active` are executed.
 
         Raises:
             SpaceError: shapes do not fit.
         """
-        self.check_mixture(weights, active)
+        self.check_mixture(weights, active, edges)
         chosen = self.alive if active is None else active
         self.weights = weights
+        self.edges = edges
+        self.adds_gates = adds_gates
         self.is_selected = False
         self.active = tuple(
             tuple(k for k in range(len(self.columns)) if alive[k] and row[k])
             for alive, row in zip(self.alive, chosen, strict=True)
         )
 
-    def check_mixture(self, weights: object, active: object = None) -> None:
+    def check_mixture(self, weights: object, active: object = None, edges: object = None) -> None:
         """Raise a `SpaceError` when `mix` would not fit."""
         shape = tuple(weights.shape) if isinstance(weights, Tensor) else type(weights).__name__
         if shape != self.shape:
             raise SpaceError(
                 f"the mixture of {self.label!r} has shape {shape}; expected a tensor of "
                 f"(rows, candidates) = {self.shape}."
+            )
+        if edges is not None and (not isinstance(edges, Tensor) or edges.shape != self.shape[:1]):
+            raise SpaceError(
+                f"edges[{self.label!r}] must be a tensor of ({len(self.rows)},), a weight a row."
             )
         if active is not None:
             self.check_table("active", active)
@@ -130,6 +152,8 @@ class Group:
         counts = self._counts(arch)
         self.active = tuple(tuple(k for k, n in enumerate(row) for _ in range(n)) for row in counts)
         self.weights = None
+        self.edges = None
+        self.adds_gates = False
         self.is_selected = any(self.active)
 
     def _counts(self, arch: Mapping[str, Any]) -> list[list[int]]:
@@ -147,9 +171,20 @@ class Group:
             counts[0][k] = 1
         return counts
 
+    def apply(self, candidate: nn.Module, output: Any) -> Any:
+        """Output of a candidate after `transform`."""
+        return output if self.transform is None else self.transform(candidate, output)
+
     def weighted(self, row: int, column: int, term: Tensor) -> Tensor:
         """`weights[row, column] * term`."""
         if self.weights is None:
             return term
         # A zero-dimensional weight leaves the dtype of a half-precision feature map as it is.
         return self.weights[row, column] * term
+
+    def gates(self, row: int) -> list[Tensor]:
+        """Weights a row adds as plain numbers: those of live candidates that are not executed."""
+        if not self.adds_gates or self.weights is None:
+            return []
+        idle = (k for k, alive in enumerate(self.alive[row]) if alive and k not in self.active[row])
+        return [self.weights[row, k] for k in idle]

@@ -40,8 +40,8 @@ class Pruned(nn.Module):
         raise SpaceError("a pruned candidate was called.")
 
 
-def add_weighted(terms: Sequence[tuple[object, Tensor]], where: str) -> Tensor:
-    """Sum the outputs of candidates, given as `(name, weighted output)`.
+def add_weighted(terms: Sequence[tuple[object, Tensor]], where: str, gates: Sequence[Tensor] = ()) -> Tensor:
+    """Sum the outputs of candidates, given as `(name, weighted output)`, and then plain numbers, `gates`.
 
     Raises:
         SpaceError: two candidates disagree on the shape; names both.
@@ -58,6 +58,8 @@ def add_weighted(terms: Sequence[tuple[object, Tensor]], where: str) -> Tensor:
                 f"{tuple(total.shape)}, {name!r} {tuple(term.shape)}."
             )
         total = total + term
+    for gate in gates:
+        total = total + gate
     return total
 
 
@@ -71,12 +73,11 @@ class MixedLayer(Mixed):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         group, active = self.group, self.group.active[0]
+        outputs = ((k, group.apply(self.candidates[k], self.candidates[k](*args, **kwargs))) for k in active)
         if group.weights is None and len(active) == 1:  # whatever type the candidate returns passes through
-            return self.candidates[active[0]](*args, **kwargs)
-        outputs = ((k, self.candidates[k](*args, **kwargs)) for k in active)
-        return add_weighted(
-            [(group.columns[k], group.weighted(0, k, y)) for k, y in outputs], repr(group.label)
-        )
+            return next(outputs)[1]
+        terms = [(group.columns[k], group.weighted(0, k, y)) for k, y in outputs]
+        return add_weighted(terms, repr(group.label), group.gates(0))
 
     def freeze(self, arch: Mapping[str, Any]) -> nn.Module:
         decision = self.group.decisions[0]
@@ -110,7 +111,8 @@ class MixedInput(Mixed):
             return reduce_inputs([tensors[i] for i in active], self.reduction)
         if self.soft_refusal:
             raise SpaceError(f"{self.soft_refusal}; call supernet.select(arch).")
-        total = add_weighted([(i, group.weighted(0, i, tensors[i])) for i in active], repr(group.label))
+        terms = [(i, group.weighted(0, i, tensors[i])) for i in active]
+        total = add_weighted(terms, repr(group.label), group.gates(0))
         if self.n_chosen == 1 or self.reduction == "sum" or group.weights is None:
             return total
         # The mean over chosen inputs: a mixture chooses sum(w) of them.

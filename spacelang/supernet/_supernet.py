@@ -25,7 +25,7 @@ from ..language._primitive import copied, frozen_copy
 from ..language._space import slot_order, without_decisions
 from ._cell import EdgeByEdgeCell, MixedCell
 from ._elastic import ElasticLayer
-from ._group import Group
+from ._group import Group, Transform
 from ._mixed import Mixed, MixedDepth, MixedInput, MixedLayer
 
 if TYPE_CHECKING:
@@ -89,17 +89,22 @@ class Supernet(nn.Module):
         space: the space; its present weights are the supernet's first ones.
         memory_format: layout of 4-dimensional weights; channels_last makes convolutions faster on CPUs
             and GPUs alike. None leaves them.
+        builder: makes the relaxed forms of choices; a strategy that computes with other ones has its own.
 
     Attributes:
         groups: the tables mixtures are set on, by label in sorted order.
     """
 
     def __init__(
-        self, space: ModelSpace, *, memory_format: torch.memory_format | None = torch.channels_last
+        self,
+        space: ModelSpace,
+        *,
+        memory_format: torch.memory_format | None = torch.channels_last,
+        builder: Builder | None = None,
     ) -> None:
         super().__init__()
         _check_space(space)
-        self._build(space, Builder())
+        self._build(space, builder or Builder())
         if memory_format is not None:
             self.to(memory_format=memory_format)
 
@@ -134,6 +139,9 @@ class Supernet(nn.Module):
         self,
         mixture: Mapping[str, Tensor],
         active: Mapping[str, Sequence[Sequence[bool]]] | None = None,
+        *,
+        edges: Mapping[str, Tensor] | None = None,
+        adds_gates: bool = False,
     ) -> None:
         """Compute with these weights from now on.
 
@@ -141,15 +149,18 @@ class Supernet(nn.Module):
             mixture: weights by group label, (rows, columns); groups left out keep theirs.
             active: by group label, rows x columns of which candidates to execute; all by default. Whether
                 a weight is zero is said here, on the host, so that no device has to be asked.
+            edges: by label of a cell, (rows,), weights of its edges besides those of their candidates.
+            adds_gates: add the weights of candidates that are not executed, as plain numbers, to the sum
+                of those that are.
 
         Raises:
             SpaceError: an unknown label, or a shape that does not fit.
         """
-        given = active or {}
-        for label in (*mixture, *given):
-            self._group(label).check_mixture(mixture.get(label), given.get(label))
+        given, by_row = active or {}, edges or {}
+        for label in (*mixture, *given, *by_row):
+            self._group(label).check_mixture(mixture.get(label), given.get(label), by_row.get(label))
         for label, weights in mixture.items():
-            self.groups[label].mix(weights, given.get(label))
+            self.groups[label].mix(weights, given.get(label), edges=by_row.get(label), adds_gates=adds_gates)
 
     def select(self, arch: Mapping[str, Any]) -> None:
         """Compute as one architecture: only its path runs, bit for bit as its frozen model does.
@@ -160,6 +171,15 @@ class Supernet(nn.Module):
         canonical = self._alive(arch)
         for group in self.groups.values():
             group.select(canonical)
+
+    def set_transform(self, transform: Transform | None) -> None:
+        """Apply `transform(candidate, output)` to the output of every candidate of layer choices and cells.
+
+        Dropout between candidates and their mixture is one. It is the caller's to do nothing in evaluation
+        mode. None takes it away.
+        """
+        for group in self.groups.values():
+            group.transform = transform
 
     def _alive(self, arch: Mapping[str, Any]) -> Architecture:
         canonical = self.decision_space.canonical(arch)

@@ -97,7 +97,7 @@ def test_the_run_folder_holds_everything(finished: Any) -> None:
 def test_a_checkpoint_is_plain_data(finished: Any) -> None:
     checkpoint = torch.load(finished.directory / "checkpoints" / "last.ckpt", weights_only=True)
     assert checkpoint["epoch"] == 2 or checkpoint["epoch"] == 1
-    (state,) = [s for key, s in checkpoint["callbacks"].items() if key.startswith("OneShotSearch")]
+    (state,) = [s for key, s in checkpoint["callbacks"].items() if key.startswith("GradientSearch")]
     assert set(state) == {"logits", "moments", "history", "alive", "schedule"}
 
 

@@ -1,0 +1,203 @@
+"""The search of differentiable strategies: logits that step on validation batches."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor
+
+from spacelang.language import Architecture
+from spacelang.supernet import Supernet
+
+from ._parameters import ArchitectureParameters
+from ._relaxation import Mixture, Phase, Relaxation
+from ._search import OneShotSearch, generator_from
+from ._training import release
+from ._update import Step
+
+if TYPE_CHECKING:
+    from ._differentiable import Differentiable
+
+
+class GradientSearch(OneShotSearch):
+    """A search of logits.
+
+    Before the first training batch of each optimiser step it takes validation batches (as many as gradients
+    are accumulated over), computes the module's own `training_step` on them, and steps the logits along the
+    mean gradient; then it hands the supernet the mixture without gradient for the weights. Weight gradients
+    are never computed for the logits' step, nor logit gradients for the weights'.
+
+    Args:
+        strategy, supernet, seed, stage, val_dataloader: as in `OneShotSearch`.
+        relaxation: in place of the strategy's.
+
+    Attributes:
+        parameters: the logits and their moments, by group label.
+        schedule: what acts between epochs.
+        history: by group label, the table of probabilities after each epoch.
+    """
+
+    def __init__(
+        self,
+        strategy: Differentiable,
+        supernet: Supernet,
+        *,
+        seed: int = 0,
+        stage: int = 0,
+        val_dataloader: Iterable[Any] | None = None,
+        relaxation: Relaxation | None = None,
+    ) -> None:
+        super().__init__(strategy, supernet, seed=seed, stage=stage, val_dataloader=val_dataloader)
+        self.relaxation = relaxation or strategy.relaxation
+        self.parameters = ArchitectureParameters(
+            supernet,
+            self.relaxation,
+            init_scale=strategy.init_scale,
+            generator=generator_from(seed, stage),
+            learning_rate=strategy.learning_rate,
+            betas=strategy.betas,
+            weight_decay=strategy.weight_decay,
+        )
+        self.schedule = strategy.make_schedule()
+        self.history: dict[str, list[Tensor]] = {label: [] for label in supernet.groups}
+
+    # -- results -------------------------------------------------------------------------------------
+
+    def probability_tables(self) -> dict[str, Tensor]:
+        """Probability of every candidate, by group label, (rows, columns), differentiable in the logits."""
+        groups = self.supernet.groups
+        return {x: self.relaxation.probabilities(groups[x], p) for x, p in self.parameters.logits.items()}
+
+    def probabilities(self) -> dict[str, Tensor]:
+        """The same, detached."""
+        with torch.no_grad():
+            return self.probability_tables()
+
+    def derive(self, count: int = 1) -> list[Architecture]:
+        """The `count` most probable architectures, best first."""
+        found: list[Architecture] = self.strategy.derive(self.supernet, self.probabilities(), count)
+        return found
+
+    def summary(self) -> dict[str, Any]:
+        """What happened, as plain values for a report."""
+        return {**super().summary(), **self.schedule.summary()}
+
+    # -- Lightning hooks -----------------------------------------------------------------------------
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Follow the module to its device."""
+        super().on_fit_start(trainer, pl_module)
+        self.parameters.to(pl_module.device)
+        self._mix("weights")
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Step the logits, then give the weights their mixture."""
+        window = trainer.accumulate_grad_batches
+        is_time = batch_idx % (window * self.strategy.update_every) == 0
+        if is_time and trainer.current_epoch >= self.strategy.warmup_epochs:
+            self._step_logits(batch, batch_idx, count=window)
+        self._mix("weights")
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Let the schedule act, record and log the probabilities, then let the extras act."""
+        self.schedule.epoch_end(self, trainer.current_epoch)
+        release(trainer.optimizers, pl_module)
+        self._record_probabilities()
+        super().on_train_epoch_end(trainer, pl_module)
+
+    def _record_probabilities(self) -> None:
+        metrics: dict[str, float] = {}
+        for label, table in self.probabilities().items():
+            group, table = self.supernet.groups[label], table.cpu()
+            self.history[label].append(table)
+            for row, values in zip(group.rows, table.tolist(), strict=True):
+                place = f"{label}/{row}" if row else label
+                metrics |= {f"alpha/{place}/{c}": p for c, p in zip(group.columns, values, strict=True)}
+        self._training.log(metrics)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Logits, moments and the history of probabilities besides."""
+        return {
+            **super().state_dict(),
+            **self.parameters.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "history": {label: torch.stack(tables) for label, tables in self.history.items() if tables},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        self.parameters.load_state_dict(state)
+        self.history = {label: list(state["history"].get(label, ())) for label in self.supernet.groups}
+        self.schedule.load_state_dict(state["schedule"])
+        super().load_state_dict(state)
+        self._mix("weights")
+
+    # -- steps ---------------------------------------------------------------------------------------
+
+    def loss(self, batch: Any, batch_idx: int = 0) -> Tensor:
+        """The module's training loss with the logits in the graph; a random relaxation draws anew."""
+        self._mix("logits")
+        return self._training.loss(batch, batch_idx)
+
+    def _mix(self, phase: Phase) -> dict[str, Mixture]:
+        """Hand the supernet a mixture of the present logits; only the logits' own step differentiates it."""
+        moment = dataclasses.replace(self.moment, phase=phase)
+        made: dict[str, Mixture] = {}
+        with torch.set_grad_enabled(phase == "logits"):
+            for label, logits in self.parameters.logits.items():
+                group = self.supernet.groups[label]
+                made[label] = self.relaxation.mixture(group, logits, moment)
+                for extra in self.strategy.extras:
+                    made[label] = extra.mixture(group, made[label], moment)
+        self.supernet.set_mixture(
+            {label: mixture.weights for label, mixture in made.items()},
+            {label: mixture.active for label, mixture in made.items() if mixture.active is not None},
+            edges={label: mixture.edges for label, mixture in made.items() if mixture.edges is not None},
+            adds_gates=any(mixture.adds_gates for mixture in made.values()),
+        )
+        return made
+
+    def _step_logits(self, batch: Any, batch_idx: int, count: int) -> None:
+        """Step along the mean over `count` validation batches and all processes of the gradient."""
+        training, parameters = self._training, self.parameters
+        before = {label: p.detach().clone() for label, p in parameters.logits.items()}
+        logits = list(parameters.logits.values())
+
+        def val_loss() -> Tensor:
+            loss = self.loss(training.validation_batch(), batch_idx)
+            for extra in self.strategy.extras:
+                loss = extra.objective(loss, self)
+            return loss
+
+        step = Step(
+            logits,
+            lambda: self.loss(batch, batch_idx),
+            val_loss,
+            training.module,
+            training.trainer.optimizers,
+        )
+        total = [torch.zeros_like(p) for p in logits]
+        for _ in range(count):
+            for sum_, gradient in zip(total, self.strategy.update.gradients(step), strict=True):
+                if gradient is not None:  # None: a choice this batch's forward pass did not reach
+                    sum_ += gradient / count
+        gradients = [training.mean(gradient) for gradient in total]
+        if self.strategy.gradient_clip is not None:
+            clip(gradients, self.strategy.gradient_clip)
+        parameters.step(gradients)
+        with torch.no_grad():
+            for label, p in parameters.logits.items():
+                p.copy_(self.relaxation.settled(self.supernet.groups[label], before[label], p))
+
+
+def clip(gradients: Sequence[Tensor], largest: float) -> None:
+    """Scale gradients so that their joint norm is at most `largest`."""
+    norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in gradients]))
+    for gradient in gradients:
+        gradient.mul_((largest / (norm + 1e-6)).clamp(max=1.0))
