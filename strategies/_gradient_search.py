@@ -39,6 +39,7 @@ class GradientSearch(OneShotSearch):
         parameters: the logits and their moments, by group label.
         schedule: what acts between epochs.
         history: by group label, the table of probabilities after each epoch.
+        returned_to: the epoch whose probabilities are derived; None for the present ones.
     """
 
     def __init__(
@@ -64,13 +65,17 @@ class GradientSearch(OneShotSearch):
         )
         self.schedule = strategy.make_schedule()
         self.history: dict[str, list[Tensor]] = {label: [] for label in supernet.groups}
+        self.returned_to: int | None = None
 
     # -- results -------------------------------------------------------------------------------------
 
     def probability_tables(self) -> dict[str, Tensor]:
-        """Probability of every candidate, by group label, (rows, columns), differentiable in the logits."""
+        """Probability of every candidate, by group label, (rows, columns).
+
+        They are differentiable in the logits: in those that the present step may move.
+        """
         groups = self.supernet.groups
-        return {x: self.relaxation.probabilities(groups[x], p) for x, p in self.parameters.logits.items()}
+        return {x: self.relaxation.movable(groups[x], p) for x, p in self.parameters.logits.items()}
 
     def probabilities(self) -> dict[str, Tensor]:
         """The same, detached."""
@@ -79,12 +84,19 @@ class GradientSearch(OneShotSearch):
 
     def derive(self, count: int = 1) -> list[Architecture]:
         """The `count` most probable architectures, best first."""
-        found: list[Architecture] = self.strategy.derive(self.supernet, self.probabilities(), count)
+        tables = self.probabilities()
+        if self.returned_to is not None:
+            tables = {label: past[self.returned_to] for label, past in self.history.items()}
+        found: list[Architecture] = self.strategy.derive(self.supernet, tables, count)
         return found
+
+    def return_to(self, epoch: int) -> None:
+        """Derive from the probabilities after an earlier epoch; the weights stay as they are."""
+        self.returned_to = epoch
 
     def summary(self) -> dict[str, Any]:
         """What happened, as plain values for a report."""
-        return {**super().summary(), **self.schedule.summary()}
+        return {**super().summary(), **self.schedule.summary(self)}
 
     # -- Lightning hooks -----------------------------------------------------------------------------
 
@@ -93,6 +105,11 @@ class GradientSearch(OneShotSearch):
         super().on_fit_start(trainer, pl_module)
         self.parameters.to(pl_module.device)
         self._mix("weights")
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Let the schedule begin, or go on."""
+        super().on_train_start(trainer, pl_module)
+        self.schedule.train_start(self)
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -128,12 +145,14 @@ class GradientSearch(OneShotSearch):
             **self.parameters.state_dict(),
             "schedule": self.schedule.state_dict(),
             "history": {label: torch.stack(tables) for label, tables in self.history.items() if tables},
+            "returned_to": self.returned_to,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned."""
         self.parameters.load_state_dict(state)
         self.history = {label: list(state["history"].get(label, ())) for label in self.supernet.groups}
+        self.returned_to = state["returned_to"]
         self.schedule.load_state_dict(state["schedule"])
         super().load_state_dict(state)
         self._mix("weights")
@@ -181,6 +200,7 @@ class GradientSearch(OneShotSearch):
             val_loss,
             training.module,
             training.trainer.optimizers,
+            self.moment.generator,
         )
         total = [torch.zeros_like(p) for p in logits]
         for _ in range(count):

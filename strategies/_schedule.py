@@ -14,10 +14,13 @@ class Schedule:
     State is made of tensors, numbers, strings, lists and dicts, so that a checkpoint can hold it.
     """
 
+    def train_start(self, search: GradientSearch) -> None:
+        """Called before the first epoch of a fit, which may be a resumed one."""
+
     def epoch_end(self, search: GradientSearch, epoch: int) -> None:
         """Called after the training of an epoch, before its probabilities are recorded."""
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self, search: GradientSearch) -> dict[str, Any]:
         """What it did, as plain values for a report."""
         return {}
 

@@ -87,6 +87,10 @@ class OneShotSearch(pl.Callback):
         self.stopped = reason
         self._training.trainer.should_stop = True
 
+    def enlarge_batches(self, samples: int) -> None:
+        """Add `samples` to the size of training and validation batches, from the next epoch on."""
+        self._training.enlarge_batches(samples)
+
     # -- Lightning hooks -----------------------------------------------------------------------------
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -124,8 +128,16 @@ class OneShotSearch(pl.Callback):
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Let go of the Trainer."""
+        self._training.close()
         self.training = None
         self.supernet.set_transform(None)
+
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        """Let go of the Trainer."""
+        if self.training is not None:
+            self.on_fit_end(trainer, pl_module)
 
     @property
     def _training(self) -> Training:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
+from torch.utils.data import BatchSampler
 
 from spacelang import SpaceError
+from spacelang.quiet import captured_log
 from spacelang.supernet import Supernet
 
 
@@ -30,6 +31,7 @@ class Training:
         self.module = module
         self._val_dataloader = val_dataloader
         self._batches: Iterator[Any] = iter(())
+        self._batch_sizes: dict[BatchSampler, int] = {}  # as the user set them
 
     def check(self, supernet: Supernet) -> None:
         """Raise a `SpaceError` when this module cannot be searched."""
@@ -50,6 +52,11 @@ class Training:
         """
         if self._val_dataloader is not None:
             return self._val_dataloader
+        if self.trainer.val_dataloaders is None and self.trainer.enable_validation:
+            # Lightning sets them up before the first epoch that validates (check_val_every_n_epoch).
+            self.trainer.validating = True
+            self.trainer.fit_loop.epoch_loop.val_loop.setup_data()
+            self.trainer.training = True
         loaders = self.trainer.val_dataloaders
         while isinstance(loaders, list | tuple | dict) and loaders:
             loaders = next(iter(loaders.values())) if isinstance(loaders, dict) else loaders[0]
@@ -77,7 +84,7 @@ class Training:
 
     def loss(self, batch: Any, batch_idx: int = 0) -> Tensor:
         """The module's own training loss on a batch, without its logging."""
-        with silenced(self.module), self.trainer.precision_plugin.train_step_context():
+        with captured_log(self.module), self.trainer.precision_plugin.train_step_context():
             output = self.module.training_step(batch, batch_idx)
         loss = output["loss"] if isinstance(output, dict) else output
         if not isinstance(loss, Tensor):
@@ -96,6 +103,37 @@ class Training:
         for logger in self.trainer.loggers:
             logger.log_metrics(dict(metrics), step=self.trainer.global_step)
 
+    def enlarge_batches(self, samples: int) -> None:
+        """Add `samples` to the user's size of training and validation batches, from the next epoch on.
+
+        Raises:
+            SpaceError: a loader without a batch size, or a Trainer limited to some of the batches.
+        """
+        if self.trainer.limit_train_batches != 1.0:
+            raise SpaceError("batches cannot grow under Trainer(limit_train_batches=...); take it away.")
+        loop: Any = self.trainer.fit_loop
+        train = loop._combined_loader
+        for loader in (*train.flattened, self.validation_loader()):
+            sampler: Any = getattr(loader, "batch_sampler", None)
+            if not isinstance(getattr(sampler, "batch_size", None), int):
+                raise SpaceError(
+                    f"batches cannot grow: a {type(loader).__name__} without a batch size; use a DataLoader "
+                    "with batch_size=."
+                )
+            self._batch_sizes.setdefault(sampler, sampler.batch_size)
+            sampler.batch_size = self._batch_sizes[sampler] + samples
+        # What Lightning worked out from the number of batches when it set up the loaders.
+        train.limits = [len(loader) for loader in train.flattened]
+        loop.max_batches = max(train.limits)
+        if isinstance(self.trainer.val_check_interval, float):
+            share = int(loop.max_batches * self.trainer.val_check_interval)
+            self.trainer.val_check_batch = max(1, share)
+
+    def close(self) -> None:
+        """Give the user's loaders their batch sizes back."""
+        for sampler, size in self._batch_sizes.items():
+            sampler.batch_size = size
+
 
 def cycle(loader: Iterable[Any]) -> Iterator[Any]:
     """Batches of a loader over and over, each pass newly shuffled by the loader.
@@ -110,24 +148,6 @@ def cycle(loader: Iterable[Any]) -> Iterator[Any]:
             yield batch
         if empty:
             raise SpaceError("the validation loader has no batch; give it more data or a smaller batch size.")
-
-
-@contextmanager
-def silenced(module: pl.LightningModule) -> Iterator[None]:
-    """Ignore what a module logs: a validation batch of the search is no training metric."""
-
-    def ignore(*args: Any, **kwargs: Any) -> None:
-        return None
-
-    names = ("log", "log_dict")
-    hidden: dict[str, Callable[..., Any]] = {n: module.__dict__[n] for n in names if n in module.__dict__}
-    module.__dict__.update(dict.fromkeys(names, ignore))
-    try:
-        yield
-    finally:
-        for name in names:
-            del module.__dict__[name]
-        module.__dict__.update(hidden)
 
 
 def release(optimizers: Iterable[torch.optim.Optimizer], module: nn.Module) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -38,6 +39,8 @@ class SGAS(Differentiable):
         first_decision: epoch, from 0, after whose training the first decision is taken.
         period: epochs between decisions.
         window: epochs over which stability is averaged.
+        batch_growth: samples by which training and validation batches grow with every decision, as pruning
+            frees memory (the authors' code: 8).
 
     Source: SGAS, Li et al. 2020, arXiv:1912.00195, eq. 5 to 10.
     """
@@ -46,12 +49,13 @@ class SGAS(Differentiable):
     first_decision: int = 9
     period: int = 5
     window: int = 4
+    batch_growth: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.criterion not in (1, 2):
             raise SpaceError(f"criterion={self.criterion!r}; expected 1 or 2.")
-        for name, least in (("first_decision", 0), ("period", 1), ("window", 1)):
+        for name, least in (("first_decision", 0), ("period", 1), ("window", 1), ("batch_growth", 0)):
             if type(getattr(self, name)) is not int or getattr(self, name) < least:
                 raise SpaceError(f"{name}={getattr(self, name)!r} must be an integer of at least {least}.")
 
@@ -114,22 +118,35 @@ def normalised(scores: Tensor) -> Tensor:
     return (scores - low) / (high - low) if high > low else torch.zeros_like(scores)
 
 
+@dataclass(frozen=True)
+class EdgeScores:
+    """Criteria of some edges, each (edges,), and the product of their normalised values."""
+
+    importance: Tensor
+    certainty: Tensor
+    stability: Tensor
+    score: Tensor
+
+
 def edge_scores(
     tables: Sequence[Tensor], histories: Sequence[Sequence[Tensor]], criterion: Literal[1, 2]
-) -> Tensor:
-    """Score of every edge of some tables together, (all edges,).
+) -> EdgeScores:
+    """Scores of every edge of some tables together.
 
     Args:
         tables: probabilities, each (edges, operations); the number of operations may differ.
         histories: of each table, the distributions without none recorded so far.
         criterion: 1 or 2.
     """
-    scores = normalised(torch.cat([importance(table) for table in tables]))
-    scores = scores * normalised(torch.cat([certainty(table) for table in tables]))
-    if criterion == 2:
-        pairs = zip(tables, histories, strict=True)
-        scores = scores * normalised(torch.cat([stability(table, history) for table, history in pairs]))
-    return scores
+    pairs = zip(tables, histories, strict=True)
+    parts = (
+        torch.cat([importance(table) for table in tables]),
+        torch.cat([certainty(table) for table in tables]),
+        torch.cat([stability(table, history) for table, history in pairs]),
+    )
+    normal = [normalised(part) for part in parts]
+    score = normal[0] * normal[1]
+    return EdgeScores(*parts, score * normal[2] if criterion == 2 else score)
 
 
 # -- decisions -------------------------------------------------------------------------------------------
@@ -144,7 +161,8 @@ class GreedyDecision:
         group: label of the cell or choice.
         row: the edge's row.
         operation: column of the operation kept.
-        score: of the edge.
+        score: of the edge, the product of its normalised criteria.
+        importance, certainty, stability: of the edge, not normalised.
     """
 
     epoch: int
@@ -152,6 +170,9 @@ class GreedyDecision:
     row: int
     operation: int
     score: float
+    importance: float
+    certainty: float
+    stability: float
 
 
 def next_edge(scores: Tensor, open_rows: Sequence[int]) -> int:
@@ -190,6 +211,10 @@ class GreedySchedule(Schedule):
         self.trace: list[GreedyDecision] = []
         self._history: dict[str, list[Tensor]] = {}
 
+    def train_start(self, search: GradientSearch) -> None:
+        """Give a resumed search the batches it had."""
+        self._enlarge_batches(search)
+
     def epoch_end(self, search: GradientSearch, epoch: int) -> None:
         """Decide if it is time, then record this epoch."""
         tables = self._tables(search)
@@ -200,6 +225,7 @@ class GreedySchedule(Schedule):
                 if groups[label].topology is not None:
                     self._decide(search, {label: tables[label]}, epoch)
             self._decide(search, {x: t for x, t in tables.items() if groups[x].topology is None}, epoch)
+            self._enlarge_batches(search)
         for label, table in tables.items():
             self._history[label] = [*self._history.get(label, ()), without_none(table)][
                 -self.strategy.window :
@@ -224,16 +250,36 @@ class GreedySchedule(Schedule):
             return
         histories = [self._history.get(label, ()) for label in tables]
         scores = edge_scores(list(tables.values()), histories, self.strategy.criterion)
-        position = next_edge(scores, [i for i, undecided in enumerate(is_open) if undecided])
+        position = next_edge(scores.score, [i for i, undecided in enumerate(is_open) if undecided])
         label, row = places[position]
         alive = torch.tensor(groups[label].alive[row])
         operation = int(tables[label][row].masked_fill(~alive, -1).argmax())
-        self.trace.append(GreedyDecision(epoch, label, row, operation, float(scores[position])))
+        parts = (scores.score, scores.importance, scores.certainty, scores.stability)
+        self.trace.append(GreedyDecision(epoch, label, row, operation, *(float(p[position]) for p in parts)))
         search.supernet.prune({label: decide(groups[label], row, operation)})
+
+    def _enlarge_batches(self, search: GradientSearch) -> None:
+        times = len({decision.epoch for decision in self.trace})  # cells decide together
+        if self.strategy.batch_growth and times:
+            search.enlarge_batches(times * self.strategy.batch_growth)
+
+    def summary(self, search: GradientSearch) -> dict[str, Any]:
+        """The trace, with names."""
+        groups = search.supernet.groups
+        return {
+            "decisions": [
+                {
+                    **dataclasses.asdict(decision),
+                    "row": groups[decision.group].rows[decision.row],
+                    "operation": groups[decision.group].columns[decision.operation],
+                }
+                for decision in self.trace
+            ]
+        }
 
     def state_dict(self) -> dict[str, Any]:
         return {
-            "trace": [[d.epoch, d.group, d.row, d.operation, d.score] for d in self.trace],
+            "trace": [list(dataclasses.astuple(decision)) for decision in self.trace],
             "history": {label: torch.stack(tables) for label, tables in self._history.items()},
         }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -165,14 +166,17 @@ class Experiment:
             search.load_state_dict(load_checkpoint(path)["callbacks"][search.state_key])
         # In this order: at the start of an epoch save, seed, search; at the end of training search, save.
         callbacks = [EpochCheckpoint(path), SeededEpochs(self.seed, stage), search, FinalCheckpoint(path)]
-        return self.evaluator.fit(
-            supernet,
-            callbacks=callbacks,
-            directory=self.directory,
-            ckpt_path=path if resume else None,
-            checkpoint_io=AtomicCheckpointIO(),
-            strategy_hint="ddp_find_unused_parameters_true" if self.strategy.samples_paths else None,
-        )
+        with warnings.catch_warnings():
+            # Lightning counts steps to see where a checkpoint was taken, and epochs may differ in steps.
+            warnings.filterwarnings("ignore", "You're resuming from a checkpoint that ended before the epoch")
+            return self.evaluator.fit(
+                supernet,
+                callbacks=callbacks,
+                directory=self.directory,
+                ckpt_path=path if resume else None,
+                checkpoint_io=AtomicCheckpointIO(),
+                strategy_hint="ddp_find_unused_parameters_true" if self.strategy.samples_paths else None,
+            )
 
     def _load(self, supernet: Supernet, search: Search, stage: int) -> None:
         """Take over the end of a stage from its last checkpoint."""

@@ -55,6 +55,7 @@ class Times(nn.Module):
     [
         ("straight_through", [-0.19316284, -0.05435585, 0.05202538, 0.19549331]),
         ("sampled", [-0.09164137, 0.21696483, -0.05029385, -0.07502961]),
+        ("gates", [-0.04582069, 0.10848242, -0.02514693, -0.03751481]),
     ],
 )
 def test_gradient_oracle(estimator: str, expected: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,13 +66,14 @@ def test_gradient_oracle(estimator: str, expected: list[float], monkeypatch: pyt
     logits = torch.tensor([[0.5, -0.2, 0.1, 0]], dtype=torch.float64, requires_grad=True)
     relaxation = GDAS(temperature=(2, 2), estimator=estimator).relaxation  # type: ignore[arg-type]
     mixture = relaxation.mixture(supernet.groups["layer"], logits, moment())
-    supernet.set_mixture({"layer": mixture.weights}, {"layer": mixture.active} if mixture.active else None)
+    active = {"layer": mixture.active} if mixture.active else None
+    supernet.set_mixture({"layer": mixture.weights}, active, adds_gates=mixture.adds_gates)
     loss = supernet(torch.ones((), dtype=torch.float64))
     assert loss.item() == pytest.approx(2)
     (gradient,) = torch.autograd.grad(loss, logits)
     assert gradient[0].tolist() == pytest.approx(expected, abs=5e-9)
     executed = {factor for factor, count in supernet.network.calls.items() if count}
-    assert executed == ({2} if estimator == "sampled" else {1, 2, 3, 4})
+    assert executed == ({1, 2, 3, 4} if estimator == "straight_through" else {2})
 
 
 def test_a_sample_is_gumbel_max() -> None:

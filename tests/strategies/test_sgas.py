@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import lightning.pytorch as pl
 import pytest
 import torch
 from torch import nn
 
 from spacelang import Cell, ModelSpace, SpaceError, Supernet
+from spacelang.results import load_yaml
 from spacelang.strategies import SGAS
 from spacelang.strategies.sgas import (
     certainty,
@@ -21,7 +24,7 @@ from spacelang.strategies.sgas import (
     without_none,
 )
 
-from ..search_script import make
+from ..search_script import make, outcome
 
 
 def table(rows: list[list[float]]) -> torch.Tensor:
@@ -65,7 +68,7 @@ def run_order(criterion: int) -> tuple[list[tuple[int, int]], Supernet]:
     group, order = supernet.groups["cell"], []
     while any(sum(row) > 1 for row in group.alive):
         open_rows = [r for r, row in enumerate(group.alive) if sum(row) > 1]
-        row = next_edge(edge_scores([ALPHA], [HISTORY], criterion), open_rows)  # type: ignore[arg-type]
+        row = next_edge(edge_scores([ALPHA], [HISTORY], criterion).score, open_rows)  # type: ignore[arg-type]
         operation = int(ALPHA[row].argmax())
         order.append((row, operation + 1))
         supernet.prune({"cell": decide(group, row, operation)})
@@ -83,7 +86,7 @@ def test_static_oracle() -> None:
         [0.34882154, 0.35857729, 0.64088795, 0, 1], abs=5e-9
     )
     scores = edge_scores([ALPHA], [[]], 1)
-    assert scores.tolist() == pytest.approx([0.08855265, 0.1373487, 0, 0, 0.75397035], abs=5e-8)
+    assert scores.score.tolist() == pytest.approx([0.08855265, 0.1373487, 0, 0, 0.75397035], abs=5e-8)
 
 
 def test_static_run_order() -> None:
@@ -97,7 +100,7 @@ def test_history_oracle() -> None:
         [0.93138192, 0.86795687, 0.95719025, 0.58495696, 0.31952094], abs=5e-9
     )
     scores = edge_scores([ALPHA], [HISTORY], 2)
-    assert scores.tolist() == pytest.approx([0.08496866, 0.11812857, 0, 0, 0], abs=5e-9)
+    assert scores.score.tolist() == pytest.approx([0.08496866, 0.11812857, 0, 0, 0], abs=5e-9)
     order, supernet = run_order(2)
     assert order == [(1, 3), (0, 1), (2, 1), (3, 3)]
     assert supernet.groups["cell"].alive[4] == [False] * 3
@@ -105,7 +108,7 @@ def test_history_oracle() -> None:
 
 def test_without_history_stability_is_zero_and_the_first_edge_wins() -> None:
     assert stability(ALPHA, []).tolist() == [0] * 5
-    scores = edge_scores([ALPHA], [[]], 2)
+    scores = edge_scores([ALPHA], [[]], 2).score
     assert scores.tolist() == [0] * 5
     assert next_edge(scores, [1, 2, 4]) == 1
 
@@ -128,6 +131,12 @@ def test_a_search_decides_on_schedule_and_frees_what_it_prunes(tmp_path: Path) -
                 for k in range(2)
             ]
             assert (source, group.columns[d.operation]) in slots
+    # The trace is in the run folder, with names.
+    written = load_yaml(experiment.directory / "search.yaml")["decisions"]  # type: ignore[index, call-overload]
+    for line, d in zip(written, trace, strict=True):
+        group = experiment.supernet.groups[d.group]
+        assert (line["row"], line["operation"]) == (group.rows[d.row], group.columns[d.operation])
+        assert (line["epoch"], line["score"], line["importance"]) == (d.epoch, d.score, d.importance)
     # Decided everywhere, the supernet is its architecture: weight one on each decided edge.
     frozen = experiment.export_top_models(formatter="instance")[0].eval()
     x = torch.randn(2, 1, 8, 8)
@@ -135,6 +144,44 @@ def test_a_search_decides_on_schedule_and_frees_what_it_prunes(tmp_path: Path) -
         assert torch.allclose(experiment.supernet.eval()(x), frozen(x), atol=1e-6)
     before = sum(p.numel() for p in Supernet(experiment.space).parameters())
     assert sum(p.numel() for p in experiment.supernet.parameters()) < before / 2
+
+
+class Sizes(pl.Callback):
+    """Record the sizes of training batches, by epoch."""
+
+    def __init__(self) -> None:
+        self.seen: dict[int, list[int]] = {}
+
+    def __deepcopy__(self, memo: object) -> Sizes:
+        return self  # evaluators copy callbacks; the test wants to read this one
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        self.seen.setdefault(trainer.current_epoch, []).append(len(batch[0]))
+
+
+def test_batches_grow_with_decisions_also_after_a_resume(tmp_path: Path) -> None:
+    """96 training images in batches of 32; decisions after epochs 0 and 1 add 16 each."""
+    strategy = SGAS(learning_rate=0.01, first_decision=0, period=1, batch_growth=16)
+    whole, resumed = Sizes(), Sizes()
+    experiment = make(tmp_path / "whole", epochs=3, method=strategy, callbacks=[whole])
+    experiment.run()
+    assert whole.seen == {0: [32] * 3, 1: [48] * 2, 2: [64, 32]}
+    for loader in (experiment.evaluator.train_dataloaders, experiment.evaluator.val_dataloaders):
+        assert loader.batch_sampler.batch_size == 32  # the user's again
+
+    class Stop(pl.Callback):
+        def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+            if trainer.current_epoch == 2:
+                raise InterruptedError
+
+    stopped = make(tmp_path / "run", epochs=3, method=strategy, callbacks=[Stop()])
+    with pytest.raises(InterruptedError):
+        stopped.run()
+    assert stopped.evaluator.train_dataloaders.batch_sampler.batch_size == 32
+    again = make(tmp_path / "run", epochs=3, method=strategy, callbacks=[resumed])
+    again.run(resume=True)
+    assert resumed.seen == {2: [64, 32]}
+    assert outcome(again) == outcome(experiment)
 
 
 def test_decided_logits_do_not_move(tmp_path: Path) -> None:

@@ -1,0 +1,138 @@
+"""Every strategy keeps the promises of `check_strategy`, and strategies that break one are caught."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from spacelang.language import ModelSpace
+from spacelang.strategies import DARTS, GDAS, SGAS, GumbelDARTS, Mixture, Moment, Softmax
+from spacelang.supernet import Group, Supernet
+from spacelang.testing import check_strategy, toy_spaces
+
+EVERY = set(toy_spaces())
+SOFT = EVERY - {"ListedInputs"}  # a concatenation of a varying set has no mixture
+
+STRATEGIES = {
+    "darts": (DARTS(learning_rate=0.05), SOFT),
+    "darts-2": (DARTS(order=2, learning_rate=0.05), SOFT),
+    "darts-2-exact": (DARTS(order=2, hvp="exact", learning_rate=0.05), SOFT),
+    "sgas-1": (SGAS(first_decision=0, period=1), SOFT),
+    "sgas-2": (SGAS(criterion=2, first_decision=0, period=1, batch_growth=4), SOFT),
+    "gumbel": (GumbelDARTS(), SOFT),
+    "gdas": (GDAS(), SOFT),
+    "gdas-gates": (GDAS(estimator="gates"), SOFT),
+    "gdas-straight-through": (GDAS(estimator="straight_through"), SOFT),
+}
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_every_strategy_conforms(name: str) -> None:
+    strategy, expected = STRATEGIES[name]
+    result = check_strategy(strategy)
+    assert set(result.searched) == expected
+    assert set(result.refused) == EVERY - expected
+
+
+def test_refusals_name_the_choice_the_place_and_what_to_do() -> None:
+    reason = check_strategy(DARTS()).refused["ListedInputs"]
+    assert "'two': reduction='concat' of a varying set has no fixed shape (at two)" in reason
+    assert "RandomOneShot, SPOS, ENAS" in reason
+
+
+# -- strategies that break a promise -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class GlobalNoise(Softmax):
+    """Draws from torch's global generator."""
+
+    def mixture(self, group: Group, logits: Tensor, moment: Moment | None = None) -> Mixture:
+        weights = super().mixture(group, logits, moment).weights
+        return Mixture(weights * torch.rand(weights.shape, generator=DRAWN))
+
+
+DRAWN = torch.Generator().manual_seed(0)  # of this module, not of the experiment
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unseeded(DARTS):
+    @property
+    def relaxation(self) -> Softmax:
+        return GlobalNoise()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forgetful(DARTS):
+    """Its search does not store the logits."""
+
+    def attach(self, supernet: Supernet, **settings: Any) -> Any:
+        search = super().attach(supernet, **settings)
+        load = search.load_state_dict
+
+        def forgetting(state: dict[str, Any]) -> None:
+            load(state | {"logits": {label: torch.zeros_like(p) for label, p in state["logits"].items()}})
+
+        search.load_state_dict = forgetting  # type: ignore[method-assign]
+        return search
+
+
+@dataclass(frozen=True, kw_only=True)
+class Repeating(DARTS):
+    def derive(self, supernet: Supernet, probabilities: Any, count: int) -> Any:
+        return super().derive(supernet, probabilities, 1) * count
+
+
+@dataclass(frozen=True, kw_only=True)
+class Invalid(DARTS):
+    def derive(self, supernet: Supernet, probabilities: Any, count: int) -> Any:
+        return [{"nothing": 0}]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Meddling(DARTS):
+    """Trains the user's space itself."""
+
+    def supernet(self, space: ModelSpace, stage: int = 0) -> Supernet:
+        with torch.no_grad():
+            next(space.parameters()).zero_()
+        return super().supernet(space, stage)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Leaking(DARTS):
+    """Puts a parameter of its own into the network."""
+
+    def attach(self, supernet: Supernet, **settings: Any) -> Any:
+        supernet.register_parameter("alpha", nn.Parameter(torch.zeros(1)))
+        return super().attach(supernet, **settings)
+
+
+class Nothing:
+    """No strategy."""
+
+
+@pytest.mark.parametrize(
+    ("strategy", "message"),
+    [
+        (Unseeded(learning_rate=0.05), "the same seed gave two results"),
+        (Forgetful(learning_rate=0.05), "ended otherwise when resumed"),
+        (Repeating(), "derived architectures repeat"),
+        (Leaking(), "architecture parameters are among the network's"),
+        (Meddling(), "the space's weights changed"),
+        (Nothing(), "it must have stages"),
+    ],
+)
+def test_a_broken_promise_is_caught(strategy: Any, message: str) -> None:
+    with pytest.raises(AssertionError, match=message):
+        check_strategy(strategy)
+
+
+def test_an_invalid_architecture_is_caught_and_its_space_named() -> None:
+    with pytest.raises(Exception, match="nothing") as error:
+        check_strategy(Invalid())
+    assert "space 'Layers'" in str(error.value.__notes__)
