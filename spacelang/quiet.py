@@ -1,4 +1,4 @@
-"""Silence for what libraries say about themselves."""
+"""Silence: for what libraries say about themselves, and for what a module logs."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 
 @contextmanager
@@ -22,3 +23,24 @@ def quiet(names: Sequence[str], level: int) -> Iterator[None]:
     finally:
         for logger, before in zip(loggers, levels, strict=True):
             logger.setLevel(before)
+
+
+@contextmanager
+def captured_log(module: Any) -> Iterator[dict[str, Any]]:
+    """Keep what a LightningModule logs from its loggers; yields the last values by name."""
+    values: dict[str, Any] = {}
+
+    def log(name: str, value: Any, *args: Any, **kwargs: Any) -> None:
+        values[name] = value
+
+    def log_dict(dictionary: Any, *args: Any, **kwargs: Any) -> None:
+        values.update(dictionary)
+
+    attributes = module.__dict__
+    hidden = {name: attributes[name] for name in ("log", "log_dict") if name in attributes}
+    attributes.update(log=log, log_dict=log_dict)
+    try:
+        yield values
+    finally:
+        del attributes["log"], attributes["log_dict"]
+        attributes.update(hidden)

@@ -443,9 +443,9 @@ CASES: dict[str, Case] = {
     "soft loose ends": Case(SoftLooseEnds),
     "triples": Case(Triples),
     "nested cell": Case(NestedCell),
-    "values": Case(Values, _images, soft=False),
-    "attention": Case(Attention, _tokens, soft=False),
-    "shared": Case(Shared, soft=False),
+    "values": Case(Values, _images),
+    "attention": Case(Attention, _tokens),
+    "shared": Case(Shared),
     "custom": Case(Custom),
 }
 SOFT = {name: case for name, case in CASES.items() if case.soft}

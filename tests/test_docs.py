@@ -49,6 +49,7 @@ def check_numbers(name: str, scope: Mapping[str, Any]) -> None:
     elif name == "language.md":
         assert scope["net"].size() == 24
         assert scope["net"].default() == {"stem": "linear", "depth": 0, "skip": 0, "hidden": 8}
+        assert (scope["expected"].item(), scope["cost"].of(scope["small"].architecture)) == (279, 139)
 
 
 def test_there_are_examples() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,28 +14,42 @@ from ..errors import SpaceError
 from ..folders import fresh_run_folder
 from ..language import Architecture, ModelSpace, is_frozen
 from ..supernet import Supernet
-from ._folder import RunFolder, versions
-from ._protocols import OneShotStrategy, Search, TrainingEvaluator
+from ..trials import Executor, History, Limits, MultiTrialStrategy, Objective, Trial
+from ._folder import versions
+from ._oneshot import OneShotRun
+from ._protocols import OneShotStrategy, Search
+from ._random import isolated_generators
+from ._trials import TrialRun
 
 if TYPE_CHECKING:
-    from lightning.pytorch import Trainer
+    from ..costs import CostLimit
 
 
 class Experiment:
     """One search, from its seed to its results.
 
-    Everything random comes from `seed`: the supernet's first weights (the space is rebuilt for that), the
-    logits, the order of batches, dropout. The space, the evaluator, the strategy and the caller's global
-    generators are left as they were. A killed run loses at most the epoch it was in; resumed, it ends as
-    it would have ended (on a CPU bit for bit, with the same number of threads).
+    A one-shot strategy trains one supernet; a multi-trial strategy trains architectures one by one, or
+    several at a time. Everything random comes from `seed`: first weights (the space is rebuilt for them),
+    logits, proposals, the order of batches, dropout. The space, the evaluator, the strategy and the caller's
+    global generators are left as they were. A killed run goes on where it was with `run(resume=True)`.
 
     Args:
         space: what is searched.
-        evaluator: trains the supernet: `Classification`, or `Lightning` around any LightningModule.
-        strategy: how it is searched, such as `DARTS()`.
+        evaluator: trains the supernet, or measures a model: see `spacelang.evaluators`.
+        strategy: how it is searched, such as `DARTS()` or `RegularizedEvolution()`.
         directory: the run folder; nothing is written elsewhere. Default: a new one below the cache
             folder, `$SPACELANG_CACHE` or `~/.cache/spacelang`; `experiment.directory` names it.
         seed: of everything random, at least 0.
+        objectives: of a multi-trial search: `Maximize(metric)`, `Minimize(metric)`, of the evaluator's
+            metrics or "params", "flops", "macs"; by default `Maximize("default")`.
+        constraints: of a multi-trial search, on costs; an architecture that breaks one is never trained.
+        max_trials: of a multi-trial search: trials that are trained; failed ones count.
+        max_duration: seconds after which no trial begins.
+        max_failures: failed trials; one more ends the search.
+        executor: where trials run: in this process by default; `ProcessPool()`, `RayExecutor()`.
+        ledger: URL of a database that several machines share; `trials.db` in the run folder by default.
+        example_input: for costs that depend on it, such as FLOPs.
+        keep_weights: of how many of the best trials the trained weights are kept.
 
     Raises:
         SpaceError: an argument of the wrong kind, or a strategy that cannot search this space.
@@ -49,72 +63,84 @@ class Experiment:
         *,
         directory: str | Path | None = None,
         seed: int = 0,
+        objectives: Sequence[Objective] = (),
+        constraints: Sequence[CostLimit] = (),
+        max_trials: int | None = None,
+        max_duration: float | None = None,
+        max_failures: int | None = None,
+        executor: Executor | None = None,
+        ledger: str | None = None,
+        example_input: Any = None,
+        keep_weights: int = 1,
     ) -> None:
-        _check_arguments(space, evaluator, strategy, seed)
+        _check_arguments(space, strategy, seed)
         self.space = space
-        self.evaluator: TrainingEvaluator = evaluator
-        self.strategy: OneShotStrategy = strategy
+        self.evaluator = evaluator
+        self.strategy = strategy
         self.seed = seed
-        self._folder = RunFolder(
-            Path(directory).expanduser() if directory is not None else fresh_run_folder(), strategy.stages
-        )
-        self._result: tuple[Supernet, Search] | None = None
-        with torch.random.fork_rng(devices=[]):  # what cannot be searched is refused before any work
-            strategy.attach(strategy.supernet(space))
-
-    @property
-    def directory(self) -> Path:
-        """The run folder."""
-        return self._folder.root
+        self.directory = Path(directory).expanduser() if directory is not None else fresh_run_folder()
+        limits = Limits(max_trials, max_duration, max_failures)
+        trial_arguments = {
+            "objectives": objectives,
+            "constraints": constraints,
+            "executor": executor,
+            "ledger": ledger,
+            "example_input": example_input,
+        }
+        self._run: OneShotRun | TrialRun
+        if isinstance(strategy, OneShotStrategy):
+            given = [name for name, value in trial_arguments.items() if value not in (None, ())]
+            given += [name for name, value in dataclasses.asdict(limits).items() if value is not None]
+            if given:
+                raise SpaceError(
+                    f"{type(strategy).__name__} is a one-shot strategy and has no trials, so it takes no "
+                    f"{', '.join(given)}. Its evaluator's max_epochs says how long it searches."
+                )
+            self._run = OneShotRun(space, evaluator, strategy, self.directory, seed)
+        else:
+            self._run = TrialRun(
+                space,
+                evaluator,
+                strategy,
+                self.directory,
+                seed,
+                limits=limits,
+                keep_weights=keep_weights,
+                **trial_arguments,
+            )
 
     def run(self, resume: bool = False) -> None:
         """Search.
 
         Args:
-            resume: continue the run in `directory` from its last checkpoint. A finished run is loaded; if
-                nothing was run there, the run begins.
+            resume: continue the run in `directory` where it was. A finished run is loaded; if nothing was
+                run there, the run begins.
 
         Raises:
             SpaceError: the folder holds a run and `resume` is false, or another run.
         """
-        from lightning.pytorch.utilities import rank_zero_info
-        from lightning.pytorch.utilities.seed import isolate_rng
+        with isolated_generators():
+            self._run.run(self._record(), resume=resume)
 
-        from ._checkpoint import remove_leftovers
-
-        with isolate_rng():
-            if _is_first_process():
-                self._folder.begin(self._record(), resume=resume)
-                remove_leftovers(self._folder.checkpoint().parent)
-            search = None
-            for stage in range(self.strategy.stages):
-                supernet, search = self._run_stage(stage, search, resume=resume)
-            assert search is not None
-        self._result = supernet, search
-        if _is_first_process():
-            self._folder.write_summary(search.summary())
-            self._folder.write_architectures(search.derive(1))
-        rank_zero_info(
-            f"Search finished; its run folder is {str(self.directory)!r}. experiment.best is what it found."
-        )
+    # -- results ---------------------------------------------------------------------------------------
 
     def export_top_models(self, top_k: int = 1, formatter: Literal["dict", "instance"] = "dict") -> list[Any]:
         """The best architectures, best first, without duplicates.
 
         Args:
-            top_k: how many; fewer are returned when the space has fewer.
-            formatter: "dict" for architecture dicts, "instance" for plain modules that begin with the
-                supernet's weights. Those were trained as parts of a mixture: train an instance before
-                you judge it.
+            top_k: how many; fewer are returned when there are fewer.
+            formatter: "dict" for architecture dicts, "instance" for plain modules. After a one-shot search
+                they begin with the supernet's weights, which were trained as parts of a mixture: train an
+                instance before you judge it. After a multi-trial search they have the weights of their
+                trials where `keep_weights` kept them, and new ones elsewhere.
 
         Raises:
             SpaceError: nothing was run yet, or an unknown formatter.
         """
         if formatter not in ("dict", "instance"):
             raise SpaceError(f"formatter={formatter!r}; expected 'dict' or 'instance'.")
-        supernet, search = self._finished()
-        archs = search.derive(top_k)
-        return archs if formatter == "dict" else [supernet.freeze(arch) for arch in archs]
+        archs = self._run.top(top_k)
+        return archs if formatter == "dict" else [self._run.instance(arch) for arch in archs]
 
     @property
     def best(self) -> Architecture:
@@ -124,67 +150,35 @@ class Experiment:
 
     @property
     def supernet(self) -> Supernet:
-        """The trained supernet."""
-        return self._finished()[0]
+        """The trained supernet of a one-shot search."""
+        return self._one_shot.result[0]
 
     @property
     def search(self) -> Search:
-        """The search that was run: its probabilities, history and schedule."""
-        return self._finished()[1]
+        """The one-shot search that was run: its probabilities, history and schedule."""
+        return self._one_shot.result[1]
 
-    def _finished(self) -> tuple[Supernet, Search]:
-        if self._result is None:
-            raise SpaceError(
-                "nothing was searched yet: call experiment.run(), or experiment.run(resume=True) to load the "
-                f"run in {self.directory}."
-            )
-        return self._result
+    @property
+    def history(self) -> History:
+        """The trials of a multi-trial search."""
+        return self._multi_trial.history
 
-    # -- steps -----------------------------------------------------------------------------------------
+    @property
+    def pareto(self) -> list[Trial]:
+        """Trials of a multi-trial search that no other beats in every objective."""
+        return self.history.pareto()
 
-    def _run_stage(self, stage: int, previous: Search | None, *, resume: bool) -> tuple[Supernet, Search]:
-        """Train the supernet of a stage, or load it when a later stage was begun."""
-        from ._seeding import seed_generators
+    @property
+    def _one_shot(self) -> OneShotRun:
+        if isinstance(self._run, OneShotRun):
+            return self._run
+        raise SpaceError(f"{type(self.strategy).__name__} trains no supernet; see experiment.history.")
 
-        seed_generators(self.seed, stage)
-        supernet = self.strategy.supernet(self.space, stage)
-        search = self.strategy.attach(supernet, seed=self.seed, stage=stage, previous=previous)
-        later = stage + 1 < self.strategy.stages and self._folder.checkpoint(stage + 1).exists()
-        if not (resume and later) and not _ran_elsewhere(self._fit(supernet, search, stage, resume=resume)):
-            return supernet, search
-        self._load(supernet, search, stage)
-        return supernet, search
-
-    def _fit(self, supernet: Supernet, search: Any, stage: int, *, resume: bool) -> Trainer:
-        from ._checkpoint import AtomicCheckpointIO, EpochCheckpoint, FinalCheckpoint, load_checkpoint
-        from ._seeding import SeededEpochs
-
-        path = self._folder.checkpoint(stage)
-        resume = resume and path.exists()
-        if resume:
-            # Pruned candidates must go before Lightning fits the checkpoint's weights to the supernet.
-            search.load_state_dict(load_checkpoint(path)["callbacks"][search.state_key])
-        # In this order: at the start of an epoch save, seed, search; at the end of training search, save.
-        callbacks = [EpochCheckpoint(path), SeededEpochs(self.seed, stage), search, FinalCheckpoint(path)]
-        with warnings.catch_warnings():
-            # Lightning counts steps to see where a checkpoint was taken, and epochs may differ in steps.
-            warnings.filterwarnings("ignore", "You're resuming from a checkpoint that ended before the epoch")
-            return self.evaluator.fit(
-                supernet,
-                callbacks=callbacks,
-                directory=self.directory,
-                ckpt_path=path if resume else None,
-                checkpoint_io=AtomicCheckpointIO(),
-                strategy_hint="ddp_find_unused_parameters_true" if self.strategy.samples_paths else None,
-            )
-
-    def _load(self, supernet: Supernet, search: Search, stage: int) -> None:
-        """Take over the end of a stage from its last checkpoint."""
-        from ._checkpoint import load_checkpoint
-
-        state = load_checkpoint(self._folder.checkpoint(stage))
-        search.load_state_dict(state["callbacks"][search.state_key])  # prunes, so that weights fit
-        self.evaluator.lightning_module(supernet).load_state_dict(state["state_dict"])
+    @property
+    def _multi_trial(self) -> TrialRun:
+        if isinstance(self._run, TrialRun):
+            return self._run
+        raise SpaceError(f"{type(self.strategy).__name__} has no trials; see experiment.search.")
 
     def _record(self) -> dict[str, Any]:
         """What is written to experiment.yaml."""
@@ -198,7 +192,7 @@ class Experiment:
         }
 
 
-def _check_arguments(space: object, evaluator: object, strategy: object, seed: object) -> None:
+def _check_arguments(space: object, strategy: object, seed: object) -> None:
     if not isinstance(space, ModelSpace) or is_frozen(space):
         what = (
             f"{type(space).__name__} with nothing to choose" if isinstance(space, ModelSpace) else repr(space)
@@ -208,31 +202,13 @@ def _check_arguments(space: object, evaluator: object, strategy: object, seed: o
         raise SpaceError(
             f"the strategy is the class {strategy.__name__}; give an object: {strategy.__name__}()."
         )
-    if not isinstance(strategy, OneShotStrategy):
+    if not isinstance(strategy, OneShotStrategy | MultiTrialStrategy):
         raise SpaceError(
             f"the third argument of Experiment is a strategy, such as spacelang.strategies.DARTS(); "
             f"got {strategy!r}."
         )
-    if not isinstance(evaluator, TrainingEvaluator):
-        raise SpaceError(
-            f"{type(strategy).__name__} trains a supernet, which {type(evaluator).__name__} cannot; "
-            "give a Classification or a Lightning of spacelang.evaluators as the second argument."
-        )
     if type(seed) is not int or seed < 0:
         raise SpaceError(f"seed={seed!r} must be an integer of at least 0.")
-
-
-def _is_first_process() -> bool:
-    from lightning.pytorch.utilities import rank_zero_only
-
-    return int(getattr(rank_zero_only, "rank", 0) or 0) == 0
-
-
-def _ran_elsewhere(trainer: Trainer) -> bool:
-    """Whether training ran in processes of its own, whose results are in the checkpoint only."""
-    from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
-
-    return isinstance(trainer.strategy.launcher, _MultiProcessingLauncher)
 
 
 def _described_space(space: ModelSpace) -> dict[str, Any]:
@@ -262,4 +238,6 @@ def _plain(value: object) -> Any:
         return [_plain(item) for item in value]
     if isinstance(value, dict):
         return {str(key): _plain(item) for key, item in value.items()}
+    if dataclasses.is_dataclass(value):
+        return _described(value)
     return f"<{type(value).__qualname__}>"

@@ -14,7 +14,7 @@ from ..results import dump_yaml, load_yaml
 from ..results._files import write_atomic
 
 # What must agree between a run and its resumption; versions and threads may differ with a warning.
-_IDENTITY = ("space", "strategy", "evaluator", "seed")
+_IDENTITY = ("space", "strategy", "evaluator", "seed", "objectives", "constraints")
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,10 @@ class RunFolder:
     """Paths below one folder.
 
         experiment.yaml      what was run
-        checkpoints/         last.ckpt; of a strategy in stages stage-1.ckpt, stage-2.ckpt, ...
+        checkpoints/         of a one-shot search: last.ckpt; in stages stage-1.ckpt, stage-2.ckpt, ...
         logs/                of the Trainer's loggers
+        trials.db            of a multi-trial search: the ledger
+        weights/             trained weights of the best trials
         search.yaml          what happened in the search
         architectures/       1.yaml is the best
 
@@ -50,13 +52,18 @@ class RunFolder:
         """Folder of exported architectures."""
         return self.root / "architectures"
 
-    def begin(self, record: Mapping[str, Any], *, resume: bool) -> None:
-        """Claim the folder for a run; one that failed before its first checkpoint is forgotten.
+    def begin(self, record: Mapping[str, Any], *, resume: bool, begun: bool) -> None:
+        """Claim the folder for a run; one that left nothing to go on from is forgotten.
+
+        Args:
+            record: description of the run.
+            resume: go on with the run that is there.
+            begun: whether there is something to go on from.
 
         Raises:
             SpaceError: it holds a run and `resume` is false, or another run than `record` describes.
         """
-        if not (self.description.exists() and self.checkpoint().exists()):
+        if not (self.description.exists() and begun):
             self._write(self.description, dict(record))
             return
         if not resume:
@@ -65,12 +72,12 @@ class RunFolder:
                 "experiment.run(resume=True), or give another directory."
             )
         stored = load_yaml(self.description)
-        differing = [k for k in _IDENTITY if not isinstance(stored, dict) or stored.get(k) != record[k]]
+        differing = [k for k in _IDENTITY if not isinstance(stored, dict) or stored.get(k) != record.get(k)]
         if differing:
             was = {k: stored.get(k) if isinstance(stored, dict) else None for k in differing}
             raise SpaceError(
                 f"the folder {str(self.root)!r} holds another run: its {', '.join(differing)} was {was}, now "
-                f"{ {k: record[k] for k in differing} }. Resume with the same, or give another directory."
+                f"{ {k: record.get(k) for k in differing} }. Resume with the same, or give another directory."
             )
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
@@ -89,6 +96,12 @@ class RunFolder:
     def _write(path: Path, data: dict[str, Any]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, dump_yaml(data).encode())
+
+
+def finished(folder: Path, why: str = "") -> str:
+    """What to say at the end of a search."""
+    because = f": {why}" if why else ""
+    return f"Search finished{because}; its run folder is {str(folder)!r}. experiment.best is what it found."
 
 
 def versions() -> dict[str, str]:

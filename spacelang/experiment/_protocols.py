@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -84,8 +84,14 @@ class TrainingEvaluator(Protocol):
 
 @runtime_checkable
 class Evaluator(Protocol):
-    """Measures a fixed model."""
+    """Measures a plain model, often by training it."""
 
-    def evaluate(self, model: nn.Module) -> Mapping[str, float]:
-        """Return metrics by name."""
+    def evaluate(
+        self, model: nn.Module, report: Callable[[dict[str, float], int], None] | None = None
+    ) -> Mapping[str, float]:
+        """Return metrics by name.
+
+        `report(metrics, epoch)` may be called after each epoch, from 0, and may raise to end the training:
+        let that exception pass.
+        """
         ...

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -10,13 +9,7 @@ import lightning.pytorch as pl
 import numpy as np
 import torch
 
-
-def seed_generators(*entropy: int) -> None:
-    """Seed Python's, NumPy's and torch's global generators from integers."""
-    words = np.random.SeedSequence(entropy).generate_state(4)
-    random.seed(int(words[0]))
-    np.random.seed(int(words[1]))  # noqa: NPY002  (users' data sets and transforms draw from it)
-    torch.manual_seed((int(words[2]) << 32 | int(words[3])) % 2**63)
+from ._random import seed_generators
 
 
 class SeededEpochs(pl.Callback):

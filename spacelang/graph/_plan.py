@@ -20,6 +20,23 @@ if TYPE_CHECKING:
 N = TypeVar("N")
 
 
+@dataclass(frozen=True, eq=False)
+class Call:
+    """How a trace ran what is on an edge; tensors are without data.
+
+    Attributes:
+        args: positional arguments it was given.
+        kwargs: and those by name.
+        output: what it returned.
+        arch: architecture it ran as, with a value for every label.
+    """
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    output: Any
+    arch: Mapping[str, Any]
+
+
 @dataclass(eq=False)
 class Cost:
     """What the modules outside every choice, or those of an edge at one place, cost without choices in them.
@@ -29,19 +46,22 @@ class Cost:
         parameters: number of weights; one that is met twice counts once.
         flops: operations, or None while nothing was run.
         spec: the layer, when its arguments are chosen.
+        call: how it was run, or None while nothing was.
+        counted: identities of the weights counted so far.
     """
 
     paths: list[str] = field(default_factory=list)
     parameters: int = 0
     flops: int | None = None
     spec: LayerSpec | None = None
-    _counted: set[int] = field(default_factory=set)
+    call: Call | None = None
+    counted: set[int] = field(default_factory=set)
 
     def add_parameters(self, module: nn.Module) -> None:
         """Count the weights `module` itself holds, not those of its submodules."""
         for parameter in module.parameters(recurse=False):
-            if id(parameter) not in self._counted:
-                self._counted.add(id(parameter))
+            if id(parameter) not in self.counted:
+                self.counted.add(id(parameter))
                 self.parameters += parameter.numel()
 
 

@@ -25,7 +25,7 @@ from ..language._primitive import walk
 from ..language._values import decisions_of
 from ._flow import Flow, map_tensors, shape_attributes, tensors_in
 from ._layout import base_name, held_region, layout, state_name
-from ._plan import Cost, Edge, End, Place, Plan, Region, unique_name
+from ._plan import Call, Cost, Edge, End, Place, Plan, Region, unique_name
 from ._read import own_modules
 
 
@@ -200,6 +200,7 @@ class _Tracer:
             self.inside, self.within = edge, edge.source.region.places[0]
             try:
                 output = run(*fresh_args, **fresh_kwargs)
+                edge.costs[0].call = Call(*map_tensors(_without_data, (args, kwargs, output)), arch)
                 for source in sorted(self.flow.sources(output), key=str):
                     if source != edge.source:
                         self.plan.connect(source, edge.target, "data", self.condition, edge)

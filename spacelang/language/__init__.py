@@ -23,6 +23,7 @@ from ._repeat import Repeat as Repeat
 from ._report import SpaceReport as SpaceReport
 from ._scope import label_scope as label_scope
 from ._space import ModelSpace as ModelSpace
+from ._space import architecture_of as architecture_of
 from ._values import Value as Value
 from ._values import distinct as distinct
 from ._values import maximum as maximum

@@ -300,6 +300,15 @@ class DecisionSpace:
                 return child
         return first
 
+    def redraw(self, arch: Mapping[str, Any], probability: float, rng: np.random.Generator) -> Architecture:
+        """Draw each active decision anew with a probability; it may come out as it was.
+
+        When constraints reject 100 draws in a row, the child is a copy of `arch`.
+        """
+        parent = self.canonical(arch)
+        kept = {label: value for label, value in parent.items() if rng.random() >= probability}
+        return self._edited(kept, rng) or parent
+
     def _edited(self, partial: Mapping[str, Any], rng: np.random.Generator) -> Architecture | None:
         try:
             return self.canonical(self._filled(partial, rng, attempts=100))

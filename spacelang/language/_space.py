@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -23,6 +23,7 @@ from ._values import Value
 if TYPE_CHECKING:
     import networkx as nx
 
+    from ..costs import CostLimit
     from ._report import SpaceReport
 
 M = TypeVar("M", bound=nn.Module)
@@ -41,6 +42,7 @@ class _SpaceType(BuilderType):
             space._decision_space.by_label  # noqa: B018  (clashing labels raise here, not at first use)
         elif context.depth == 0:  # an inner space may be part of a candidate that is not chosen
             _refuse_undecided(space, context)
+            built_as(space, {label: context.arch[label] for label in context.arch if label in context.used})
         return space
 
 
@@ -156,11 +158,17 @@ class ModelSpace(nn.Module, metaclass=_SpaceType):
 
         return space_graph(self, example_inputs)
 
-    def report(self, *example_inputs: Any) -> SpaceReport:
-        """Decisions, size, and the range of parameters (with an example input also FLOPs) found."""
+    def report(self, *example_inputs: Any, constraints: Sequence[CostLimit] = ()) -> SpaceReport:
+        """Decisions, size, and the range of parameters (with an example input also FLOPs) found.
+
+        Args:
+            example_inputs: positional arguments of the forward.
+            constraints: limits on what a model costs, `spacelang.costs.CostLimit("flops", at_most=3e8)`; the
+                report says of each whether an architecture meets it.
+        """
         from ._report import report
 
-        return report(self, example_inputs)
+        return report(self, example_inputs, constraints)
 
     # -- architectures -----------------------------------------------------------------------------
 
@@ -221,7 +229,7 @@ class ModelSpace(nn.Module, metaclass=_SpaceType):
             SpaceError: with every problem of `arch`.
         """
         chosen = self.canonical(arch) | slot_order(self.decision_space, arch)
-        return without_decisions(frozen_copy(self, chosen))
+        return built_as(without_decisions(frozen_copy(self, chosen)), chosen)
 
 
 def slot_order(space: DecisionSpace, arch: Mapping[str, Any]) -> Architecture:
@@ -236,3 +244,24 @@ def without_decisions(model: M) -> M:
             child.__dict__.pop("_decision_space", None)
             child._constraints = []
     return model
+
+
+def built_as(model: M, arch: Architecture) -> M:
+    """Let a frozen model know its architecture."""
+    model.__dict__["_architecture"] = arch
+    return model
+
+
+def architecture_of(model: nn.Module) -> Architecture | None:
+    """Architecture that a model was frozen or built as; None of what is no frozen `ModelSpace`.
+
+    >>> from spacelang import LayerChoice, ModelSpace, model_context
+    >>> class Net(ModelSpace):
+    ...     def __init__(self) -> None:
+    ...         super().__init__()
+    ...         self.layer = LayerChoice({"tanh": nn.Tanh(), "none": nn.Identity()}, label="layer")
+    >>> architecture_of(Net().freeze({"layer": "none"}))
+    {'layer': 'none'}
+    """
+    arch = model.__dict__.get("_architecture")
+    return None if arch is None else dict(arch)

@@ -16,6 +16,7 @@ from ..language import Decision, Value
 from ..language._context import FreezeContext
 from ..language._primitive import Primitive, Undecided
 from ..language._values import decisions_of, evaluate
+from ._sizes import Sizes
 
 if TYPE_CHECKING:
     from ..supernet import Builder
@@ -54,9 +55,12 @@ class LayerSpec:
         sizes = {name: _largest(value) for name, value in self.arguments.items()}
         if isinstance(self.arguments.get("groups"), Value):
             sizes["groups"] = self._fewest_groups(sizes["in_channels"])
+        shared = _SHARED.get(self.layer_type, "")
+        if isinstance(self.arguments.get(shared), Value):
+            sizes[shared] = 1  # the most need not divide the largest size
         try:
             return self.layer_type(**sizes)
-        except (TypeError, ValueError) as error:
+        except (AssertionError, TypeError, ValueError) as error:
             raise SpaceError(f"{self} cannot be built with its largest arguments {sizes}: {error}") from error
 
     def _fewest_groups(self, in_channels: int) -> int:
@@ -67,7 +71,7 @@ class LayerSpec:
     def slices(self, largest: nn.Module, layer: nn.Module) -> dict[str, Tensor]:
         """Parameters and buffers of `largest` cut to the shapes of `layer`, by name; views, not copies."""
         sources = dict(_tensors(largest))
-        return {name: self._cut(name, sources.get(name), like) for name, like in _tensors(layer)}
+        return {name: self._cut(name, sources.get(name), like, largest) for name, like in _tensors(layer)}
 
     def sliced(self, largest: nn.Module, arch: Mapping[str, Any]) -> nn.Module:
         """Plain layer of an architecture with copies of its slices of `largest`."""
@@ -79,14 +83,19 @@ class LayerSpec:
             tensor.requires_grad_(sources[name].requires_grad)
         return layer.train(largest.training)
 
-    def _cut(self, name: str, source: Tensor | None, like: Tensor) -> Tensor:
+    def first(self, dim: int, room: int) -> int:
+        """Where a slice begins in dimension `dim` of a tensor that is larger by `room`."""
+        # Kernels are cropped at their centre, channels taken from the first.
+        is_convolution = issubclass(self.layer_type, nn.modules.conv._ConvNd)
+        return room // 2 if is_convolution and dim >= 2 else 0
+
+    def _cut(self, name: str, source: Tensor | None, like: Tensor, largest: nn.Module) -> Tensor:
         if source is None or source.dim() != like.dim():
             raise SpaceError(f"{self}: {name} of one choice has no counterpart in the largest layer.")
-        stacked = _stacked_blocks(self.layer_type, name)
+        stacked = _stacked_blocks(largest, name)
         if stacked > 1:  # several gates or projections stacked in dimension 0: cut each of them
             blocks = source.view(stacked, -1, *source.shape[1:]).narrow(1, 0, like.shape[0] // stacked)
             return (blocks.narrow(2, 0, like.shape[1]) if like.dim() > 1 else blocks).flatten(0, 1)
-        is_convolution = issubclass(self.layer_type, nn.modules.conv._ConvNd)
         for dim, size in enumerate(like.shape):
             room = source.shape[dim] - size
             if room < 0:
@@ -94,17 +103,28 @@ class LayerSpec:
                     f"{self}: {name} of shape {tuple(like.shape)} does not fit in the largest, "
                     f"{tuple(source.shape)}."
                 )
-            # Kernels are cropped at their centre, channels taken from the first.
-            source = source.narrow(dim, room // 2 if is_convolution and dim >= 2 else 0, size)
+            source = source.narrow(dim, self.first(dim, room), size)
         return source
 
 
-def _stacked_blocks(layer_type: type[nn.Module], name: str) -> int:
-    if issubclass(layer_type, nn.MultiheadAttention) and name.startswith("in_proj"):
+_SHARED: dict[type[nn.Module], str] = {
+    nn.MultiheadAttention: "num_heads",
+    nn.TransformerEncoderLayer: "nhead",
+    nn.TransformerDecoderLayer: "nhead",
+    nn.GroupNorm: "num_groups",
+}
+"""Arguments that say among how many the weights are shared out, and not their shapes."""
+
+
+def _stacked_blocks(layer: nn.Module, name: str) -> int:
+    """Number of blocks of equal size that dimension 0 of a tensor of `layer` consists of."""
+    path, _, name = name.rpartition(".")
+    owner = layer.get_submodule(path)
+    if isinstance(owner, nn.MultiheadAttention) and name.startswith("in_proj"):
         return 3
-    if issubclass(layer_type, nn.LSTM | nn.LSTMCell):
-        return 4
-    return 3 if issubclass(layer_type, nn.GRU | nn.GRUCell) else 1
+    if isinstance(owner, nn.LSTM | nn.LSTMCell):
+        return 1 if name.startswith("weight_hr") else 4  # of states' projections there is one
+    return 3 if isinstance(owner, nn.GRU | nn.GRUCell) else 1
 
 
 def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -132,9 +152,17 @@ class ValueLayer(Primitive):
 
     Without any it is constructed as the plain layer, and so it is in `model_context`. In a space it holds
     the largest layer; every choice is a slice of its weights (kernels cropped at the centre).
+
+    For a layer of your own, subclass with its `layer_type`, and with `sizes` if mixtures of its choices are
+    to be computed:
+
+        class Scaled(ValueLayer):
+            layer_type = Scale  # Scale(features) multiplies (..., features) by a vector
+            sizes = Sizes({"x": {-1: "features"}}, ({-1: "features"},))
     """
 
     layer_type: type[nn.Module]
+    sizes: Sizes | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__()

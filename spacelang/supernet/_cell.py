@@ -61,11 +61,10 @@ class MixedCell(Mixed):
 
     def _edge(self, row: int, x: Tensor, cache: dict[Hashable, Tensor]) -> list[tuple[object, Tensor]]:
         """What an edge adds to its node: `(name, weighted output)` of each executed candidate."""
-        group, terms = self.group, list[tuple[object, Tensor]]()
+        group = self.group
+        terms: list[tuple[object, Tensor]] = []
         for k in dict.fromkeys(group.active[row]):
             output = group.apply(self.edges[row][k], self._operation(row, k, x, cache))  # type: ignore[index]
-            if group.edges is not None:
-                output = group.edges[row] * output
             # Two slots with the same choice add it twice, as their frozen model does.
             terms += [(group.columns[k], group.weighted(row, k, output))] * group.active[row].count(k)
         return terms

@@ -38,6 +38,7 @@ class Group:
         active: columns executed in each row.
         edges: weight of each row, (rows,), where a cell weighs its edges besides their candidates.
         adds_gates: whether a candidate that is not executed adds its weight as a plain number.
+        silent: rows x columns, candidates executed though their weight is zero; None for none.
         is_selected: whether an architecture is selected (and this group active in it).
         transform: what is done to the output of each candidate; None for nothing.
     """
@@ -52,6 +53,7 @@ class Group:
     active: Active = field(init=False)
     edges: Tensor | None = field(init=False, default=None)
     adds_gates: bool = field(init=False, default=False)
+    silent: Sequence[Sequence[bool]] | None = field(init=False, default=None)
     is_selected: bool = field(init=False, default=False)
     transform: Transform | None = field(init=False, default=None)
 
@@ -89,24 +91,28 @@ class Group:
         *,
         edges: Tensor | None = None,
         adds_gates: bool = False,
+        silent: Sequence[Sequence[bool]] | None = None,
     ) -> None:
         """Compute with `weights`, (rows, columns); only columns that are alive and `active` are executed.
 
         Raises:
             SpaceError: shapes do not fit.
         """
-        self.check_mixture(weights, active, edges)
+        self.check_mixture(weights, active, edges, silent)
         chosen = self.alive if active is None else active
         self.weights = weights
         self.edges = edges
         self.adds_gates = adds_gates
+        self.silent = silent
         self.is_selected = False
         self.active = tuple(
             tuple(k for k in range(len(self.columns)) if alive[k] and row[k])
             for alive, row in zip(self.alive, chosen, strict=True)
         )
 
-    def check_mixture(self, weights: object, active: object = None, edges: object = None) -> None:
+    def check_mixture(
+        self, weights: object, active: object = None, edges: object = None, silent: object = None
+    ) -> None:
         """Raise a `SpaceError` when `mix` would not fit."""
         shape = tuple(weights.shape) if isinstance(weights, Tensor) else type(weights).__name__
         if shape != self.shape:
@@ -118,8 +124,9 @@ class Group:
             raise SpaceError(
                 f"edges[{self.label!r}] must be a tensor of ({len(self.rows)},), a weight a row."
             )
-        if active is not None:
-            self.check_table("active", active)
+        for name, table in (("active", active), ("silent", silent)):
+            if table is not None:
+                self.check_table(name, table)
 
     def check_table(self, name: str, table: Any) -> None:
         """Raise a `SpaceError` unless `table` is rows x columns."""
@@ -154,6 +161,7 @@ class Group:
         self.weights = None
         self.edges = None
         self.adds_gates = False
+        self.silent = None
         self.is_selected = any(self.active)
 
     def _counts(self, arch: Mapping[str, Any]) -> list[list[int]]:
@@ -176,11 +184,14 @@ class Group:
         return output if self.transform is None else self.transform(candidate, output)
 
     def weighted(self, row: int, column: int, term: Tensor) -> Tensor:
-        """`weights[row, column] * term`."""
+        """`weights[row, column] * edges[row] * term`."""
         if self.weights is None:
             return term
+        if self.silent is not None and self.silent[row][column]:
+            term = term.detach()
         # A zero-dimensional weight leaves the dtype of a half-precision feature map as it is.
-        return self.weights[row, column] * term
+        weight = self.weights[row, column]
+        return (weight if self.edges is None else weight * self.edges[row]) * term
 
     def gates(self, row: int) -> list[Tensor]:
         """Weights a row adds as plain numbers: those of live candidates that are not executed."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
+import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from ..errors import SpaceError
@@ -138,12 +139,13 @@ class MixedDepth(Mixed):
                 x = block(x)
             return x
         terms = []
-        for depth in range(max(weights) + 1):
+        for depth in range(max(weights, default=0) + 1):
             if depth > 0:
                 x = self.blocks[depth - 1](x)
             if depth in weights:
                 terms.append((f"depth {depth}", weights[depth] * x))
-        return add_weighted(terms, repr(str(self.depth)))
+        gates = [gate for group in self.groups for gate in group.gates(0)]
+        return add_weighted(terms, repr(str(self.depth)), gates)
 
     def _depth_weights(self) -> dict[int, Tensor | None]:
         """Weight of each depth that has one; a single selected depth has weight None."""
@@ -155,7 +157,7 @@ class MixedDepth(Mixed):
             pairs = list(zip(self.groups, columns, strict=True))
             depth = self.depth.evaluate({group.label: group.columns[k] for group, k in pairs})
             factors = [g.weights[0, k] for g, k in pairs if g.weights is not None]
-            weight = factors[0] if len(factors) == 1 else torch.stack(factors).prod()
+            weight = functools.reduce(operator.mul, factors)
             weights[depth] = weights[depth] + weight if depth in weights else weight
         return weights
 

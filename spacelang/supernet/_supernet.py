@@ -22,9 +22,10 @@ from ..language import (
     is_frozen,
 )
 from ..language._primitive import copied, frozen_copy
-from ..language._space import slot_order, without_decisions
+from ..language._space import built_as, slot_order, without_decisions
 from ._cell import EdgeByEdgeCell, MixedCell
 from ._elastic import ElasticLayer
+from ._elastic_refusal import Produced
 from ._group import Group, Transform
 from ._mixed import Mixed, MixedDepth, MixedInput, MixedLayer
 
@@ -40,6 +41,7 @@ class Builder:
     def __init__(self, cell_type: type[MixedCell] = MixedCell) -> None:
         self.groups: dict[str, Group] = {}
         self._cell_type = cell_type
+        self._produced = Produced()
 
     def group(self, decision: Decision) -> Group:
         """The table of a decision: one row, one column per candidate."""
@@ -75,7 +77,7 @@ class Builder:
 
     def elastic_layer(self, layer: ValueLayer) -> nn.Module:
         """Relax a layer of `spacelang.nn` whose arguments are chosen."""
-        return ElasticLayer([self.group(d) for d in layer.decisions()], layer)
+        return ElasticLayer([self.group(d) for d in layer.decisions()], layer, self._produced)
 
 
 class Supernet(nn.Module):
@@ -142,6 +144,7 @@ class Supernet(nn.Module):
         *,
         edges: Mapping[str, Tensor] | None = None,
         adds_gates: bool = False,
+        silent: Mapping[str, Sequence[Sequence[bool]]] | None = None,
     ) -> None:
         """Compute with these weights from now on.
 
@@ -152,15 +155,25 @@ class Supernet(nn.Module):
             edges: by label of a cell, (rows,), weights of its edges besides those of their candidates.
             adds_gates: add the weights of candidates that are not executed, as plain numbers, to the sum
                 of those that are.
+            silent: by group label, rows x columns, candidates that are executed though their weight is zero,
+                for the gradient of that weight alone: nothing of their own is kept for the backward pass.
 
         Raises:
             SpaceError: an unknown label, or a shape that does not fit.
         """
-        given, by_row = active or {}, edges or {}
-        for label in (*mixture, *given, *by_row):
-            self._group(label).check_mixture(mixture.get(label), given.get(label), by_row.get(label))
+        given, by_row, unheard = active or {}, edges or {}, silent or {}
+        for label in (*mixture, *given, *by_row, *unheard):
+            self._group(label).check_mixture(
+                mixture.get(label), given.get(label), by_row.get(label), unheard.get(label)
+            )
         for label, weights in mixture.items():
-            self.groups[label].mix(weights, given.get(label), edges=by_row.get(label), adds_gates=adds_gates)
+            self.groups[label].mix(
+                weights,
+                given.get(label),
+                edges=by_row.get(label),
+                adds_gates=adds_gates,
+                silent=unheard.get(label),
+            )
 
     def select(self, arch: Mapping[str, Any]) -> None:
         """Compute as one architecture: only its path runs, bit for bit as its frozen model does.
@@ -242,7 +255,7 @@ class Supernet(nn.Module):
             SpaceError: with every problem of `arch`, or it needs a pruned candidate.
         """
         chosen = self._alive(arch) | slot_order(self.decision_space, arch)
-        return without_decisions(frozen_copy(self.network, chosen))
+        return built_as(without_decisions(frozen_copy(self.network, chosen)), chosen)
 
 
 def edge_by_edge(space: ModelSpace) -> Supernet:

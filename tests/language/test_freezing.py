@@ -25,7 +25,7 @@ from spacelang import (
     nn,
     value_choice,
 )
-from spacelang.language import Categorical, ChosenInputs, FrozenCell, Primitive, is_frozen
+from spacelang.language import Categorical, ChosenInputs, FrozenCell, Primitive, architecture_of, is_frozen
 from spacelang.language._choices import Choice
 from spacelang.language._conditions import Condition, Is
 
@@ -421,3 +421,26 @@ def test_a_frozen_copy_is_copied_like_any_module(case: Case) -> None:
     space = case.space()
     model = space.freeze(space.default()).eval()
     assert torch.equal(copy.deepcopy(model)(*case.example()), model(*case.example()))
+
+
+@EVERY_CASE
+def test_a_frozen_model_knows_its_architecture(case: Case) -> None:
+    space = case.space()
+    for arch in architectures(space, 2):
+        model = built(case.make, arch)
+        for frozen in (space.freeze(arch), Supernet(space).freeze(arch), model, copy.deepcopy(model)):
+            known = architecture_of(frozen)
+            assert known is not None
+            assert space.canonical(known) == space.canonical(arch)
+    assert architecture_of(space) is None
+    assert architecture_of(Supernet(space)) is None
+
+
+def test_labels_that_nothing_asked_for_are_no_part_of_a_built_model() -> None:
+    class One(ModelSpace):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = LayerChoice([plain.Tanh(), plain.ReLU()], label="layer")
+
+    with pytest.warns(UserWarning, match="stray"):
+        assert architecture_of(built(One, {"layer": 1, "stray": 2})) == {"layer": 1}

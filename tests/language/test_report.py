@@ -11,6 +11,7 @@ from torch import nn
 
 from spacelang import InputChoice, LayerChoice, ModelSpace, Repeat, SpaceError, value_choice
 from spacelang import nn as space_nn
+from spacelang.costs import CostLimit
 from spacelang.results import profile
 
 
@@ -122,6 +123,95 @@ def test_constraints_are_listed_and_impossible_ones_reported() -> None:
     assert report.parameters.smallest == report.parameters.largest == 25
     with pytest.raises(SpaceError, match="no architecture satisfies the constraints"):
         Constrained(9).report()
+
+
+def test_the_costs_of_chosen_sizes_are_added_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Freezing a model for every step of the search would take minutes in a real space."""
+
+    class Wide(ModelSpace):
+        def __init__(self) -> None:
+            super().__init__()
+            widths = [value_choice([2, 4, 8], label=f"width{i}") for i in range(6)]
+            pairs = zip([4, *widths[:-1]], widths, strict=True)
+            self.layers = nn.Sequential(*(space_nn.Linear(*pair) for pair in pairs))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.layers(x)
+
+    space, frozen = Wide(), list[dict[str, int]]()
+    freeze = space.freeze
+    monkeypatch.setattr(space, "freeze", lambda arch: frozen.append(arch) or freeze(arch))
+    report = space.report(torch.zeros(1, 4))
+    assert report.flops is not None
+    assert (report.flops.smallest, report.flops.largest) == (2 * (8 + 5 * 4), 2 * (32 + 5 * 64))
+    assert len(frozen) < 20
+
+
+def test_limits_on_a_small_space_are_decided_for_certain() -> None:
+    space, x = Small(), torch.zeros(2, 4)
+    limits = [
+        CostLimit("params", at_most=9),
+        CostLimit("params", at_most=10),
+        CostLimit("params", at_least=80, at_most=84),
+        CostLimit("params", at_least=10, at_most=85),
+        CostLimit("flops", at_least=1000),
+        CostLimit(
+            {"layer0/linear": 2.0, "depth/block_0": 1.0, "depth/block_1": 1.0, "wide": 1.0}, at_most=1.5
+        ),
+    ]
+    report = space.report(x, constraints=limits)
+    assert [verdict.limit for verdict in report.limits] == limits
+    met = [verdict.architecture is not None for verdict in report.limits]
+    assert met == [False, True, False, True, False, True]
+    assert all(verdict.proven for verdict in report.limits)
+    assert report.limits[1].range == report.parameters
+    assert report.limits[1].architecture is not None
+    assert parameters(space.freeze(report.limits[1].architecture)) == 10
+    text = str(report)
+    for line in (
+        "limit: params at most 9: cannot be met; range 10 to 85 (every architecture measured)",
+        "limit: params at most 10: can be met; range",
+        "limit: params at most 84 and at least 80: cannot be met; range",
+        "limit: params at most 85 and at least 10: met by every architecture; range",
+        "limit: flops at least 1,000: cannot be met; range",
+        "limit: latency at most 1.5: can be met; range 1 to 5 (every architecture measured)",
+    ):
+        assert line in text
+
+
+def test_limits_on_a_large_space_are_searched() -> None:
+    space = Small(positions=6)  # 10 to 185 parameters in steps of 20 and 15
+    limits = [
+        CostLimit("params", at_most=9),
+        CostLimit("params", at_least=100, at_most=106),
+        CostLimit("params", at_least=101, at_most=104),
+        CostLimit("params", at_least=10),
+    ]
+    below, between, gap, every = space.report(constraints=limits).limits
+    assert (below.architecture, below.proven) == (None, False)
+    assert "not met by any architecture found; range 10 to 185 (found by local search, not proven)" in str(
+        below
+    )
+    assert between.architecture is not None
+    assert between.proven
+    assert 100 <= parameters(space.freeze(between.architecture)) <= 106
+    assert gap.architecture is None
+    assert "met by every architecture found" in str(every)
+
+
+def test_limits_are_checked() -> None:
+    with pytest.raises(SpaceError, match=r"CostLimit\('params'\) limits nothing"):
+        CostLimit("params")
+    with pytest.raises(SpaceError, match="at_least=3 is above at_most=2"):
+        CostLimit("params", at_least=3, at_most=2)
+    with pytest.raises(SpaceError, match="at_most='2' must be a number"):
+        CostLimit("params", at_most="2")  # type: ignore[arg-type]
+    with pytest.raises(SpaceError, match="FLOPs need an example input"):
+        Small().report(constraints=[CostLimit("flops", at_most=2)])
+    with pytest.raises(SpaceError, match="metric='flop'; expected 'params', 'flops'"):
+        Small().report(constraints=[CostLimit("flop", at_most=2)])  # type: ignore[arg-type]
+    with pytest.raises(SpaceError, match="constraints are CostLimits; got 'flops'"):
+        Small().report(constraints=["flops"])  # type: ignore[list-item]
 
 
 def test_the_darts_space_is_quick() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -229,3 +230,32 @@ def test_the_default_satisfies_constraints() -> None:
             self.constrain(a >= 2)
 
     assert Second().default() == {"a": 2, "depth": 0, "pick": [0, 1]}
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_redrawing_keeps_architectures_valid(case: Case) -> None:
+    space, rng = case.space(), np.random.default_rng(0)
+    arch = space.default()
+    assert space.decision_space.redraw(arch, 0.0, rng) == space.canonical(arch)
+    for _ in range(10):
+        arch = space.decision_space.redraw(arch, 0.5, rng)
+        space.validate(arch)
+        assert arch == space.canonical(arch)
+
+
+def test_redrawing_changes_each_decision_with_its_probability() -> None:
+    class Ten(ModelSpace):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = plain.ModuleList(LayerChoice([plain.Tanh] * 4, label=f"{i}") for i in range(10))
+
+    space, rng = Ten().decision_space, np.random.default_rng(0)
+    parent = space.sample(rng)
+    changed = Counter(
+        min(6, sum(child[label] != parent[label] for label in parent))
+        for child in (space.redraw(parent, 0.2, rng) for _ in range(DRAWS))
+    )
+    p = 0.2 * 3 / 4  # one of four times it comes out as it was
+    binomial = {k: math.comb(10, k) * p**k * (1 - p) ** (10 - k) for k in range(11)}
+    tail = sum(binomial[k] for k in range(6, 11))
+    check_frequencies(changed, {**{k: binomial[k] for k in range(6)}, 6: tail})

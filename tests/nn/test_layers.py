@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch import nn as plain
 
-from spacelang import ModelSpace, SpaceError, Supernet, model_context, nn, value_choice
+from spacelang import ModelSpace, Supernet, model_context, nn, value_choice
 from spacelang.nn import ValueLayer
 
 
@@ -198,16 +198,16 @@ def test_selected_batch_norm_updates_its_part_of_the_running_statistics() -> Non
     assert supernet.network.layer.largest.num_batches_tracked == 1
 
 
-def test_elastic_layers_hold_one_set_of_weights_and_refuse_mixtures() -> None:
-    space = One("kernel").double()
-    supernet = Supernet(space)
+def test_elastic_layers_hold_one_set_of_weights() -> None:
+    supernet = Supernet(One("kernel").double())
     assert sum(p.numel() for p in supernet.parameters()) == 3 * 2 * 25 + 3
-    layer = "Conv2d(in_channels=2, out_channels=3, kernel_size=v, padding=same)"
-    refusal = f"'v': {layer} computes one choice at a time"
-    with pytest.raises(SpaceError) as error:
-        supernet(image(2))
-    assert str(error.value) == f"{refusal}; call supernet.select(arch)."
-    assert supernet.soft_refusals() == [f"{refusal} (at layer)"]
+
+
+def test_heads_and_groups_need_not_divide_the_largest_size() -> None:
+    attention = nn.MultiheadAttention(v(4, 6), v(2, 4, label="h"))
+    assert attention.freeze({"v": 4, "h": 4}).num_heads == 4
+    norm = nn.GroupNorm(v(2, 3), v(4, 8, label="c"))
+    assert norm.freeze({"v": 2, "c": 8}).num_groups == 2
 
 
 @pytest.mark.parametrize(("width", "ratio"), list(itertools.product([4, 8], [1, 2, 3])))

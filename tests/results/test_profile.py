@@ -1,4 +1,4 @@
-"""Profiles: exact counts, an untouched model, no unfrozen space."""
+"""Profiles: exact counts, an untouched model, ranges of a space."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from spacelang import SpaceError, profile
+from spacelang import SpaceError, Supernet, profile
 
 
 def test_counts_of_a_convolution_and_a_linear() -> None:
@@ -59,10 +59,95 @@ def test_shared_weights_count_once() -> None:
     assert (found.parameters, found.macs) == (12, 18)
 
 
-def test_space_and_frozen_model(space_class: Any, conv_arch: dict[str, Any]) -> None:
+def test_activation_memory() -> None:
+    """Linear keeps its input, ReLU its output, which the next linear keeps too; weights do not count."""
+    model = nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 2), nn.Identity())
+    found = profile(model, torch.zeros(7, 3))
+    assert found.activation_memory == 4 * 7 * (3 + 5)
+    doubled = profile(model.double(), torch.zeros(7, 3, dtype=torch.float64))
+    assert doubled.activation_memory == 8 * 7 * (3 + 5)
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    assert profile(model, torch.zeros(7, 3, dtype=torch.float64)).activation_memory == 0
+
+
+def test_activation_memory_is_that_of_a_real_pass() -> None:
+    """Counted without data, it is what autograd keeps on the model's device: attention is fused there."""
+
+    class Attention(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention = nn.MultiheadAttention(32, 4, batch_first=True, dropout=0.1)
+            self.norm = nn.BatchNorm1d(16)
+            self.rnn = nn.GRU(32, 5, batch_first=True)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.rnn(self.norm(self.attention(x, x, x, need_weights=False)[0]))[0]
+
+    model, x = Attention(), torch.randn(2, 16, 32)
+    kept: dict[int, Tensor] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        model.train()(x)
+    own = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
+    wanted = sum(t.untyped_storage().nbytes() for address, t in kept.items() if address not in own)
+    assert profile(model, x).activation_memory == wanted
+
+
+def test_a_network_that_does_not_train_on_the_input_has_no_activation_memory() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+    assert profile(model, torch.zeros(1, 3)).activation_memory is None
+    assert profile(model, torch.zeros(2, 3)).activation_memory is not None
+
+
+def test_latency_is_measured_when_asked_for() -> None:
+    class Counted(nn.Module):
+        calls = 0
+
+        def forward(self, x: Tensor) -> Tensor:
+            if not x.is_meta and "Fake" not in type(x).__name__:
+                assert not self.training
+                Counted.calls += 1
+            return x
+
+    assert profile(Counted(), torch.zeros(2, 3)).latency is None
+    assert Counted.calls == 0
+    found = profile(Counted().train(), torch.zeros(2, 3), latency=True, repeats=5)
+    assert found.latency is not None
+    assert found.latency > 0
+    assert Counted.calls == 5 + 3  # three to warm up
+    with pytest.raises(SpaceError, match="repeats=0 must be at least 1"):
+        profile(Counted(), torch.zeros(2, 3), latency=True, repeats=0)
+
+
+def test_a_space_gives_ranges(space_class: Any) -> None:
+    space, x = space_class(), torch.zeros(2, 1, 8, 8)
+    found = profile(space, x, latency=True, repeats=1)
+    for name in ("parameters", "flops", "activation_memory"):
+        spread = getattr(found, name)
+        assert spread.smallest < spread.largest
+        for end in ("smallest", "largest"):
+            model = space.freeze(getattr(spread, f"{end}_architecture"))
+            assert getattr(profile(model, x), name) == getattr(spread, end)
+    assert found.parameters == space.report(x).parameters
+    assert found.latency.smallest > 0
+    text = str(found).splitlines()
+    assert [line.split(":")[0] for line in text] == [
+        "parameters", "FLOPs", "activation memory (bytes)", "latency (ms)"
+    ]  # fmt: skip
+
+
+def test_a_supernet_is_no_result(space_class: Any) -> None:
+    with pytest.raises(SpaceError, match=r"cannot profile Supernet.*freeze"):
+        profile(Supernet(space_class()), torch.zeros(1, 1, 8, 8))
+
+
+def test_a_frozen_space(space_class: Any, conv_arch: dict[str, Any]) -> None:
     space = space_class()
-    with pytest.raises(SpaceError, match=r"cannot profile ConvSpace.*freeze"):
-        profile(space, torch.zeros(1, 1, 8, 8))
     found = profile(space.freeze(conv_arch), torch.zeros(1, 1, 8, 8))
     assert found.macs == 64 * 9 * 4 * (1 + 3 * 4) + 8 * 3  # stem, three convolutions, head
 

@@ -160,6 +160,11 @@ def test_validation_batches_are_cycled(tmp_path: Path) -> None:
     assert [x for x, requires_grad in module.seen if requires_grad] == [3.0, 5.0, 3.0]
 
 
+def test_epochs_without_validation_have_validation_batches(tmp_path: Path) -> None:
+    _, module, _ = searched(tmp_path, DARTS(), [1.0], [3.0], max_epochs=2, check_val_every_n_epoch=2)
+    assert [x for x, requires_grad in module.seen if requires_grad] == [3.0, 3.0]
+
+
 def test_accumulation_averages_over_as_many_validation_batches(tmp_path: Path) -> None:
     strategy = DARTS(init_scale=0, weight_decay=0)
     search, module, trainer = searched(tmp_path, strategy, [1.0, 2.0], [3.0, 1.0], accumulate_grad_batches=2)
@@ -267,14 +272,18 @@ def test_what_cannot_be_mixed_is_refused_before_training() -> None:
     class Unmixable(ModelSpace):
         def __init__(self) -> None:
             super().__init__()
-            self.linear = space_nn.Linear(2, value_choice([2, 4], label="width"))
+            self.pool = space_nn.MaxPool2d(3, stride=value_choice([1, 2], label="stride"))
             self.inputs = InputChoice(3, 2, "concat", label="inputs")
+
+    class Unread(TwoSlopes):
+        def __init__(self) -> None:
+            super().__init__()
             self.rate = value_choice([0.1, 0.2], label="rate")
 
-    with pytest.raises(SpaceError) as error:
-        DARTS().attach(Supernet(Unmixable()))
-    for label in ("'width'", "'inputs'", "'rate'"):
-        assert label in str(error.value)
+    for space, labels in ((Unmixable(), ("'stride'", "'inputs'")), (Unread(), ("'rate'",))):
+        with pytest.raises(SpaceError) as error:
+            DARTS().attach(Supernet(space))
+        assert all(label in str(error.value) for label in labels)
 
 
 @pytest.mark.parametrize(

@@ -218,7 +218,10 @@ def test_a_mixture_after_a_selection_runs_everything_again(case: Case) -> None:
     assert torch.equal(supernet(*case.example()), before)
 
 
-@pytest.mark.parametrize("name", ["layers", "inputs", "depths", "cells", "triples", "nested cell", "custom"])
+@pytest.mark.parametrize(
+    "name",
+    ["layers", "inputs", "depths", "cells", "triples", "nested cell", "values", "attention", "custom"],
+)
 def test_a_one_hot_mixture_is_the_selected_path(name: str) -> None:
     """What `select` computes by skipping, a mixture of ones and zeros computes too."""
     case = CASES[name]

@@ -37,7 +37,7 @@ def step(supernet: Supernet, case: Case, mixture: dict[str, Tensor], dtype: torc
     if example[0].dim() == 4:
         example = (example[0].contiguous(memory_format=torch.channels_last),)
     for x in example:
-        x.requires_grad_()
+        x.requires_grad_(x.is_floating_point())
     supernet.zero_grad()
     supernet.set_mixture(mixture)
     output = supernet(*example)

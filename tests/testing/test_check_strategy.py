@@ -10,13 +10,34 @@ import torch
 from torch import Tensor, nn
 
 from spacelang.language import ModelSpace
-from spacelang.strategies import DARTS, GDAS, SGAS, GumbelDARTS, Mixture, Moment, Softmax
+from spacelang.strategies import (
+    DARTS,
+    GDAS,
+    PDARTS,
+    SGAS,
+    EntropyPenalty,
+    GumbelDARTS,
+    Mixture,
+    Moment,
+    OperationDropout,
+    Penalty,
+    ProxylessNAS,
+    Softmax,
+)
 from spacelang.supernet import Group, Supernet
 from spacelang.testing import check_strategy, toy_spaces
 
 EVERY = set(toy_spaces())
 SOFT = EVERY - {"ListedInputs"}  # a concatenation of a varying set has no mixture
 
+GATES: dict[str, Any] = {"learning_rate": 0.1, "warmup_epochs": 0, "update_every": 1}
+STAGES: dict[str, Any] = {
+    "overrides": ({}, {}),
+    "drops": (1,),
+    "skip_dropout": (0.1, 0.4),
+    "warmup_epochs": 1,
+    "cells": "*",
+}
 STRATEGIES = {
     "darts": (DARTS(learning_rate=0.05), SOFT),
     "darts-2": (DARTS(order=2, learning_rate=0.05), SOFT),
@@ -27,6 +48,11 @@ STRATEGIES = {
     "gdas": (GDAS(), SOFT),
     "gdas-gates": (GDAS(estimator="gates"), SOFT),
     "gdas-straight-through": (GDAS(estimator="straight_through"), SOFT),
+    "proxyless": (ProxylessNAS(**GATES), SOFT),
+    "proxyless-two": (ProxylessNAS(mode="two", **GATES), SOFT),
+    "pdarts": (PDARTS(**STAGES), SOFT),
+    "dropout": (DARTS(extras=(OperationDropout((0.5, 0.2)), EntropyPenalty((0.0, 0.1)))), SOFT),
+    "penalty": (DARTS(learning_rate=0.05, extras=(Penalty("params", 500.0),)), SOFT),
 }
 
 

@@ -1,0 +1,78 @@
+"""How a multi-trial search is doing, on the terminal."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from ..trials import Limits
+
+if TYPE_CHECKING:
+    from ..trials import TrialSearch
+
+_QUIET = 30.0  # seconds between lines where there is no terminal
+
+
+class TrialProgress:
+    """Trials done, running and failed, the best so far, the time left.
+
+    Without a terminal it writes a line now and then.
+
+    Args:
+        limits: of the search; the number of trials gives the bar its length.
+        console: where to draw; stderr by default.
+    """
+
+    def __init__(self, limits: Limits, console: Console | None = None) -> None:
+        self.console = console or Console(stderr=True)
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self.console,
+            disable=not self.console.is_terminal,
+        )
+        self._task = self._bar.add_task("", total=limits.max_trials)
+        self._last = time.monotonic()
+
+    def __enter__(self) -> TrialProgress:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def say(self, text: str) -> None:
+        """Write a line."""
+        self.console.print(text, highlight=False, soft_wrap=True)
+
+    def update(self, search: TrialSearch) -> None:
+        """Show what the search knows now."""
+        history = search.history
+        ended = history.count("done") + history.count("failed")
+        text = describe(search)
+        self._bar.update(self._task, completed=ended, description=text)
+        if not self.console.is_terminal and time.monotonic() - self._last > _QUIET:
+            self._last = time.monotonic()
+            self.console.print(text)
+
+
+def describe(search: TrialSearch) -> str:
+    """One line: counts by state, and the best trial."""
+    history = search.history
+    counts = [(history.count("done"), "done"), (len(history.running), "running")]
+    counts += [(history.count("failed"), "failed"), (history.count("infeasible"), "infeasible")]
+    text = ", ".join(f"{count} {name}" for count, name in counts if count or name == "done")
+    best = history.leader
+    if best is None:
+        return text
+    metrics = (f"{o.metric} {best.metrics[o.metric]:.6g}" for o in history.objectives)
+    return f"{text}; best: trial {best.number}, {', '.join(metrics)}"

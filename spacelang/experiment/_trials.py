@@ -1,0 +1,214 @@
+"""A multi-trial search from its seed to its results."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from ..errors import SpaceError
+from ..language import Architecture, ModelSpace
+from ..trials import (
+    ArchitectureEvaluator,
+    Executor,
+    History,
+    InProcess,
+    Ledger,
+    Limits,
+    Maximize,
+    MultiTrialStrategy,
+    Objective,
+    Trial,
+    TrialSearch,
+    Work,
+    weights_file,
+)
+from ._folder import RunFolder, finished
+from ._progress import TrialProgress
+from ._protocols import Evaluator
+
+if TYPE_CHECKING:
+    from ..costs import CostLimit
+
+_COSTS = ("params", "flops", "macs")
+
+
+class TrialRun:
+    """Tries architectures one by one, or several at a time, and keeps a ledger of them.
+
+    Args:
+        space, evaluator, strategy, directory, seed: of the `Experiment`.
+        objectives: what makes a trial good; by default the evaluator's "default" metric, maximised.
+        constraints: on costs; an architecture that breaks one is recorded and never trained.
+        limits: when to end.
+        executor: where trials run.
+        ledger: URL of a database; None for `trials.db` in the run folder.
+        example_input: for costs that depend on it, such as FLOPs.
+        keep_weights: of how many of the best trials the trained weights are kept.
+    """
+
+    def __init__(
+        self,
+        space: ModelSpace,
+        evaluator: Any,
+        strategy: MultiTrialStrategy,
+        directory: Path,
+        seed: int,
+        *,
+        objectives: Sequence[Objective] = (),
+        constraints: Sequence[CostLimit] = (),
+        limits: Limits,
+        executor: Executor | None = None,
+        ledger: str | None = None,
+        example_input: Any = None,
+        keep_weights: int = 1,
+    ) -> None:
+        if not isinstance(evaluator, Evaluator | ArchitectureEvaluator):
+            raise SpaceError(
+                f"the second argument of Experiment measures a model; {type(evaluator).__name__} has no "
+                "evaluate(model, report). Give one of spacelang.evaluators."
+            )
+        self.space = space
+        self.objectives = tuple(objectives) or (Maximize("default"),)
+        self._check_objectives()
+        self.constraints = tuple(constraints)
+        self.limits = limits
+        self.seed = seed
+        self._folder = RunFolder(directory)
+        self._executor = executor or InProcess()
+        self._url = ledger
+        self._keep = keep_weights
+        self._weights = directory / "weights" if keep_weights else None
+        self._work = Work(type(space), dict(space.arguments), evaluator, self._weights)
+        self._strategy = strategy
+        strategy.start(space)  # what cannot be searched is refused before any work
+        self._costs = self._cost_functions(example_input)
+        self._history: History | None = None
+
+    def _check_objectives(self) -> None:
+        for objective in self.objectives:
+            if not isinstance(objective, Objective):
+                raise SpaceError(
+                    f"objectives holds {objective!r}; expected Maximize(metric) or Minimize(metric)."
+                )
+
+    def _cost_functions(self, example_input: Any) -> dict[str, Any]:
+        """How to know, before training, the costs that objectives and constraints name."""
+        from ..costs import expected_cost
+
+        named = {o.metric for o in self.objectives if o.metric in _COSTS}
+        wanted: dict[str, Any] = {name: name for name in sorted(named)}
+        wanted |= {cost_name(limit): limit.metric for limit in self.constraints}
+        inputs = () if example_input is None else example_input
+        found: dict[str, Any] = {}
+        for name, metric in wanted.items():
+            if metric in ("flops", "macs") and example_input is None:
+                raise SpaceError(
+                    f"{name!r} depends on the size of the input; give Experiment(..., example_input=tensor)."
+                )
+            halves = metric == "macs"
+            cost = expected_cost(self.space, "flops" if halves else metric, inputs)
+            found[name] = (lambda arch, c=cost: c.of(arch) / 2) if halves else cost.of
+        return found
+
+    # -- running ---------------------------------------------------------------------------------------
+
+    def run(self, record: Mapping[str, Any], *, resume: bool) -> None:
+        """Search; `record` describes the run."""
+        self._folder.root.mkdir(parents=True, exist_ok=True)
+        ledger = Ledger(self._url or self._folder.root / "trials.db")
+        try:
+            self._folder.begin({**record, **self._record()}, resume=resume, begun=bool(ledger.trials()))
+            with TrialProgress(self.limits) as progress:
+                search = TrialSearch(
+                    self.space,
+                    self._strategy.start(self.space),
+                    ledger,
+                    self._executor,
+                    self._work,
+                    objectives=self.objectives,
+                    limits=self.limits,
+                    seed=self.seed,
+                    costs=lambda arch: {name: float(cost(arch)) for name, cost in self._costs.items()},
+                    check=self._broken,
+                    on_change=lambda search: self._changed(search, progress),
+                )
+                self._history = search.history
+                ended = search.run()
+        finally:
+            ledger.close()
+        self._folder.write_summary({"ended": ended})
+        self._folder.write_architectures([trial.arch for trial in search.history.best(1)])
+        progress.say(finished(self._folder.root, ended))
+
+    def _record(self) -> dict[str, Any]:
+        return {
+            "objectives": [repr(objective) for objective in self.objectives],
+            "constraints": [str(limit) for limit in self.constraints],
+        }
+
+    def _broken(self, costs: Mapping[str, float]) -> str:
+        """The constraints an architecture of these costs breaks."""
+        return "; ".join(
+            f"{limit}, but it has {costs[cost_name(limit)]:,.6g}"
+            for limit in self.constraints
+            if limit.excess(costs[cost_name(limit)]) > 0
+        )
+
+    def _changed(self, search: TrialSearch, progress: TrialProgress) -> None:
+        progress.update(search)
+        if self._weights is not None and self._weights.exists():
+            kept = {trial.number for trial in search.history.best(self._keep)}
+            kept |= {trial.number for trial in search.history.running}
+            for path in self._weights.glob("*.safetensors"):
+                if int(path.stem) not in kept:
+                    path.unlink()
+
+    # -- results ---------------------------------------------------------------------------------------
+
+    @property
+    def history(self) -> History:
+        """Every trial.
+
+        Raises:
+            SpaceError: nothing was run yet.
+        """
+        if self._history is None:
+            raise SpaceError(
+                "nothing was searched yet: call experiment.run(), or experiment.run(resume=True) to go on "
+                f"with the run in {self._folder.root}."
+            )
+        return self._history
+
+    def top(self, count: int) -> list[Architecture]:
+        """The best architectures, best first."""
+        return [dict(trial.arch) for trial in self._best(count)]
+
+    def _best(self, count: int) -> list[Trial]:
+        best = self.history.best(count)
+        if not best:
+            failed, infeasible = self.history.count("failed"), self.history.count("infeasible")
+            raise SpaceError(
+                f"no trial was measured: {failed} failed and {infeasible} broke a constraint; the trials of "
+                "experiment.history tell why."
+            )
+        return best
+
+    def instance(self, arch: Architecture) -> nn.Module:
+        """A plain model with the weights its trial trained, or new ones where they were not kept."""
+        model = self._work.build(arch)
+        number = next((t.number for t in self._best(len(self.history)) if t.arch == arch), None)
+        if number is not None and self._weights is not None:
+            path = weights_file(self._weights, number)
+            if path.exists():
+                from safetensors.torch import load_model
+
+                load_model(model, str(path))
+        return model
+
+
+def cost_name(limit: CostLimit) -> str:
+    """Name of the metric a constraint adds to a trial's."""
+    return limit.metric if isinstance(limit.metric, str) else "latency"

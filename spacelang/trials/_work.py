@@ -1,0 +1,143 @@
+"""What a worker does with a trial."""
+
+from __future__ import annotations
+
+import random
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias, runtime_checkable
+
+from torch import nn
+
+from ..errors import SpaceError
+from ..language import Architecture, ModelSpace, model_context
+from ._trial import Report, Trial
+
+OnReport: TypeAlias = Callable[[int, Report], bool]
+"""Called with a trial's number and what it announced; returns whether the trial goes on."""
+
+
+@runtime_checkable
+class ArchitectureEvaluator(Protocol):
+    """An evaluator that needs no model: a table, or a supernet that has the weights already."""
+
+    def evaluate_architecture(
+        self, arch: Architecture, report: Callable[[dict[str, float], int], None] | None = None
+    ) -> Mapping[str, float]:
+        """Return metrics by name."""
+        ...
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a trial ended.
+
+    Attributes:
+        number: of the trial.
+        metrics: by name; empty where there is an error.
+        reports: everything announced.
+        error: traceback, or empty.
+        duration: seconds.
+    """
+
+    number: int
+    metrics: Mapping[str, float]
+    reports: tuple[Report, ...] = ()
+    error: str = ""
+    duration: float = 0.0
+
+
+@dataclass(frozen=True)
+class Work:
+    """How to run any trial of a search; it can be sent to another process.
+
+    Args:
+        space_type, arguments: class of the space and arguments of its constructor.
+        evaluator: measures a model, or an architecture (`ArchitectureEvaluator`).
+        weights: folder that keeps the weights of trained models; None to drop them.
+    """
+
+    space_type: type[ModelSpace]
+    arguments: Mapping[str, Any]
+    evaluator: Any
+    weights: Path | None = None
+
+    def run(self, trial: Trial, on_report: OnReport) -> Outcome:
+        """Build, evaluate and measure one architecture; what it raises becomes its error."""
+        start = time.perf_counter()
+        reports: list[Report] = []
+        metrics: Mapping[str, float] = {}
+        error = ""
+
+        def report(metrics: Mapping[str, float], epoch: int) -> None:
+            reports.append(Report(int(epoch), numbers(metrics)))
+            goes_on = on_report(trial.number, reports[-1])
+            if not goes_on or (trial.budget is not None and epoch + 1 >= trial.budget):
+                raise _Stop
+
+        try:
+            metrics = numbers(self._evaluate(trial, report))
+        except _Stop:
+            metrics = reports[-1].metrics
+        except Exception:  # a trial may raise anything; the search goes on
+            error = traceback.format_exc()
+        return Outcome(trial.number, metrics, tuple(reports), error, time.perf_counter() - start)
+
+    def _evaluate(self, trial: Trial, report: Callable[..., None]) -> Mapping[str, float]:
+        seed_everything(trial.seed)
+        if isinstance(self.evaluator, ArchitectureEvaluator):
+            return self.evaluator.evaluate_architecture(trial.arch, report)
+        model = self.build(trial.arch)
+        try:
+            found: Mapping[str, float] = self.evaluator.evaluate(model, report)
+            return found
+        finally:
+            self._keep(trial.number, model)
+
+    def build(self, arch: Architecture) -> nn.Module:
+        """The plain model of an architecture, its weights newly drawn from torch's generator."""
+        with model_context(arch):
+            return self.space_type(**self.arguments)
+
+    def _keep(self, number: int, model: nn.Module) -> None:
+        if self.weights is not None:
+            from safetensors.torch import save_model
+
+            self.weights.mkdir(parents=True, exist_ok=True)
+            save_model(model, str(weights_file(self.weights, number)))
+
+
+def weights_file(folder: Path, number: int) -> Path:
+    """Where the weights of a trial are kept."""
+    return folder / f"{number}.safetensors"
+
+
+class _Stop(Exception):
+    """Leave an evaluation early."""
+
+
+def numbers(metrics: object) -> dict[str, float]:
+    """Metrics as plain numbers.
+
+    Raises:
+        SpaceError: they are no mapping of names to numbers.
+    """
+    if not isinstance(metrics, Mapping):
+        raise SpaceError(f"an evaluator returns metrics by name; got {metrics!r}.")
+    try:
+        return {str(name): float(value) for name, value in metrics.items()}
+    except (TypeError, ValueError) as error:
+        raise SpaceError(f"metrics must be numbers; got {dict(metrics)!r}.") from error
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python's, NumPy's and torch's global generators."""
+    import numpy as np
+    import torch
+
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002  (users' data sets and transforms draw from it)
+    torch.manual_seed(seed)

@@ -1,0 +1,44 @@
+"""Regularised (ageing) evolution."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from spacelang import SpaceError
+from spacelang.trials import History, Proposal
+
+from ._stateless import Stateless
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegularizedEvolution(Stateless):
+    """Mutate the best of a random sample of the youngest architectures.
+
+    The population are the last `population` measured trials: the oldest dies, however good it is.
+
+    Args:
+        population: P.
+        sample: S, drawn with replacement from the population.
+
+    Source: Real et al. 2019, arXiv:1802.01548, algorithm 1.
+    """
+
+    population: int = 100
+    sample: int = 25
+
+    def __post_init__(self) -> None:
+        for name in ("population", "sample"):
+            value = getattr(self, name)
+            if type(value) is not int or value < 1:
+                raise SpaceError(f"{name}={value!r} must be an integer of at least 1.")
+
+    def ask(self, history: History, rng: np.random.Generator) -> Proposal:
+        """See `Proposer`."""
+        if len(history) < self.population or not history.done:
+            return Proposal(history.space.sample(rng))
+        population = history.done[-self.population :]
+        drawn = [population[i] for i in rng.integers(len(population), size=self.sample)]
+        parent = max(drawn, key=history.score)
+        return Proposal(history.space.mutate(parent.arch, rng), note={"parent": parent.number})

@@ -1,0 +1,47 @@
+"""Random search."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from spacelang.trials import Exhausted, History, Proposal
+
+from ._stateless import Stateless
+
+
+@dataclass(frozen=True, kw_only=True)
+class Random(Stateless):
+    """Draw architectures from the space, every candidate by its prior.
+
+    Args:
+        distinct: never try an architecture twice.
+    """
+
+    distinct: bool = True
+
+    def ask(self, history: History, rng: np.random.Generator) -> Proposal:
+        """See `Proposer`."""
+        if not self.distinct:
+            return Proposal(history.space.sample(rng))
+        return Proposal(new_sample(history, rng))
+
+
+_TRIES = 1000
+
+
+def new_sample(history: History, rng: np.random.Generator) -> dict[str, object]:
+    """Draw until the architecture is new.
+
+    Raises:
+        Exhausted: every architecture was tried, or none of 1,000 draws was new.
+    """
+    size = history.space.size()
+    if history.distinct >= size:
+        raise Exhausted(f"all {size:,} architectures of the space were tried")
+    for _ in range(_TRIES):
+        arch = history.space.sample(rng)
+        if arch not in history:
+            return arch
+    raise Exhausted(f"none of {_TRIES} random architectures was new; {history.distinct} were tried")

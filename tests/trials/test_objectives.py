@@ -1,0 +1,82 @@
+"""Directions, ranks and fronts."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from spacelang import SpaceError
+from spacelang.trials import History, Maximize, Minimize, Objective, Trial, pareto_front
+from spacelang.trials._objectives import dominates, fronts
+
+from .toy import Chain
+
+NAN = float("nan")
+
+
+def history(*metrics: dict[str, float], objectives: list[Objective]) -> History:
+    archs = list(Chain().grid())
+    trials = [Trial(i, archs[i], 0, "done", metrics=m) for i, m in enumerate(metrics)]
+    return History(Chain().decision_space, objectives, trials)
+
+
+def test_directions_and_nan() -> None:
+    values = [{"a": 1.0}, {"a": 3.0}, {"a": NAN}, {"a": 2.0}]
+    up, down = (history(*values, objectives=[kind("a")]) for kind in (Maximize, Minimize))
+    assert [t.number for t in up.best(9)] == [1, 3, 0, 2]
+    assert [t.number for t in down.best(9)] == [0, 3, 1, 2]
+    assert up.leader.number == 1  # type: ignore[union-attr]
+    assert down.leader.number == 0  # type: ignore[union-attr]
+    assert Minimize("a").score({"a": NAN}) == -math.inf
+
+
+def test_ties_go_to_the_lowest_number_and_an_architecture_counts_once() -> None:
+    archs = list(Chain().grid())
+    trials = [Trial(i, archs[i % 2], 0, "done", metrics={"a": 1.0}) for i in range(4)]
+    known = History(Chain().decision_space, [Maximize("a")], trials)
+    assert [t.number for t in known.best(9)] == [0, 1]
+
+
+def test_a_missing_metric_is_named_with_the_closest() -> None:
+    with pytest.raises(SpaceError, match=r"'val_acuracy' is not among the metrics .*val_accuracy"):
+        Maximize("val_acuracy").score({"val_accuracy": 1.0})
+
+
+def test_an_objective_has_a_direction() -> None:
+    with pytest.raises(SpaceError, match="Maximize"):
+        Objective("a")
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_fronts_equal_brute_force(count: int) -> None:
+    rng = np.random.default_rng(count)
+    for _ in range(50):
+        scores = [tuple(row) for row in rng.integers(5, size=(25, count)).tolist()]
+        expected = [i for i, a in enumerate(scores) if not any(dominates(b, a) for b in scores)]
+        assert pareto_front(scores) == expected
+        ranks = fronts(scores)
+        assert sorted(i for front in ranks for i in front) == list(range(25))
+        assert ranks[0] == expected
+
+
+def test_front_of_a_grid() -> None:
+    """Every architecture of 27: the front of (product, sum) by brute force."""
+    space = Chain()
+    trials = []
+    for number, arch in enumerate(space.grid()):
+        factors = [("one", "two", "three").index(v) + 1 for v in arch.values()]
+        metrics = {"product": float(np.prod(factors)), "sum": float(sum(factors))}
+        trials.append(Trial(number, arch, 0, "done", metrics=metrics))
+    known = History(space.decision_space, [Maximize("product"), Minimize("sum")], trials)
+    points = {(t.metrics["product"], t.metrics["sum"]) for t in trials}
+    best = {p for p in points if not any(q[0] >= p[0] and q[1] <= p[1] and q != p for q in points)}
+    assert {(t.metrics["product"], t.metrics["sum"]) for t in known.pareto()} == best
+    assert [t.number for t in known.best(3)] == [t.number for t in known.pareto()[:3]]
+
+
+def test_nan_is_on_no_front() -> None:
+    objectives = [Maximize("a"), Minimize("b")]
+    known = history({"a": 1.0, "b": NAN}, {"a": 0.5, "b": 2.0}, objectives=objectives)
+    assert [t.number for t in known.pareto()] == [1]

@@ -1,0 +1,223 @@
+"""The driver: limits, constraints, failures, resume."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spacelang import Experiment, SpaceError
+from spacelang.costs import CostLimit
+from spacelang.evaluators import Functional
+from spacelang.results import load_yaml
+from spacelang.strategies.multi_trial import Random, RegularizedEvolution
+from spacelang.trials import InProcess, Ledger, Maximize, Minimize, ProcessPool
+
+from . import toy
+
+
+def experiment(directory: Path, function: Any = toy.noisy, **settings: Any) -> Experiment:
+    space = settings.pop("space", None) or toy.Chain()
+    strategy = settings.pop("strategy", None) or Random()
+    return Experiment(space, Functional(function), strategy, directory=directory, **settings)
+
+
+def test_a_search_finds_the_best(tmp_path: Path) -> None:
+    for kind, layer in ((Maximize, "three"), (Minimize, "one")):
+        run = experiment(tmp_path / layer, objectives=[kind("default")])
+        run.run()
+        assert run.best == dict.fromkeys(("layer0", "layer1", "layer2"), layer)
+        assert load_yaml(run.directory / "architectures" / "1.yaml") == run.best
+
+
+def test_a_search_that_knows_everything_ends_and_says_so(tmp_path: Path) -> None:
+    run = experiment(tmp_path)
+    run.run()
+    assert len(run.history) == 27
+    assert len({json.dumps(trial.arch) for trial in run.history}) == 27
+    assert load_yaml(tmp_path / "search.yaml") == {"ended": "all 27 architectures of the space were tried"}
+
+
+def test_budgets_are_exact(tmp_path: Path) -> None:
+    run = experiment(tmp_path, toy.raises_on_two, max_trials=20)
+    run.run()
+    assert run.history.count("done") + run.history.count("failed") == 20
+    again = experiment(tmp_path, toy.raises_on_two, max_trials=20)
+    again.run(resume=True)
+    assert len(again.history) == 20
+    more = experiment(tmp_path, toy.raises_on_two, max_trials=22)
+    more.run(resume=True)
+    assert len(more.history) == 22
+
+
+def test_failures_are_kept_and_rank_nowhere(tmp_path: Path) -> None:
+    run = experiment(tmp_path, toy.raises_on_two)
+    run.run()
+    failed = [trial for trial in run.history if trial.state == "failed"]
+    assert len(failed) == 3  # the architectures whose product is two
+    assert all("ValueError: two is not allowed" in t.error and "raises_on_two" in t.error for t in failed)
+    ranked = run.history.best(99)
+    assert len(ranked) == 24
+    assert [t.metrics["default"] != t.metrics["default"] for t in ranked[-4:]] == [False, True, True, True]
+
+
+def test_too_many_failures_end_the_search(tmp_path: Path) -> None:
+    run = experiment(tmp_path, toy.raises_on_two, max_failures=1)
+    run.run()
+    assert run.history.count("failed") == 2
+    assert "more than max_failures=1" in load_yaml(tmp_path / "search.yaml")["ended"]  # type: ignore[index, call-overload]
+
+
+def test_no_trial_begins_after_the_duration(tmp_path: Path) -> None:
+    run = experiment(tmp_path, toy.slow, max_duration=1e-9)
+    run.run()
+    assert len(run.history) == 0
+    with pytest.raises(SpaceError, match="no trial was measured"):
+        _ = run.best
+
+
+def test_infeasible_architectures_are_counted_and_never_trained(tmp_path: Path) -> None:
+    """A width of 4 has 4 * 4 + 4 parameters; identities none."""
+    from torch import nn
+
+    from spacelang import LayerChoice, ModelSpace
+
+    class Net(ModelSpace):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.Sequential(
+                *(LayerChoice([nn.Linear(4, 4), nn.Identity()], label=f"l{i}") for i in range(3))
+            )
+
+        def forward(self, x: Any) -> Any:
+            return self.layers(x)
+
+    seen = []
+
+    def measure(model: nn.Module) -> float:
+        seen.append(sum(p.numel() for p in model.parameters()))
+        return float(seen[-1])
+
+    run = experiment(
+        tmp_path, measure, space=Net(), constraints=[CostLimit("params", at_most=20)], max_trials=4
+    )
+    run.run()
+    assert sorted(seen) == [0, 20, 20, 20]
+    infeasible = [trial for trial in run.history if trial.state == "infeasible"]
+    assert all(trial.metrics["params"] >= 40 for trial in infeasible)
+    assert all("params at most 20, but it has" in trial.error for trial in infeasible)
+    assert run.history.count("done") == 4
+
+
+def test_constraints_that_nothing_meets_end_the_search(tmp_path: Path) -> None:
+    run = experiment(tmp_path, strategy=Random(distinct=False), constraints=[CostLimit("params", at_least=1)])
+    run.run()
+    assert "1000 proposals in a row broke a constraint" in load_yaml(tmp_path / "search.yaml")["ended"]  # type: ignore[index, call-overload]
+    assert run.history.count("infeasible") == 1000
+
+
+def test_costs_are_objectives_without_the_evaluator(tmp_path: Path) -> None:
+    run = experiment(tmp_path, objectives=[Maximize("default"), Minimize("params")])
+    run.run()
+    assert {trial.metrics["params"] for trial in run.pareto} == {0.0}
+
+
+def test_a_metric_nobody_returns_ends_the_search_with_an_error(tmp_path: Path) -> None:
+    run = experiment(tmp_path, objectives=[Maximize("accuracy")])
+    with pytest.raises(SpaceError, match="'accuracy' is not among the metrics"):
+        run.run()
+
+
+def test_flops_need_an_example(tmp_path: Path) -> None:
+    with pytest.raises(SpaceError, match="example_input"):
+        experiment(tmp_path, constraints=[CostLimit("flops", at_most=1)])
+
+
+def test_the_same_seed_gives_the_same_trials(tmp_path: Path) -> None:
+    runs = []
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        strategy = RegularizedEvolution(population=5, sample=2)
+        runs.append(experiment(tmp_path / name, strategy=strategy, seed=seed, max_trials=15))
+        runs[-1].run()
+    a, b, c = map(toy.trials_of, runs)
+    assert a == b
+    assert a != c
+
+
+class Interrupting:
+    """Raises KeyboardInterrupt at its nth model."""
+
+    def __init__(self, at: int) -> None:
+        self.left = at
+
+    def __call__(self, model: Any) -> dict[str, float]:
+        self.left -= 1
+        if self.left == 0:
+            raise KeyboardInterrupt
+        return toy.noisy(model)
+
+
+def test_an_interrupted_search_resumes_exactly(tmp_path: Path) -> None:
+    strategy = RegularizedEvolution(population=4, sample=2)
+    whole = experiment(tmp_path / "whole", strategy=strategy, max_trials=12)
+    whole.run()
+    for at in (1, 5, 12):
+        folder = tmp_path / str(at)
+        with pytest.raises(KeyboardInterrupt):
+            experiment(folder, Interrupting(at), strategy=strategy, max_trials=12).run()
+        resumed = experiment(folder, Interrupting(0), strategy=strategy, max_trials=12)
+        resumed.run(resume=True)
+        assert toy.trials_of(resumed) == toy.trials_of(whole)
+
+
+def test_a_used_folder_is_not_overwritten(tmp_path: Path) -> None:
+    experiment(tmp_path, max_trials=1).run()
+    with pytest.raises(SpaceError, match="already holds a run"):
+        experiment(tmp_path, max_trials=1).run()
+    with pytest.raises(SpaceError, match="its objectives was"):
+        experiment(tmp_path, max_trials=1, objectives=[Minimize("default")]).run(resume=True)
+
+
+def test_a_one_shot_strategy_takes_no_trial_arguments(tmp_path: Path) -> None:
+    from spacelang.strategies import DARTS
+
+    with pytest.raises(SpaceError, match=r"one-shot strategy and has no trials, so it takes no max_trials"):
+        experiment(tmp_path, strategy=DARTS(), max_trials=3)
+
+
+def _drive(folder: Path, pool: bool) -> None:
+    """Body of a driver process."""
+    executor = ProcessPool(2, start_method="fork") if pool else InProcess()
+    run = experiment(folder, toy.slow, space=toy.Chain(4), max_trials=60, executor=executor)
+    run.run(resume=True)
+
+
+@pytest.mark.parametrize("pool", [False, True])
+def test_kill_the_driver_again_and_again(tmp_path: Path, pool: bool) -> None:
+    """SIGKILL at 20 random moments of one search; resumed each time, none is lost and none is twice."""
+    context: Any = multiprocessing.get_context("fork")
+    moments = random.Random(0)
+    for _ in range(20):
+        driver = context.Process(target=_drive, args=(tmp_path / "run", pool))
+        driver.start()
+        time.sleep(moments.uniform(0.05, 0.2))
+        driver.kill()
+        driver.join()
+    driver = context.Process(target=_drive, args=(tmp_path / "run", pool))
+    driver.start()
+    driver.join()
+    trials = Ledger(tmp_path / "run" / "trials.db").trials()
+    assert [trial.number for trial in trials] == list(range(60))
+    assert {trial.state for trial in trials} == {"done"}
+    assert len({json.dumps(trial.arch) for trial in trials}) == 60
+    if not pool:  # with two at a time, what was running when a proposal was made is chance
+        whole = experiment(tmp_path / "whole", toy.noisy, space=toy.Chain(4), max_trials=60)
+        whole.run()
+        assert [(t.arch, t.seed, t.metrics) for t in trials] == [
+            (t.arch, t.seed, t.metrics) for t in whole.history
+        ]

@@ -1,0 +1,110 @@
+"""A space without weights to speak of and evaluators that take no time; importable by worker processes."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from spacelang import LayerChoice, ModelSpace, Repeat, value_choice
+
+
+class Scale(nn.Module):
+    """Multiply by a number."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.factor * x
+
+
+class Chain(ModelSpace):
+    """x times a factor of each layer: 3 ** layers architectures."""
+
+    def __init__(self, layers: int = 3) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            LayerChoice({"one": Scale(1), "two": Scale(2), "three": Scale(3)}, label=f"layer{i}")
+            for i in range(layers)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+class Conditional(ModelSpace):
+    """A depth from 0 to 2 whose blocks have a choice of their own, and a number: 4 * (1 + 2 + 4) = 28."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = Repeat(
+            lambda i: LayerChoice({"one": Scale(1), "two": Scale(2)}, label=f"block{i}"),
+            (0, 2),
+            label="depth",
+        )
+        self.bias = value_choice([0, 1, 2, 3], label="bias")
+
+    @staticmethod
+    def _block(index: int) -> nn.Module:
+        return LayerChoice({"one": Scale(1), "two": Scale(2)}, label=f"block{index}")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.blocks(x) + self.bias
+
+
+def product(model: nn.Module) -> float:
+    """What the model makes of one."""
+    return float(model(torch.ones(())))
+
+
+def noisy(model: nn.Module) -> dict[str, float]:
+    """The product, and a draw from the trial's seed."""
+    return {"default": product(model), "draw": float(torch.rand(()))}
+
+
+def curve(model: nn.Module, report: Callable[[dict[str, float], int], None]) -> dict[str, float]:
+    """Ten epochs whose value rises to the product."""
+    for epoch in range(10):
+        report({"default": product(model) * (epoch + 1) / 10}, epoch)
+    return {"default": product(model)}
+
+
+def dies_on_two(model: nn.Module) -> float:
+    """Kills its process for a product of two."""
+    if product(model) == 2:
+        os._exit(7)
+    return product(model)
+
+
+def hangs_on_two(model: nn.Module) -> float:
+    """Never returns for a product of two."""
+    while product(model) == 2:
+        time.sleep(1)
+    return product(model)
+
+
+def raises_on_two(model: nn.Module) -> float:
+    """Raises for a product of two, NaN for three."""
+    value = product(model)
+    if value == 2:
+        raise ValueError("two is not allowed")
+    return float("nan") if value == 3 else value
+
+
+def slow(model: nn.Module) -> dict[str, float]:
+    """Takes 20 ms."""
+    time.sleep(0.02)
+    return noisy(model)
+
+
+def trials_of(experiment: Any) -> list[tuple[Any, ...]]:
+    """What must be equal in two runs of one search."""
+    return [(t.number, t.arch, t.seed, t.state, dict(t.metrics)) for t in experiment.history]
