@@ -5,6 +5,8 @@ An evaluator has one method, `evaluate(model, report=None) -> dict[str, float]`.
     Classification(train_dataloaders=train, val_dataloaders=val, max_epochs=10)   images and class labels
     Lightning(module, trainer, train_dataloaders=...)                             any LightningModule
     Functional(function)                                                          any Python function
+    Inherited(supernet, evaluator)                           architectures with the weights of a supernet
+    Tabular("table.csv")                                     architectures whose metrics are known already
 
 Lightning takes seconds to import, so the names below are resolved when they are first used.
 """
@@ -24,7 +26,9 @@ if TYPE_CHECKING:
     from ._classification import ClassificationModule as ClassificationModule
     from ._darts import DartsTrainingModule as DartsTrainingModule
     from ._functional import Functional as Functional
+    from ._inherited import Inherited as Inherited
     from ._lightning import Lightning as Lightning
+    from ._tabular import Tabular as Tabular
 
 __all__ = [
     "Classification",
@@ -32,8 +36,10 @@ __all__ = [
     "DartsTrainingModule",
     "DataLoader",
     "Functional",
+    "Inherited",
     "Lightning",
     "LightningModule",
+    "Tabular",
     "Trainer",
     "data",
 ]
@@ -44,8 +50,10 @@ _HOME = {
     "DartsTrainingModule": "._darts",
     "DataLoader": "torch.utils.data",
     "Functional": "._functional",
+    "Inherited": "._inherited",
     "Lightning": "._lightning",
     "LightningModule": "lightning.pytorch",
+    "Tabular": "._tabular",
     "Trainer": "lightning.pytorch",
 }
 

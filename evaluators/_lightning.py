@@ -149,15 +149,23 @@ class Lightning:
         """
         callbacks = [] if report is None else [_Reporter(report)]
         trainer = self.fit(model, callbacks=callbacks)
-        metrics = validation_metrics(trainer)
-        if not metrics:
-            logged = ", ".join(trainer.callback_metrics) or "nothing"
-            raise SpaceError(
-                f"no validation metric after training; logged were: {logged}. "
-                "Give val_dataloaders= (or a datamodule with them), and call self.log('val_...', value) in "
-                "validation_step"
-            )
-        return metrics
+        return _checked_metrics(trainer)
+
+    def validate(self, model: nn.Module, *, callbacks: Sequence[Callback] = ()) -> dict[str, float]:
+        """Return validation metrics, as `evaluate` does, without training. Writes nothing.
+
+        Args:
+            model: a plain module or a supernet.
+            callbacks: added to the user's; used themselves, not copied.
+
+        Raises:
+            SpaceError: no validation metric was logged.
+        """
+        module = self.lightning_module(model)
+        with quiet_lightning():
+            trainer = make_silent_trainer(self._source, callbacks)
+            trainer.validate(module, self.val_dataloaders, datamodule=copy(self.datamodule), verbose=False)
+        return _checked_metrics(trainer)
 
     def test(self, model: nn.Module, dataloaders: Loaders) -> dict[str, float]:
         """Run `test_step` over `dataloaders` without training; return what it logs. Writes nothing."""
@@ -192,6 +200,17 @@ def validation_metrics(trainer: Trainer) -> dict[str, float]:
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
     chosen = {name: value for name, value in metrics.items() if name.startswith("val")}
     return chosen or {name: value for name, value in metrics.items() if not name.startswith("train")}
+
+
+def _checked_metrics(trainer: Trainer) -> dict[str, float]:
+    metrics = validation_metrics(trainer)
+    if not metrics:
+        logged = ", ".join(trainer.callback_metrics) or "nothing"
+        raise SpaceError(
+            f"no validation metric; logged were: {logged}. Give val_dataloaders= (or a datamodule with "
+            "them), and call self.log('val_...', value) in validation_step"
+        )
+    return metrics
 
 
 def _fit(trainer: Trainer, module: LightningModule, **arguments: Any) -> None:

@@ -105,8 +105,17 @@ def make_trainer(
     return trainer
 
 
-def make_silent_trainer(source: TrainerSource) -> Trainer:
-    """Make a Trainer that measures only: it has no logger and no checkpoint callback, and writes nothing."""
+def make_silent_trainer(source: TrainerSource, callbacks: Sequence[Callback] = ()) -> Trainer:
+    """Make a Trainer that measures only: it has no logger and no checkpoint callback, and writes nothing.
+
+    `callbacks` are added after the user's.
+    """
+    trainer = _silent_trainer(source)
+    _untyped(trainer).callbacks += callbacks
+    return trainer
+
+
+def _silent_trainer(source: TrainerSource) -> Trainer:
     if source.template is None:
         left_out = ("logger", "enable_checkpointing", "callbacks")
         arguments = {name: value for name, value in source.arguments.items() if name not in left_out}

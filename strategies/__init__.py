@@ -2,8 +2,18 @@
 
 from ._derivation import top_architectures as top_architectures
 from ._differentiable import Differentiable as Differentiable
+from ._dropout import EdgeDropout as EdgeDropout
+from ._dropout import OperationDropout as OperationDropout
+from ._dropout import ScheduledDropPath as ScheduledDropPath
+from ._dropout import SkipDropout as SkipDropout
+from ._early_stop import StopOnEigenvalue as StopOnEigenvalue
+from ._early_stop import StopOnSkips as StopOnSkips
+from ._early_stop import StopOnStableRanking as StopOnStableRanking
+from ._entropy import EntropyPenalty as EntropyPenalty
 from ._extra import Extra as Extra
+from ._monitor import Monitor as Monitor
 from ._oneshot import OneShot as OneShot
+from ._path_sampling import PathSampling as PathSampling
 from ._relaxation import Mixture as Mixture
 from ._relaxation import Moment as Moment
 from ._relaxation import Relaxation as Relaxation
@@ -11,6 +21,15 @@ from ._relaxation import Softmax as Softmax
 from ._schedule import Schedule as Schedule
 from ._update import Update as Update
 from .darts import DARTS as DARTS
+from .drnas import DrNAS as DrNAS
+from .drnas import KLAnchor as KLAnchor
+from .enas import ENAS as ENAS
 from .gumbel import GDAS as GDAS
 from .gumbel import GumbelDARTS as GumbelDARTS
+from .pcdarts import PCDARTS as PCDARTS
+from .pdarts import PDARTS as PDARTS
+from .penalty import Penalty as Penalty
+from .proxyless import ProxylessNAS as ProxylessNAS
+from .random_oneshot import RandomOneShot as RandomOneShot
 from .sgas import SGAS as SGAS
+from .spos import SPOS as SPOS

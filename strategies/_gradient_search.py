@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from spacelang.language import Architecture
@@ -109,6 +110,13 @@ class GradientSearch(OneShotSearch):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Let the schedule begin, or go on."""
         super().on_train_start(trainer, pl_module)
+        warmup = self.strategy.warmup_epochs
+        if 0 < (trainer.max_epochs or 0) <= warmup:
+            rank_zero_warn(
+                f"{type(self.strategy).__name__}(warmup_epochs={warmup}) trains weights alone for all of the "
+                f"Trainer's {trainer.max_epochs} epochs, so nothing is searched; give more epochs or a "
+                "shorter warm-up."
+            )
         self.schedule.train_start(self)
 
     def on_train_batch_start(
@@ -179,6 +187,7 @@ class GradientSearch(OneShotSearch):
             {label: mixture.active for label, mixture in made.items() if mixture.active is not None},
             edges={label: mixture.edges for label, mixture in made.items() if mixture.edges is not None},
             adds_gates=any(mixture.adds_gates for mixture in made.values()),
+            silent={label: mixture.silent for label, mixture in made.items() if mixture.silent is not None},
         )
         return made
 

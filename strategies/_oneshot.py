@@ -41,7 +41,7 @@ class OneShot:
     @property
     def samples_paths(self) -> bool:
         """Whether a step may leave candidates, and so weights, unused."""
-        return False
+        return any(extra.drops_candidates for extra in self.extras)
 
     def supernet(self, space: ModelSpace, stage: int = 0) -> Supernet:
         """The network of a stage, its weights newly drawn from torch's generator; `space` is left alone."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeAlias
+from typing import ClassVar, Literal, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
@@ -42,16 +42,24 @@ class Mixture:
         active: rows x columns, which candidates run; None for all.
         edges: (rows,), weights of a cell's edges besides those of their candidates; None for ones.
         adds_gates: add the weights of candidates that do not run, as plain numbers.
+        silent: rows x columns, candidates that run for the gradient of their weight, which is zero.
     """
 
     weights: Tensor
     active: Sequence[Sequence[bool]] | None = None
     edges: Tensor | None = None
     adds_gates: bool = False
+    silent: Sequence[Sequence[bool]] | None = None
 
 
 class Relaxation(Protocol):
-    """Turns the logits of a group into the weights its candidates are mixed with."""
+    """Turns the logits of a group into the weights its candidates are mixed with.
+
+    Attributes:
+        weighs_edges: whether the probabilities of a cell are shares of a node, and not of each edge into it.
+    """
+
+    weighs_edges: ClassVar[bool] = False
 
     def shape(self, group: Group) -> tuple[int, int]:
         """Shape of the group's logits."""
@@ -64,6 +72,13 @@ class Relaxation(Protocol):
     def mixture(self, group: Group, logits: Tensor, moment: Moment) -> Mixture:
         """Mixture of a forward pass; its weights are differentiable in the logits."""
         ...
+
+    def movable(self, group: Group, logits: Tensor) -> Tensor:
+        """Probabilities, with the gradient of those logits alone that the present step may move.
+
+        `group.active` says what runs in it.
+        """
+        return self.probabilities(group, logits)
 
     def settled(self, group: Group, before: Tensor, after: Tensor) -> Tensor:
         """Logits to go on with, from those before and after their step."""

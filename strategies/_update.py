@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,6 +10,9 @@ from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from spacelang import SpaceError
 
@@ -23,6 +27,7 @@ class Step:
         val_loss: L_val on a new validation batch.
         module: whose parameters are the weights.
         optimizers: the user's.
+        generator: what a random relaxation draws from.
     """
 
     logits: Sequence[Tensor]
@@ -30,6 +35,7 @@ class Step:
     val_loss: Callable[[], Tensor]
     module: nn.Module
     optimizers: Sequence[torch.optim.Optimizer]
+    generator: torch.Generator | None = None
 
 
 class Update(Protocol):
@@ -55,11 +61,12 @@ class SecondOrder:
 
     w' = w - xi (mu b + grad_w L_train(w, alpha) + lambda w) is the coming step of the user's SGD, with its
     momentum mu, buffer b, weight decay lambda and present learning rate xi. All four losses use the
-    same training batch. Weights, buffers of the module and global generators are restored bit for bit.
+    same training batch and, where a relaxation or dropout is random, the same draws but for L_val. Weights,
+    buffers of the module and generators are restored bit for bit.
 
     Args:
-        hvp: "finite" for the paper's central difference with eps = 0.01 / ||v||; "exact" differentiates
-            the gradient once more. Across the kinks of ReLU and max-pooling the two differ much.
+        hvp: "finite" for the paper's central difference with eps = 0.01 / ||v||; "exact" for a forward-mode
+            derivative of the reverse pass. Across the kinks of ReLU and max-pooling the two differ much.
 
     Source: DARTS, arXiv:1806.09055, eq. 7 and 8.
     """
@@ -74,7 +81,7 @@ class SecondOrder:
         """
         rates = sgd_settings(step.optimizers)
         weights = [weight for weight in rates if weight.requires_grad]
-        with restored(step.module, weights) as start:
+        with restored(step.module, weights, step.generator) as start:
             descent = torch.autograd.grad(step.train_loss(), weights, allow_unused=True)
             with torch.no_grad():
                 for weight, gradient in zip(weights, descent, strict=True):
@@ -113,9 +120,60 @@ class SecondOrder:
     def _exact(
         step: Step, weights: list[nn.Parameter], direction: list[Tensor], start: Backup
     ) -> Sequence[Tensor | None]:
-        gradients = torch.autograd.grad(step.train_loss(), weights, create_graph=True, allow_unused=True)
-        terms = [(g * d).sum() for g, d in zip(gradients, direction, strict=True) if g is not None]
-        return torch.autograd.grad(torch.stack(terms).sum(), step.logits, allow_unused=True)
+        with sdpa_kernel(SDPBackend.MATH):  # fused attention has no second derivative
+            try:
+                return forward_over_reverse(step, weights, direction)
+            except RuntimeError as error:  # also NotImplementedError
+                reason = str(error).partition("\n")[0]
+                warnings.warn(f"hvp='exact' differentiates twice in reverse mode: {reason}", stacklevel=2)
+                start.restore()
+                return reverse_over_reverse(step, weights, direction)
+
+
+def forward_over_reverse(
+    step: Step, weights: Sequence[nn.Parameter], direction: Sequence[Tensor]
+) -> list[Tensor | None]:
+    """d^2 L_train / (d alpha d w) . v as the tangent along v of a reverse pass, grad_alpha L_train.
+
+    Raises:
+        RuntimeError: PyTorch has no forward-mode derivative of an operation's backward pass, as of
+            `mse_loss` and `huber_loss`.
+    """
+    names = {weight: name for name, weight in step.module.named_parameters()}
+    with warnings.catch_warnings(), forward_ad.dual_level():
+        # PyTorch scripts some of its own derivatives when the first dual tensor is made.
+        warnings.filterwarnings("ignore", ".*torch.jit.script", FutureWarning)
+        duals = {
+            f"module.{names[weight]}": forward_ad.make_dual(weight.detach(), d)  # type: ignore[no-untyped-call]
+            for weight, d in zip(weights, direction, strict=True)
+        }
+        loss = functional_call(_TrainLoss(step), duals, ())
+        gradients = torch.autograd.grad(loss, step.logits, allow_unused=True)
+        return [
+            None if g is None else forward_ad.unpack_dual(g).tangent  # type: ignore[no-untyped-call]
+            for g in gradients
+        ]
+
+
+def reverse_over_reverse(
+    step: Step, weights: Sequence[nn.Parameter], direction: Sequence[Tensor]
+) -> Sequence[Tensor | None]:
+    """The same product as the gradient in alpha of grad_w L_train . v: slower, and every operation has it."""
+    gradients = torch.autograd.grad(step.train_loss(), weights, create_graph=True, allow_unused=True)
+    terms = [(g * d).sum() for g, d in zip(gradients, direction, strict=True) if g is not None]
+    return torch.autograd.grad(torch.stack(terms).sum(), step.logits, allow_unused=True)
+
+
+class _TrainLoss(nn.Module):
+    """L_train as a module, so that its weights can be exchanged for a call."""
+
+    def __init__(self, step: Step) -> None:
+        super().__init__()
+        self.module = step.module
+        self.train_loss = step.train_loss
+
+    def forward(self) -> Tensor:
+        return self.train_loss()
 
 
 def _difference(a: Tensor | None, b: Tensor | None) -> Tensor | None:
@@ -171,13 +229,16 @@ def sgd_settings(optimizers: Sequence[torch.optim.Optimizer]) -> dict[nn.Paramet
 
 
 class Backup:
-    """Copies of weights, of every buffer of a module, and of the global generators."""
+    """Copies of weights, of every buffer of a module, and of the state of generators, the global ones too."""
 
-    def __init__(self, module: nn.Module, weights: Sequence[Tensor]) -> None:
+    def __init__(
+        self, module: nn.Module, weights: Sequence[Tensor], generator: torch.Generator | None = None
+    ) -> None:
         tensors = {id(t): t for t in (*weights, *module.buffers())}.values()
         self._copies = [(tensor, tensor.detach().clone()) for tensor in tensors]
         self._cpu = torch.get_rng_state()
         self._cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+        self._own = (generator, generator.get_state()) if generator is not None else None
 
     def restore(self) -> None:
         """Put everything back as it was."""
@@ -187,12 +248,16 @@ class Backup:
         torch.set_rng_state(self._cpu)
         if self._cuda:
             torch.cuda.set_rng_state_all(self._cuda)
+        if self._own:
+            self._own[0].set_state(self._own[1])
 
 
 @contextmanager
-def restored(module: nn.Module, weights: Sequence[Tensor]) -> Iterator[Backup]:
+def restored(
+    module: nn.Module, weights: Sequence[Tensor], generator: torch.Generator | None = None
+) -> Iterator[Backup]:
     """Undo at the end whatever happens to weights, buffers and generators inside."""
-    backup = Backup(module, weights)
+    backup = Backup(module, weights, generator)
     try:
         yield backup
     finally:

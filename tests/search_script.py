@@ -46,28 +46,82 @@ def make(
 
 def strategies() -> dict[str, Any]:
     """Every strategy by a short name, with settings that make it act within three epochs."""
-    from spacelang.strategies import DARTS, GDAS, SGAS, GumbelDARTS
+    from spacelang.strategies import (
+        DARTS,
+        ENAS,
+        GDAS,
+        PCDARTS,
+        PDARTS,
+        SGAS,
+        SPOS,
+        DrNAS,
+        EdgeDropout,
+        EntropyPenalty,
+        GumbelDARTS,
+        KLAnchor,
+        Monitor,
+        OperationDropout,
+        Penalty,
+        ProxylessNAS,
+        RandomOneShot,
+        ScheduledDropPath,
+        SkipDropout,
+    )
 
+    extras = (
+        Monitor(eigenvalue=True, every=2),
+        EntropyPenalty((0.0, 0.1)),
+        OperationDropout((0.3, 0.1)),
+        EdgeDropout((0.1, 0.3)),
+        ScheduledDropPath(0.3),
+        SkipDropout(0.5, warmup_epochs=1),
+    )
+    gates = {"learning_rate": 0.1, "warmup_epochs": 1, "update_every": 1}
+    flops = Penalty("flops", 1.5e5, form="log", combine="multiply", example_inputs=torch.zeros(1, 1, 8, 8))
+    few = {"calibration_batches": 2, "validation_batches": 2}
     return {
         "darts": DARTS(learning_rate=0.01),
         "darts-2": DARTS(order=2, learning_rate=0.01),
+        "darts-extras": DARTS(learning_rate=0.01, extras=extras),
+        "pdarts": PDARTS(
+            learning_rate=0.01,
+            overrides=({}, {"num_cells": 3}),
+            drops=(3,),
+            skip_dropout=(0.1, 0.4),
+            warmup_epochs=1,
+        ),
+        "pcdarts": PCDARTS(learning_rate=0.01, partial=2, warmup_epochs=1),
+        "drnas": DrNAS(learning_rate=0.01, warmup_epochs=0, weight_decay=0.0, extras=(KLAnchor(),)),
+        "drnas-stages": DrNAS(learning_rate=0.01, warmup_epochs=1, partial_channels=(2, 1), operations=(3,)),
         "sgas": SGAS(learning_rate=0.01, criterion=2, first_decision=0, period=1),
         "gumbel": GumbelDARTS(learning_rate=0.01),
         "gdas": GDAS(learning_rate=0.01),
+        "proxyless": ProxylessNAS(**gates),
+        "proxyless-two": ProxylessNAS(mode="two", **gates, extras=(flops,)),
+        "penalty": DARTS(learning_rate=0.01, extras=(Penalty("params", 4000.0, weight=1.0),)),
+        "random": RandomOneShot(candidates=4, first_batches=1, finalists=2, **few),
+        "spos": SPOS(population=4, generations=2, parents=2, mutations=2, crossovers=1, **few),
+        "enas": ENAS(controller_steps=2, samples=2, candidates=3, **few, metric="val_acc", mode="max"),
     }
 
 
 def outcome(experiment: Any) -> dict[str, Any]:
     """Everything a search ends with, bit for bit."""
-    state = experiment.search.state_dict()
     weights = experiment.supernet.state_dict()
     return {
         "arch": experiment.best,
-        "logits": {label: p.tolist() for label, p in state["logits"].items()},
-        "moments": {label: {k: v.tolist() for k, v in m.items()} for label, m in state["moments"].items()},
-        "history": {label: h.tolist() for label, h in state["history"].items()},
+        "search": plain(experiment.search.state_dict()),
         "weights": [float(value.double().sum()) for value in weights.values()],
     }
+
+
+def plain(state: Any) -> Any:
+    """What JSON can hold of a state, bit for bit."""
+    if isinstance(state, torch.Tensor):
+        return state.tolist()
+    if isinstance(state, dict):
+        return {str(key): plain(value) for key, value in state.items()}
+    return [plain(value) for value in state] if isinstance(state, list | tuple) else state
 
 
 def main() -> None:

@@ -10,6 +10,7 @@ import click
 from ..errors import SpaceError, closest, quoted
 
 COMMANDS = {
+    "dashboard": "_dashboard",
     "demo": "_demo",
     "draw": "_draw",
     "info": "_info",

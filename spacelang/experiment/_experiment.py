@@ -15,6 +15,7 @@ from ..folders import fresh_run_folder
 from ..language import Architecture, ModelSpace, is_frozen
 from ..supernet import Supernet
 from ..trials import Executor, History, Limits, MultiTrialStrategy, Objective, Trial
+from ..trials._export import candidates_of, to_dataframe, to_optuna
 from ._folder import versions
 from ._oneshot import OneShotRun
 from ._protocols import OneShotStrategy, Search
@@ -22,6 +23,9 @@ from ._random import isolated_generators
 from ._trials import TrialRun
 
 if TYPE_CHECKING:
+    import optuna
+    import pandas
+
     from ..costs import CostLimit
 
 
@@ -167,6 +171,14 @@ class Experiment:
     def pareto(self) -> list[Trial]:
         """Trials of a multi-trial search that no other beats in every objective."""
         return self.history.pareto()
+
+    def to_dataframe(self) -> pandas.DataFrame:
+        """The trials of a multi-trial search as a table, a row a trial."""
+        return to_dataframe(self.history)
+
+    def to_optuna(self) -> optuna.Study:
+        """The trials of a multi-trial search as an Optuna study in memory."""
+        return to_optuna(self.history, self.history.objectives, candidates_of(self.space.decision_space))
 
     @property
     def _one_shot(self) -> OneShotRun:

@@ -10,6 +10,7 @@ from torch import nn
 
 from ..errors import SpaceError
 from ..language import Architecture, ModelSpace
+from ..results import load_yaml
 from ..trials import (
     ArchitectureEvaluator,
     Executor,
@@ -25,11 +26,16 @@ from ..trials import (
     Work,
     weights_file,
 )
+from ..trials._export import candidates_seen, to_optuna
+from ..trials._ledger import hidden_password
+from ..trials._objectives import parse_objective
 from ._folder import RunFolder, finished
 from ._progress import TrialProgress
 from ._protocols import Evaluator
 
 if TYPE_CHECKING:
+    import optuna
+
     from ..costs import CostLimit
 
 _COSTS = ("params", "flops", "macs")
@@ -145,7 +151,8 @@ class TrialRun:
 
     def _record(self) -> dict[str, Any]:
         return {
-            "objectives": [repr(objective) for objective in self.objectives],
+            "objectives": [str(objective) for objective in self.objectives],
+            "ledger": "" if self._url is None else hidden_password(self._url),
             "constraints": [str(limit) for limit in self.constraints],
         }
 
@@ -207,6 +214,29 @@ class TrialRun:
 
                 load_model(model, str(path))
         return model
+
+
+def mirror(directory: Path, storage: Any) -> optuna.Study:
+    """The trials of a run folder as an Optuna study in `storage`.
+
+    Raises:
+        SpaceError: the folder holds no multi-trial search.
+    """
+    folder = RunFolder(directory)
+    record = load_yaml(folder.description) if folder.description.exists() else {}
+    if not isinstance(record, dict) or "objectives" not in record:
+        raise SpaceError(f"the folder {str(directory)!r} holds no multi-trial search.")
+    if record.get("ledger"):
+        raise SpaceError(
+            f"the trials of {str(directory)!r} are in {record['ledger']}; use experiment.to_optuna() there."
+        )
+    ledger = Ledger(directory / "trials.db")
+    try:
+        trials = ledger.trials()
+    finally:
+        ledger.close()
+    objectives = [parse_objective(text) for text in record["objectives"]]
+    return to_optuna(trials, objectives, candidates_seen(trials), storage, directory.resolve().name)
 
 
 def cost_name(limit: CostLimit) -> str:

@@ -135,6 +135,10 @@ class DecisionSpace:
         Independent parts multiply; parts that depend on one another through a condition, a constraint or a
         symmetry are counted by branching on their first decision.
         """
+        return self._size
+
+    @cached_property
+    def _size(self) -> int:
         return self._count(tuple(self.by_label), {})
 
     def _count(self, labels: tuple[str, ...], arch: dict[str, Any]) -> int:
@@ -193,6 +197,24 @@ class DecisionSpace:
     def grid(self) -> Iterator[Architecture]:
         """Every canonical architecture once, lazily, in lexicographic order of candidates."""
         return self._completions(tuple(self.by_label), {}, {}, (*self._rules, *self._orders))
+
+    def at(self, place: int) -> Architecture:
+        """The architecture at a place, counted from 0, of `grid()`; found without going through the others.
+
+        Raises:
+            SpaceError: the grid has no such place.
+        """
+        if not 0 <= place < self.size():
+            raise SpaceError(f"place {place} is outside a grid of {self.size():,} architectures.")
+        labels, arch = tuple(self.by_label), dict[str, Any]()
+        while labels:
+            for grown in self._branches(labels, arch):
+                count = self._count(labels[1:], grown)
+                if place < count:
+                    break
+                place -= count
+            labels, arch = labels[1:], grown
+        return arch
 
     def complete(self, partial: Mapping[str, Any]) -> Architecture | None:
         """First valid architecture (in candidate order) that agrees with `partial`, or None."""
@@ -336,18 +358,27 @@ class DecisionSpace:
 
     def problems(self, arch: object) -> list[str]:
         """Everything wrong with `arch`, one sentence each; empty when it is valid."""
+        return self._read(arch)[1]
+
+    def unfit(self, arch: Mapping[str, Any]) -> list[str]:
+        """What keeps `arch` from deciding this space; labels it has beside are ignored."""
+        return self._decided(arch)[1]
+
+    def _read(self, arch: object) -> tuple[Architecture, list[str]]:
+        """The active decisions of `arch`, and everything wrong with it."""
         if not isinstance(arch, Mapping):
-            return [f"an architecture is a dict {{label: value}}; got {short(arch)}."]
+            return {}, [f"an architecture is a dict {{label: value}}; got {short(arch)}."]
         unknown = [
             f"{short(label)} (= {short(value)}) is not a label of this space."
             + (closest(label, self.by_label) if isinstance(label, str) else "")
             for label, value in arch.items()
             if label not in self.by_label
         ]
-        return unknown + self.unfit(arch)
+        known, unfit = self._decided(arch)
+        return known, unknown + unfit
 
-    def unfit(self, arch: Mapping[str, Any]) -> list[str]:
-        """What keeps `arch` from deciding this space; labels it has beside are ignored."""
+    def _decided(self, arch: Mapping[str, Any]) -> tuple[Architecture, list[str]]:
+        """The active decisions of `arch`, and what keeps it from deciding this space."""
         known: Architecture = {}
         found = list[str]()
         for label, decision in self.by_label.items():
@@ -357,7 +388,7 @@ class DecisionSpace:
                     known[label] = exported(decision.parse(arch[label]))
                 else:
                     found.append(text)
-        return found or [c.message for c in self.constraints if not c.holds(known)]
+        return known, found or [c.message for c in self.constraints if not c.holds(known)]
 
     def validate(self, arch: object) -> None:
         """Check an architecture dict.
@@ -370,11 +401,8 @@ class DecisionSpace:
 
     def canonical(self, arch: Mapping[str, Any]) -> Architecture:
         """Drop inactive labels, put exchangeable slots in order, sort labels as the space has them."""
-        self.validate(arch)
-        kept: Architecture = {}
-        for label, decision in self.by_label.items():
-            if self.active(label, kept):
-                kept[label] = exported(decision.parse(arch[label]))
+        kept, problems = self._read(arch)
+        refuse(problems, "the architecture")
         for symmetry in dict.fromkeys(self.symmetries):
             keys = self._slot_keys(symmetry, kept)
             if keys is not None:

@@ -123,8 +123,11 @@ class Categorical:
 
     def sample(self, rng: np.random.Generator) -> Any:
         """Draw a value by the prior."""
-        p = None if self.prior is None else np.array(self.prior) / sum(self.prior)
-        return exported(self.candidates[int(rng.choice(len(self.candidates), p=p))])
+        count = len(self.candidates)
+        if self.prior is None:
+            return exported(self.candidates[int(rng.integers(count))])
+        p = np.array(self.prior) / sum(self.prior)
+        return exported(self.candidates[int(rng.choice(count, p=p))])
 
     def indicator(self, value: object) -> list[float]:
         """One-hot vector of `value`, (cardinality,)."""

@@ -2,6 +2,7 @@
 
 from ._executors import Executor as Executor
 from ._executors import InProcess as InProcess
+from ._export import from_optuna as from_optuna
 from ._history import History as History
 from ._history import key_of as key_of
 from ._ledger import Ledger as Ledger
@@ -10,6 +11,7 @@ from ._objectives import Minimize as Minimize
 from ._objectives import Objective as Objective
 from ._objectives import pareto_front as pareto_front
 from ._pool import ProcessPool as ProcessPool
+from ._ray import RayExecutor as RayExecutor
 from ._search import Limits as Limits
 from ._search import TrialSearch as TrialSearch
 from ._strategy import Exhausted as Exhausted

@@ -67,7 +67,12 @@ class History:
 
     def __contains__(self, arch: Mapping[str, Any]) -> bool:
         """Whether an architecture was proposed already, in whatever form."""
-        return key_of(self.space.canonical(arch)) in self._keys
+        return self.find(arch) is not None
+
+    def find(self, arch: Mapping[str, Any]) -> Trial | None:
+        """The first trial of an architecture, in whatever form."""
+        number = self._keys.get(key_of(self.space.canonical(arch)))
+        return None if number is None else self._trials[number]
 
     @property
     def distinct(self) -> int:

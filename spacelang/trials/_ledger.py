@@ -60,12 +60,8 @@ class Ledger:
                 sa.event.listen(self._engine, "connect", _prepare_sqlite)
             _metadata.create_all(self._engine)
         except (sa.exc.SQLAlchemyError, ImportError) as error:
-            raise SpaceError(f"the ledger {self._hidden()} cannot be opened: {error}") from error
+            raise SpaceError(f"the ledger {hidden_password(self.url)!r} cannot be opened: {error}") from error
         self._check_schema()
-
-    def _hidden(self) -> str:
-        """The URL without its password."""
-        return repr(sa.make_url(self.url).render_as_string(hide_password=True))
 
     def _check_schema(self) -> None:
         columns = {column["name"] for column in sa.inspect(self._engine).get_columns("trials")}
@@ -75,8 +71,8 @@ class Ledger:
                 found = connection.execute(sa.select(TRIALS.c.schema).limit(1)).scalar()
         if (found is not None and found != SCHEMA) or columns != set(TRIALS.c.keys()):
             raise SpaceError(
-                f"the ledger {self._hidden()} has version {found} of the table 'trials'; this spacelang "
-                f"reads version {SCHEMA}. Use the spacelang that wrote it, or another folder or URL."
+                f"the ledger {hidden_password(self.url)!r} has version {found} of the table 'trials'; this "
+                f"spacelang reads version {SCHEMA}. Use the one that wrote it, or another folder or URL."
             )
 
     # -- reading ---------------------------------------------------------------------------------------
@@ -196,6 +192,11 @@ class Ledger:
     def close(self) -> None:
         """Close every connection."""
         self._engine.dispose()
+
+
+def hidden_password(url: str) -> str:
+    """A database URL without its password."""
+    return sa.make_url(url).render_as_string(hide_password=True)
 
 
 def _prepare_sqlite(connection: Any, record: object) -> None:

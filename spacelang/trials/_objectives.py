@@ -25,6 +25,10 @@ class Objective:
         if not isinstance(self.metric, str) or not self.metric:
             raise SpaceError(f"an objective needs the name of a metric; got {self.metric!r}.")
 
+    def __str__(self) -> str:
+        """Such as "maximize accuracy"; `parse_objective` reads it."""
+        return f"{type(self).__name__.lower()} {self.metric}"
+
     def score(self, metrics: Mapping[str, float]) -> float:
         """The metric, signed so that more is better; minus infinity for NaN.
 
@@ -57,6 +61,19 @@ class Minimize(Objective):
 
     def _signed(self, value: float) -> float:
         return -value
+
+
+def parse_objective(text: str) -> Objective:
+    """The objective whose `str` this is.
+
+    Raises:
+        SpaceError: it is none.
+    """
+    direction, _, metric = text.partition(" ")
+    kinds: dict[str, type[Objective]] = {"maximize": Maximize, "minimize": Minimize}
+    if direction not in kinds:
+        raise SpaceError(f"{text!r} is no objective; expected 'maximize metric' or 'minimize metric'.")
+    return kinds[direction](metric)
 
 
 def dominates(a: Sequence[float], b: Sequence[float]) -> bool:

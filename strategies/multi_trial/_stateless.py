@@ -21,3 +21,12 @@ class Stateless(ABC):
     @abstractmethod
     def ask(self, history: History, rng: np.random.Generator) -> Proposal:
         """What to try next, see `spacelang.trials.Proposer`."""
+
+
+def drawn_once(name: str, history: History, rng: np.random.Generator) -> int:
+    """A number that is drawn with the first proposal of a search and stays.
+
+    Every proposal has it in its note, as `name`; so whoever resumes the search finds it.
+    """
+    notes = (history[number].note for number in range(len(history)))
+    return next((int(note[name]) for note in notes if name in note), int(rng.integers(2**32)))

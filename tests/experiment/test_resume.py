@@ -154,5 +154,5 @@ def test_two_processes_derive_the_same_architecture(tmp_path: Path, name: str) -
     assert done.returncode == 0, done.stderr[-3000:]
     ranks = [json.loads((tmp_path / f"rank-{rank}.json").read_text()) for rank in range(2)]
     assert ranks[0]["arch"] == ranks[1]["arch"]
-    assert ranks[0]["logits"] == ranks[1]["logits"]
+    assert ranks[0]["search"] == ranks[1]["search"]
     assert [p.name for p in (tmp_path / "run" / "architectures").iterdir()] == ["1.yaml"]

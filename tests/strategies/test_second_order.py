@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -9,9 +10,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from spacelang import SpaceError
+from spacelang import SpaceError, Supernet
+from spacelang.hub import DARTS as DartsSpace
 from spacelang.strategies import DARTS
-from spacelang.strategies._update import SecondOrder, Step, sgd_settings
+from spacelang.strategies._update import (
+    SecondOrder,
+    Step,
+    forward_over_reverse,
+    reverse_over_reverse,
+    sgd_settings,
+)
 
 XI, MU, WD = 0.025, 0.9, 3e-4
 A = torch.tensor([[2, 0.5], [0.5, 1]], dtype=torch.float64)
@@ -112,6 +120,84 @@ def test_weights_buffers_and_generators_are_restored_bit_for_bit() -> None:
     assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
     assert torch.equal(torch.get_rng_state(), state)
     assert all(parameter.grad is None for parameter in net.parameters())
+
+
+def test_the_exact_product_of_a_darts_supernet() -> None:
+    """Convolutions, batch norm over the batch, pooling, ReLU, cross-entropy."""
+    torch.manual_seed(0)
+    supernet = Supernet(DartsSpace(4, 3, (1, 8, 10))).double()
+    search = DARTS(init_scale=1.0).attach(supernet)
+    logits = [p.double().detach().requires_grad_() for p in search.parameters.logits.values()]
+    x, y = torch.randn(6, 1, 8, 8, dtype=torch.float64), torch.randint(10, (6,))
+
+    def loss() -> Tensor:
+        groups = supernet.groups
+        relaxed = [
+            search.relaxation.mixture(g, p).weights for g, p in zip(groups.values(), logits, strict=True)
+        ]
+        supernet.set_mixture(dict(zip(groups, relaxed, strict=True)))
+        return nn.functional.cross_entropy(supernet(x), y)
+
+    weights = list(supernet.parameters())
+    direction = [torch.randn_like(weight) for weight in weights]
+    step = Step(logits, loss, loss, supernet, [])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = forward_over_reverse(step, weights, direction)
+    expected = reverse_over_reverse(step, weights, direction)
+    for a, b in zip(found, expected, strict=True):
+        assert a is not None
+        assert b is not None
+        assert b.abs().max() > 0.01
+        assert torch.allclose(a, b, rtol=1e-10, atol=1e-12)
+
+
+class Attended(nn.Module):
+    """Attention, whose fused form has no second derivative, and layer norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(5, 8)
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.norm = nn.LayerNorm(8)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.embedding(tokens)
+        return self.norm(x + self.attention(x, x, x, need_weights=False)[0])
+
+
+def test_the_exact_product_of_attention() -> None:
+    torch.manual_seed(0)
+    module = Attended().double()
+    alpha = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
+    tokens = torch.randint(5, (4, 6))
+    step = Step(
+        [alpha],
+        lambda: (alpha * module(tokens)).sigmoid().square().mean(),
+        lambda: module(tokens).square().mean(),
+        module,
+        [torch.optim.SGD(module.parameters(), lr=0.1)],
+    )
+    exact, finite = (SecondOrder(hvp).gradients(step)[0] for hvp in ("exact", "finite"))
+    assert exact is not None
+    assert finite is not None
+    assert exact.item() == pytest.approx(finite.item(), rel=1e-2)
+
+
+def test_a_loss_without_forward_mode_is_differentiated_in_reverse() -> None:
+    """As is `mse_loss`: whether it is taken or written out must not matter."""
+
+    def losses(w: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
+        train, val = nonlinear(w, alpha)
+        return (nn.functional.mse_loss(train, T[0]) if taken else (train - T[0]) ** 2), val
+
+    taken = True
+    with pytest.warns(UserWarning, match="hvp='exact' differentiates twice in reverse mode: "):
+        found, module = unrolled([0.1, -0.3, 0.2], losses, "exact")
+    assert module.w.tolist() == [0.3, -0.7]
+    taken = False
+    expected, _ = unrolled([0.1, -0.3, 0.2], losses, "exact")
+    assert found.tolist() == pytest.approx(expected.tolist(), rel=1e-12)
 
 
 @pytest.mark.parametrize(

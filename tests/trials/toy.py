@@ -105,6 +105,12 @@ def slow(model: nn.Module) -> dict[str, float]:
     return noisy(model)
 
 
+def lasts_a_second(model: nn.Module) -> float:
+    """Takes a second."""
+    time.sleep(1)
+    return product(model)
+
+
 def trials_of(experiment: Any) -> list[tuple[Any, ...]]:
     """What must be equal in two runs of one search."""
     return [(t.number, t.arch, t.seed, t.state, dict(t.metrics)) for t in experiment.history]

@@ -1,0 +1,233 @@
+"""The controller of ENAS: an LSTM that takes the decisions of a space one after another."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from spacelang.language import Architecture, Subset
+from spacelang.supernet import Group, Supernet
+
+
+@dataclass(frozen=True)
+class Sample:
+    """An architecture drawn by a controller.
+
+    Args:
+        arch: the architecture.
+        log_prob: log probability of the draws that made it, a scalar.
+        entropy: sum of the entropies of these draws, without gradient.
+        skip_divergence: mean over decisions on any set of inputs of `skip_divergence`, a scalar.
+    """
+
+    arch: Architecture
+    log_prob: Tensor
+    entropy: float
+    skip_divergence: Tensor
+
+
+def tempered(logits: Tensor, temperature: float, tanh_constant: float) -> Tensor:
+    """c tanh(l / T): keeps the probabilities of a young controller away from 0 and 1."""
+    return tanh_constant * torch.tanh(logits / temperature)
+
+
+def skip_divergence(q: Tensor, target: float) -> Tensor:
+    """Kullback-Leibler divergence of inclusion with probabilities sigmoid(q) from that with `target`, summed.
+
+    Args:
+        q: of the inputs, (n,).
+        target: probability in (0, 1).
+    """
+    probabilities = torch.stack([-q, q]).sigmoid()  # (2, n)
+    prior = q.new_tensor([[1 - target], [target]])
+    return (probabilities * (probabilities / prior).log()).sum()
+
+
+class Controller(nn.Module):
+    """An LSTM cell over the decisions of a space, and what turns its outputs into choices and back.
+
+    A cell of a space is decided node by node: the inputs of its slots, by attention over the earlier nodes,
+    v' tanh(W_1 h_node + W_2 h), then their operations. Any other decision takes one step, whose output a
+    linear layer turns into logits; the embedding of the choice is the next input. Sets of a given size are
+    drawn one by one without replacement; sets of any size by an independent draw for each input, again while
+    the set is empty. A decision that does not exist under those before it is left out. Cells with the
+    same operations share their layers, as normal and reduction cells do.
+
+    Args:
+        supernet: gives the decisions.
+        hidden: size of the LSTM.
+        temperature, tanh_constant: of all logits, see `tempered`.
+        op_tanh_reduce: divides the constant for operations in cells.
+        operation_bias: added to tempered logits, by `"{cell label}/{operation}"`.
+        skip_target: see `skip_divergence`.
+        generator: of the first weights.
+
+    Source: ENAS, Pham et al. 2018, arXiv:1802.03268, section 2.
+    """
+
+    def __init__(
+        self,
+        supernet: Supernet,
+        *,
+        hidden: int,
+        temperature: float,
+        tanh_constant: float,
+        op_tanh_reduce: float,
+        operation_bias: Mapping[str, float],
+        skip_target: float,
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__()
+        self.space = supernet.decision_space
+        order = {label: position for position, label in enumerate(self.space.by_label)}
+        self.groups = sorted(supernet.groups.values(), key=lambda group: order[group.decisions[0].label])
+        self.temperature = temperature
+        self.tanh_constant = tanh_constant
+        self.op_tanh_reduce = op_tanh_reduce
+        self.skip_target = skip_target
+        self.biases = {
+            group.label: torch.tensor([operation_bias.get(f"{group.label}/{c}", 0.0) for c in group.columns])
+            for group in self.groups
+        }
+        self.lstm = nn.LSTMCell(hidden, hidden, bias=False)
+        self.start = nn.Parameter(torch.empty(1, hidden))
+        self.w_1 = nn.Linear(hidden, hidden, bias=False)
+        self.w_2 = nn.Linear(hidden, hidden, bias=False)
+        self.v = nn.Linear(hidden, 1, bias=False)
+        first: dict[object, Group] = {}
+        for group in self.groups:
+            first.setdefault(_kind(group), group)
+        places = {kind: place for place, kind in enumerate(first)}
+        self.place = {group.label: places[_kind(group)] for group in self.groups}
+        self.heads = nn.ModuleList(nn.Linear(hidden, len(group.columns)) for group in first.values())
+        self.embeddings = nn.ModuleList(nn.Embedding(len(g.columns), hidden) for g in first.values())
+        with torch.no_grad():
+            for name, parameter in self.named_parameters():
+                if name.endswith("bias"):
+                    parameter.zero_()
+                else:
+                    parameter.uniform_(-0.1, 0.1, generator=generator)
+
+    def sample(self, generator: torch.Generator) -> Sample:
+        """Draw an architecture; constraints of the space are not looked at."""
+        walk = _Walk(self, generator)
+        arch: Architecture = {}
+        for group in self.groups:
+            if self.space.active(group.decisions[0].label, arch):
+                arch |= walk.cell(group) if group.topology is not None else walk.decision(group)
+        divergences = walk.skip_divergences or [torch.zeros(())]
+        return Sample(arch, walk.log_prob, walk.entropy, torch.stack(divergences).mean())
+
+
+class _Walk:
+    """One pass of a controller over the decisions."""
+
+    def __init__(self, controller: Controller, generator: torch.Generator) -> None:
+        self.controller = controller
+        self.generator = generator
+        self.inputs: Tensor = controller.start  # of the next step, (1, hidden)
+        self.state = torch.zeros_like(self.inputs), torch.zeros_like(self.inputs)
+        self.log_prob = torch.zeros(())
+        self.entropy = 0.0
+        self.skip_divergences: list[Tensor] = []
+
+    def cell(self, group: Group) -> Architecture:
+        """Decide the inputs and operations of every node."""
+        net, topology = self.controller, group.topology
+        assert topology is not None
+        anchors: list[Tensor] = []  # what follows the choice of a node as input, each (1, hidden)
+        keys: list[Tensor] = []  # W_1 h of each node, (1, hidden)
+        for _ in range(topology.num_predecessors):
+            keys.append(net.w_1(self._step()))
+            anchors.append(torch.zeros_like(self.inputs))
+        values: Architecture = {}
+        for node in topology.nodes:
+            slots = topology.slots(node)
+            self.inputs, taken = net.start, list[int]()
+            for _, source in slots:
+                query = net.w_2(self._step())
+                logits = self._tempered(net.v(torch.tanh(torch.cat(keys) + query))[:, 0])
+                if topology.distinct_inputs:
+                    logits = _without(logits, taken)
+                taken.append(self._draw(logits))
+                values[source.label] = taken[-1]
+                self.inputs = anchors[taken[-1]]
+            for operation, _ in slots:
+                logits = self._logits(group, net.op_tanh_reduce)
+                values[operation.label] = group.columns[self._embedded(group, [self._draw(logits)])[0]]
+            anchors.append(self._step())
+            keys.append(net.w_1(anchors[-1]))
+        self.inputs = net.start
+        return values
+
+    def decision(self, group: Group) -> Architecture:
+        """Decide one decision outside cells."""
+        decision = group.decisions[0]
+        logits = self._logits(group)
+        if isinstance(decision, Subset):
+            chosen = self._set_of(logits, decision.n_chosen) if decision.n_chosen else self._any_set(logits)
+            return {decision.label: [decision.candidates[k] for k in sorted(self._embedded(group, chosen))]}
+        (chosen_one,) = self._embedded(group, [self._draw(logits)])
+        return {decision.label: list(decision.values())[chosen_one]}
+
+    def _step(self) -> Tensor:
+        """Output h of one more step, (1, hidden)."""
+        self.state = self.controller.lstm(self.inputs, self.state)
+        return self.state[0]
+
+    def _tempered(self, logits: Tensor, reduce: float = 1.0) -> Tensor:
+        return tempered(logits, self.controller.temperature, self.controller.tanh_constant / reduce)
+
+    def _logits(self, group: Group, reduce: float = 1.0) -> Tensor:
+        """One more step, and its logits for the candidates of a group, (columns,)."""
+        head = self.controller.heads[self.controller.place[group.label]]
+        return self._tempered(head(self._step())[0], reduce) + self.controller.biases[group.label]
+
+    def _embedded(self, group: Group, chosen: list[int]) -> list[int]:
+        """Make the mean embedding of chosen candidates the next input; returns them."""
+        embedding = self.controller.embeddings[self.controller.place[group.label]]
+        self.inputs = embedding(torch.tensor(chosen)).mean(dim=0, keepdim=True)
+        return chosen
+
+    def _draw(self, logits: Tensor) -> int:
+        """One of n candidates with probabilities softmax(logits), (n,)."""
+        log_p = logits.log_softmax(dim=0)
+        p = log_p.detach().exp()
+        chosen = int(torch.multinomial(p, 1, generator=self.generator))
+        self.log_prob = self.log_prob + log_p[chosen]
+        self.entropy += float(torch.special.entr(p).sum())
+        return chosen
+
+    def _set_of(self, logits: Tensor, count: int) -> list[int]:
+        """`count` different candidates, drawn one by one."""
+        chosen: list[int] = []
+        for _ in range(count):
+            chosen.append(self._draw(_without(logits, chosen)))
+        return chosen
+
+    def _any_set(self, logits: Tensor) -> list[int]:
+        """Each candidate with probability sigmoid(logit), given that there is any."""
+        self.skip_divergences.append(skip_divergence(logits, self.controller.skip_target))
+        p = logits.detach().sigmoid()
+        self.entropy += float((torch.special.entr(p) + torch.special.entr(1 - p)).sum())
+        included = torch.zeros_like(p)
+        while not included.any():
+            included = torch.bernoulli(p, generator=self.generator)
+        signs = 2 * included - 1
+        any_ = -torch.expm1(nn.functional.logsigmoid(-logits).sum())
+        self.log_prob = self.log_prob + nn.functional.logsigmoid(signs * logits).sum() - any_.log()
+        return included.nonzero()[:, 0].tolist()
+
+
+def _kind(group: Group) -> object:
+    """What groups that share their layers have in common."""
+    return group.label if group.topology is None else group.columns
+
+
+def _without(logits: Tensor, taken: list[int]) -> Tensor:
+    mask = torch.zeros(len(logits), dtype=torch.bool)
+    mask[taken] = True
+    return logits.masked_fill(mask, -torch.inf)

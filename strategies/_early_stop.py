@@ -1,0 +1,176 @@
+"""Early stops: extras that end a search."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from spacelang import SpaceError
+from spacelang.supernet import Supernet
+
+from ._extra import Extra
+from ._monitor import validation_eigenvalue
+from ._operations import count_skips, no_such_skips, operations, skips_of_cells
+
+if TYPE_CHECKING:
+    from ._gradient_search import GradientSearch
+    from ._oneshot import OneShot
+
+
+@dataclass(frozen=True)
+class StopOnSkips(Extra):
+    """Stop when the derived architecture has more than `most` skip connections in a cell.
+
+    A candidate is a skip connection if its name contains "skip" or if it is an `nn.Identity`. Epochs that
+    train weights alone are not judged.
+
+    Args:
+        most: skip connections that are still good.
+        cells: shell-style pattern of the labels of the cells to count in, each by itself.
+
+    Source: DARTS+, Liang et al. 2019, arXiv:1909.06035, criterion 1.
+    """
+
+    most: int = 1
+    cells: str = "normal*"
+
+    def __post_init__(self) -> None:
+        if type(self.most) is not int or self.most < 0:
+            raise SpaceError(f"most={self.most!r} must be an integer of at least 0.")
+
+    def check(self, strategy: OneShot, supernet: Supernet) -> None:
+        self.require_probabilities(strategy)
+        if not skips_of_cells(supernet, self.cells):
+            raise no_such_skips(supernet, self.cells, "StopOnSkips counts skip connections in cells")
+
+    def epoch_end(self, search: GradientSearch) -> None:  # type: ignore[override]
+        if search.moment.epoch < search.strategy.warmup_epochs:
+            return
+        supernet = search.supernet
+        counts = count_skips(supernet, skips_of_cells(supernet, self.cells), search.derive()[0])
+        for label, count in counts.items():
+            if count > self.most:
+                search.stop(
+                    f"cell {label!r} has {count} skip connections after epoch {search.moment.epoch}; "
+                    f"StopOnSkips allows {self.most}"
+                )
+                return
+
+
+@dataclass(frozen=True)
+class StopOnStableRanking(Extra):
+    """Stop when the ranking of the learnable operations has not changed on any edge for some epochs.
+
+    Learnable is an operation with weights. Layer choices count like edges. Epochs that train weights alone
+    do not count.
+
+    Args:
+        epochs: how long; 10 in the paper as we recall it.
+
+    Source: DARTS+, Liang et al. 2019, arXiv:1909.06035, criterion 1*.
+    """
+
+    epochs: int = 10
+
+    def __post_init__(self) -> None:
+        if type(self.epochs) is not int or self.epochs < 1:
+            raise SpaceError(f"epochs={self.epochs!r} must be an integer of at least 1.")
+
+    def check(self, strategy: OneShot, supernet: Supernet) -> None:
+        self.require_probabilities(strategy)
+        if not any(len(columns) > 1 for row in _learnable(supernet).values() for columns in row):
+            raise SpaceError(
+                "StopOnStableRanking ranks operations with weights, but no edge or layer choice of this "
+                "space has two of them."
+            )
+
+    def epoch_end(self, search: GradientSearch) -> None:  # type: ignore[override]
+        learnable = _learnable(search.supernet)
+        learnt = {label: search.history[label][search.strategy.warmup_epochs :] for label in learnable}
+        if all(is_stable(learnt[label], rows, self.epochs) for label, rows in learnable.items()):
+            search.stop(f"the ranking of operations with weights did not change for {self.epochs} epochs")
+
+
+def is_stable(tables: Sequence[Tensor], rows: Sequence[Sequence[int]], epochs: int) -> bool:
+    """Whether the ranking of some columns of each row is the same in the last `epochs + 1` tables."""
+    if len(tables) <= epochs:
+        return False
+    rankings = [
+        [sorted(columns, key=lambda k: -float(row[k])) for row, columns in zip(table, rows, strict=True)]
+        for table in tables[-epochs - 1 :]
+    ]
+    return all(ranking == rankings[0] for ranking in rankings)
+
+
+def _learnable(supernet: Supernet) -> Mapping[str, list[list[int]]]:
+    """Columns of operations with weights in each row of a cell or layer choice, by label."""
+    return {
+        label: [
+            [k for k, modules in enumerate(row) if any(list(m.parameters()) for m in modules)]
+            for row in table
+        ]
+        for label, table in operations(supernet).items()
+    }
+
+
+@dataclass(frozen=True)
+class StopOnEigenvalue(Extra):
+    """Stop when the curvature of the validation loss in the logits grows, and return to before it grew.
+
+    It measures the largest eigenvalue of the Hessian (see `Monitor`) and averages it over `window`
+    neighbouring measurements. When an average is more than `factor` times the one `distance` measurements
+    before it, the search stops and derives the architecture of the epoch of that earlier one.
+
+    Args:
+        every: epochs between measurements.
+        window: measurements in an average, centred; odd.
+        distance: measurements between the averages compared.
+        factor: growth that is still good.
+        first_epoch: the earliest epoch, from 0, to return to.
+
+    Source: R-DARTS, Zela et al. 2020, arXiv:1909.09656, section 4.3, as in the authors' code.
+    """
+
+    every: int = 2
+    window: int = 5
+    distance: int = 4
+    factor: float = 1.3
+    first_epoch: int = 10
+
+    def __post_init__(self) -> None:
+        for name, least in (("every", 1), ("window", 1), ("distance", 1), ("first_epoch", 0)):
+            if type(getattr(self, name)) is not int or getattr(self, name) < least:
+                raise SpaceError(f"{name}={getattr(self, name)!r} must be an integer of at least {least}.")
+        if self.window % 2 == 0:
+            raise SpaceError(f"window={self.window} must be odd: an average has a middle.")
+        if self.factor <= 0:
+            raise SpaceError(f"factor={self.factor} must be positive.")
+
+    def check(self, strategy: OneShot, supernet: Supernet) -> None:
+        self.require_probabilities(strategy)
+
+    def epoch_end(self, search: GradientSearch) -> None:  # type: ignore[override]
+        if search.moment.epoch % self.every:
+            return
+        search.record("eigenvalue", validation_eigenvalue(search))
+        averages = local_averages(search.records["eigenvalue"], self.window)
+        earlier = len(averages) - 1 - self.distance
+        if earlier < 0 or earlier * self.every < self.first_epoch:
+            return
+        now, before = averages[-1], averages[earlier]
+        if before > 0 and now / before > self.factor:
+            search.return_to(earlier * self.every)
+            search.stop(
+                f"the largest eigenvalue grew from {before:.4g} to {now:.4g}, by more than {self.factor}, "
+                f"since epoch {earlier * self.every}, whose architecture is derived"
+            )
+
+
+def local_averages(values: Sequence[float], window: int) -> list[float]:
+    """Means over a centred window, cut off at the start; the last values, not yet centres, have none."""
+    half = window // 2
+    windows = [values[max(0, i - half) : i + half + 1] for i in range(len(values) - half)]
+    return [sum(window) / len(window) for window in windows]

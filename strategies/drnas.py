@@ -1,0 +1,200 @@
+"""DrNAS: mixtures drawn from Dirichlet distributions, and a search that widens and prunes in stages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from spacelang import ModelSpace, SpaceError, Supernet
+from spacelang.supernet import Group
+
+from ._differentiable import Differentiable
+from ._extra import Extra
+from ._oneshot import OneShot
+from ._operations import operations
+from ._partial import check_partial, partial_supernet, widen
+from ._relaxation import Mixture, Moment, Softmax, alive_mask
+
+if TYPE_CHECKING:
+    from ._gradient_search import GradientSearch
+    from ._search import OneShotSearch
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrNAS(Differentiable):
+    """Search distributions over mixtures: theta_e ~ Dir(beta_e) with beta_e = elu(alpha_e) + 1.
+
+    Each pass computes with a sample, and alpha follows the pathwise gradient of E[L_val(w, theta)]. An anchor
+    holds beta near one, the uniform distribution: by default the distance in alpha, as weight decay;
+    `DrNAS(weight_decay=0.0, extras=(KLAnchor(),))` has the divergence instead. An architecture keeps what has
+    the largest softmax(alpha).
+
+    A search may have stages, each with wider operations of fewer kinds, as
+    `DrNAS(partial_channels=(6, 4), operations=(4,))`, the paper's on CIFAR-10 with 36 channels and 20 cells.
+    Between two, every edge of a cell, and every layer choice, keeps its operations of largest alpha; the
+    alphas of the others become zero. Weights and statistics go on, new channels being copies of random old
+    ones, which changes the function the network computes. A stage is a fit of its own: the evaluator's
+    `max_epochs`, `warmup_epochs`, schedulers, and the optimisers with their momentum begin anew.
+
+    Args:
+        partial_channels: of each stage, K: the operations of cells have 1/K of the channels, as in `PCDARTS`
+            (without its edge weights); 1 for all.
+        operations: number kept after each stage but the last.
+        warmup_epochs: of every stage; 10 of 25 in the paper.
+
+    Source: DrNAS, Chen et al. 2021, arXiv:2006.10355, and the authors' code.
+    """
+
+    partial_channels: tuple[int, ...] = (1,)
+    operations: tuple[int, ...] = ()
+    learning_rate: float = 6e-4
+    warmup_epochs: int = 10
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("partial_channels", "operations"):
+            numbers = getattr(self, name)
+            are_counts = isinstance(numbers, tuple) and all(type(n) is int and n >= 1 for n in numbers)
+            if not are_counts or sorted(numbers, reverse=True) != list(numbers):
+                raise SpaceError(
+                    f"{name}={numbers!r} must be a tuple of integers of at least 1 that do not rise."
+                )
+        if len(self.operations) != len(self.partial_channels) - 1:
+            raise SpaceError(
+                f"operations={self.operations!r} must have one entry less than "
+                f"partial_channels={self.partial_channels!r}, which has one for each stage."
+            )
+
+    @property
+    def stages(self) -> int:
+        return len(self.partial_channels)
+
+    @property
+    def relaxation(self) -> Dirichlet:
+        return Dirichlet(none=False)
+
+    def supernet(self, space: ModelSpace, stage: int = 0) -> Supernet:
+        if stage == 0:  # an error of a later stage should not wait for it
+            for later in self.partial_channels[1:]:
+                check_partial(space, later)
+        return partial_supernet(space, self.partial_channels[stage])
+
+    def attach(
+        self,
+        supernet: Supernet,
+        *,
+        seed: int = 0,
+        stage: int = 0,
+        previous: OneShotSearch | None = None,
+        val_dataloader: Iterable[Any] | None = None,
+    ) -> GradientSearch:
+        from ._gradient_search import GradientSearch
+
+        search = super().attach(supernet, seed=seed, stage=stage, val_dataloader=val_dataloader)
+        if stage > 0:
+            if not isinstance(previous, GradientSearch):
+                raise SpaceError(f"stage={stage} of DrNAS needs the search of the stage before as previous=.")
+            proceed(previous, search, self.operations[stage - 1])
+        return search
+
+
+def proceed(previous: GradientSearch, search: GradientSearch, kept: int) -> None:
+    """Begin `search` where the one of the stage before ended, with `kept` candidates an edge or layer."""
+    searched = operations(search.supernet)
+    alive = {}
+    for label, logits in search.parameters.logits.items():
+        alpha = previous.parameters.logits[label].detach().cpu()
+        mask = alive_mask(previous.supernet.groups[label], alpha)
+        if label in searched:
+            alive[label] = mask = mask & largest(alpha.masked_fill(~mask, -torch.inf), kept)
+        logits.data = alpha * mask
+    search.supernet.prune({label: mask.tolist() for label, mask in alive.items()})
+    widen(previous.supernet, search.supernet, search.moment.generator)
+
+
+def largest(scores: Tensor, count: int) -> Tensor:
+    """Which entries are among the `count` largest of their row, the first of equal ones; boolean."""
+    order = scores.argsort(dim=1, descending=True, stable=True)
+    return torch.zeros_like(scores, dtype=torch.bool).scatter(1, order[:, :count], True)
+
+
+@dataclass(frozen=True)
+class Dirichlet(Softmax):
+    """theta_e ~ Dir(beta_e) per row, over the candidates that are left.
+
+    A choice of a set has the mixture of `Softmax`.
+    """
+
+    def mixture(self, group: Group, logits: Tensor, moment: Moment | None = None) -> Mixture:
+        assert moment is not None
+        if group.is_subset:
+            return super().mixture(group, logits)
+        alive = alive_mask(group, logits)
+        beta = concentration(logits) * alive
+        theta: Tensor = DirichletSample.apply(beta.cpu(), moment.generator)  # where the generator is
+        return Mixture(theta.to(logits.device).masked_fill(~alive, 0))
+
+
+def concentration(alpha: Tensor) -> Tensor:
+    """beta = elu(alpha) + 1."""
+    return F.elu(alpha) + 1
+
+
+class DirichletSample(torch.autograd.Function):
+    """theta ~ Dir(beta) per row with its pathwise derivative; beta may be 0, and theta then is.
+
+    `torch.distributions.Dirichlet` with a generator of one's own.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, beta: Tensor, generator: torch.Generator) -> Tensor:
+        """Draw, (rows, columns)."""
+        theta: Tensor = torch._sample_dirichlet(beta, generator)
+        ctx.save_for_backward(theta, beta)
+        return theta
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        """d theta_j / d beta_i = g_i (delta_ij - theta_j), g_i from the beta-distributed theta_i."""
+        theta, beta = ctx.saved_tensors
+        g = torch._dirichlet_grad(theta, beta, beta.sum(dim=-1, keepdim=True).expand_as(beta))
+        return g * (gradient - (theta * gradient).sum(dim=-1, keepdim=True)), None
+
+
+@dataclass(frozen=True)
+class KLAnchor(Extra):
+    """Adds scale * sum_e KL(Dir(beta_e) || Dir(1)) to the loss that the logits of `DrNAS` follow.
+
+    The authors' code has it with scale 1e-3 and no weight decay.
+    """
+
+    scale: float = 1e-3
+
+    def __post_init__(self) -> None:
+        if self.scale <= 0:
+            raise SpaceError(f"scale={self.scale!r} must be positive.")
+
+    def check(self, strategy: OneShot, supernet: Supernet) -> None:
+        if not isinstance(getattr(strategy, "relaxation", None), Dirichlet):
+            raise SpaceError(f"KLAnchor is an extra of DrNAS; {type(strategy).__name__} has no Dirichlet.")
+
+    def objective(self, loss: Tensor, search: GradientSearch) -> Tensor:
+        for label, logits in search.parameters.logits.items():
+            group = search.supernet.groups[label]
+            if not group.is_subset:
+                divergences = kl_to_uniform(concentration(logits), alive_mask(group, logits))
+                loss = loss + self.scale * divergences.sum()
+        return loss
+
+
+def kl_to_uniform(beta: Tensor, alive: Tensor) -> Tensor:
+    """KL(Dir(beta) || Dir(1)) of each row over its alive entries, (rows,)."""
+    beta = beta.where(alive, 1)  # such entries add nothing to the sums below
+    total, count = (beta * alive).sum(dim=1), alive.sum(dim=1)
+    normaliser = total.lgamma() - count.to(beta.dtype).lgamma() - beta.lgamma().sum(dim=1)
+    return normaliser + ((beta - 1) * (beta.digamma() - total.digamma()[:, None])).sum(dim=1)

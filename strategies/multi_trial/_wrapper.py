@@ -1,0 +1,121 @@
+"""What wraps a strategy: a proposer that shows another proposer a history of its own."""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from spacelang import ModelSpace, SpaceError
+from spacelang.trials import History, MultiTrialStrategy, Proposal, Proposer, Stopper, Trial
+
+
+@dataclass(frozen=True)
+class Wrapped:
+    """Base of strategies around a strategy.
+
+    Args:
+        strategy: what is wrapped.
+    """
+
+    strategy: MultiTrialStrategy
+
+    def __post_init__(self) -> None:
+        if isinstance(self.strategy, type) or not isinstance(self.strategy, MultiTrialStrategy):
+            raise SpaceError(
+                f"{type(self).__name__} wraps a multi-trial strategy, such as Random(); got {self.strategy!r}."
+            )
+
+    def check_count(self, name: str, least: int) -> None:
+        """Raise a `SpaceError` unless a setting is an integer of at least `least`."""
+        value = getattr(self, name)
+        if type(value) is not int or value < least:
+            raise SpaceError(f"{name}={value!r} must be an integer of at least {least}.")
+
+    def starter(self, space: ModelSpace) -> Callable[[], Proposer]:
+        """How to begin the wrapped strategy's search, which is checked at once."""
+        self.strategy.start(space)
+        return lambda: self.strategy.start(space)
+
+
+class Wrapper(ABC):
+    """A proposer that keeps a view, the history as the wrapped proposer sees it.
+
+    In the view trials have numbers of their own, and their notes are what the wrapped proposer wrote; around
+    them, in the ledger, stands `{"inner": note}` with what the wrapper has to say. So wrappers may be
+    wrapped, and the view follows from the history alone.
+
+    Args:
+        start: begins the wrapped proposer's search.
+    """
+
+    def __init__(self, start: Callable[[], Proposer]) -> None:
+        self._start = start
+        self._reset()
+
+    def _reset(self) -> None:
+        """Forget everything."""
+        self.inner = self._start()
+        self.places: dict[int, int] = {}  # number in the history -> number in the view
+        self._view: History | None = None
+        self._open: dict[int, Trial] = {}
+        self._taken = 0
+
+    @property
+    def view(self) -> History:
+        """What the wrapped proposer sees."""
+        assert self._view is not None
+        return self._view
+
+    def look(self, history: History) -> None:
+        """Bring the view up to date."""
+        if self._view is None:
+            self._view = History(history.space, history.objectives)
+            self.begin()
+        for number in [*self._open, *range(self._taken, len(history))]:
+            trial = history[number]
+            if trial is not self._open.get(number):
+                self.take(trial)
+            self._open.pop(number, None)
+            if not trial.is_finished:
+                self._open[number] = trial
+        self._taken = len(history)
+
+    def begin(self) -> None:  # noqa: B027  (most have nothing to do)
+        """Put into the view what stands before the first trial."""
+
+    @abstractmethod
+    def take(self, trial: Trial) -> None:
+        """Show a trial that is new or has changed."""
+
+    def show(self, trial: Trial, place: int | None = None, **changes: Any) -> None:
+        """Put a trial into the view, at a place it has or the next free one."""
+        number = len(self.view) if place is None else place
+        self.view.add(dataclasses.replace(trial, number=number, note=inner_note(trial.note), **changes))
+
+    def ask(self, history: History, rng: np.random.Generator) -> Proposal:
+        """See `Proposer`."""
+        self.look(history)
+        return self.propose(rng)
+
+    @abstractmethod
+    def propose(self, rng: np.random.Generator) -> Proposal:
+        """What to try next; the view is up to date."""
+
+    def goes_on(self, trial: Trial, history: History) -> bool:
+        """See `Stopper`: the wrapped proposer decides, if it ever stops a trial."""
+        if not isinstance(self.inner, Stopper):
+            return True
+        self.look(history)
+        shown = dataclasses.replace(trial, number=self.places[trial.number], note=inner_note(trial.note))
+        return self.inner.goes_on(shown, self.view)
+
+
+def inner_note(note: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The part of a note that the wrapped proposer wrote."""
+    inner: Mapping[str, Any] = note.get("inner", {})
+    return inner

@@ -1,0 +1,61 @@
+"""Grid search."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+
+from spacelang.trials import Exhausted, History, Proposal
+
+from ._stateless import Stateless, drawn_once
+
+_ROUNDS = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid(Stateless):
+    """Every architecture once, in lexicographic order of candidates or shuffled.
+
+    Each is computed from its place in the grid, which is never held as a whole. Shuffled, the place of step i
+    is a keyed permutation of i: a Feistel network on the smallest even number of bits that holds all places,
+    applied again while it leads outside. The key is drawn with the first proposal.
+
+    Args:
+        shuffle: in random order.
+    """
+
+    shuffle: bool = False
+
+    def ask(self, history: History, rng: np.random.Generator) -> Proposal:
+        """See `Proposer`."""
+        size = history.space.size()
+        step = int(history[len(history) - 1].note.get("step", -1)) + 1 if len(history) else 0
+        key = drawn_once("order", history, rng) if self.shuffle else None
+        while step < size:
+            arch = history.space.at(step if key is None else permuted(step, size, key))
+            if arch not in history:
+                return Proposal(arch, note={"step": step} if key is None else {"step": step, "order": key})
+            step += 1
+        raise Exhausted(f"all {size:,} architectures of the space were proposed")
+
+
+def permuted(index: int, size: int, key: int) -> int:
+    """Where a pseudo-random permutation of range(size) takes `index`.
+
+    Source: Black and Rogaway 2002, Ciphers with arbitrary finite domains (cycle walking in a Feistel network).
+    """
+    half = max(1, ((size - 1).bit_length() + 1) // 2)
+    mask = (1 << half) - 1
+    while True:
+        left, right = index >> half, index & mask
+        for turn in range(_ROUNDS):
+            left, right = right, left ^ (_hashed(key, turn, right) & mask)
+        index = left << half | right
+        if index < size:
+            return index
+
+
+def _hashed(*numbers: int) -> int:
+    return int.from_bytes(hashlib.blake2b(repr(numbers).encode()).digest())

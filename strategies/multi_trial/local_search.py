@@ -1,0 +1,60 @@
+"""Local search."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from spacelang.trials import History, Proposal, Trial
+
+from ._stateless import Stateless
+from .random import new_sample
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalSearch(Stateless):
+    """Try all neighbours, go to the best; when none is better, begin again at a random architecture.
+
+    Neighbours differ in one decision (`space.neighbours`). Nothing is tried twice: what an earlier climb
+    measured is looked up. With parallel workers random architectures fill the time until the last neighbours
+    are measured. Of several objectives the first decides.
+
+    Source: White et al. 2020, arXiv:2005.02960, algorithm 1; begun again as in its section 5.
+    """
+
+    def ask(self, history: History, rng: np.random.Generator) -> Proposal:
+        """See `Proposer`."""
+        climb, center = _position(history)
+        while center is not None:
+            note = {"climb": climb, "center": center.number}
+            neighbours = list(history.space.neighbours(center.arch))
+            found = [history.find(arch) for arch in neighbours]
+            for arch, trial in zip(neighbours, found, strict=True):
+                if trial is None:
+                    return Proposal(arch, note=note)
+            known = [trial for trial in found if trial is not None]
+            if any(not trial.is_finished for trial in known):
+                return Proposal(new_sample(history, rng), note=note)
+            measured = [trial for trial in known if trial.state == "done"]
+            best = max(measured, key=history.score, default=center)
+            improves = history.score(best) > history.score(center)
+            climb, center = (climb, best) if improves else (climb + 1, None)
+        return Proposal(new_sample(history, rng), note={"climb": climb})
+
+
+def _position(history: History) -> tuple[int, Trial | None]:
+    """Number of the climb, and where it is; None where nothing it began at is measured yet."""
+    climb, starts = 0, list[Trial]()
+    for number in reversed(range(len(history))):
+        trial = history[number]
+        here = int(trial.note.get("climb", 0))
+        if not starts:
+            climb = here
+        if here != climb:
+            break
+        if "center" in trial.note:
+            return climb, history[trial.note["center"]]
+        starts.append(trial)
+    measured = [trial for trial in starts if trial.state == "done"]
+    return climb, max(measured, key=lambda t: (history.score(t), -t.number), default=None)

@@ -1,0 +1,184 @@
+"""Proposals that are not worth a trial: repetitions, and what a filter rejects."""
+
+from __future__ import annotations
+
+import json
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from spacelang import ModelSpace, SpaceError
+from spacelang.costs import CostLimit, expected_cost
+from spacelang.language import Architecture
+from spacelang.trials import Exhausted, Proposal, Proposer, Trial
+
+from ._wrapper import Wrapped, Wrapper
+
+
+@dataclass(frozen=True)
+class Deduplicate(Wrapped):
+    """Try no architecture twice.
+
+    A repetition is answered from memory: the strategy sees a trial with the metrics known, or without any
+    when the first is still running or failed, and proposes anew.
+
+    Args:
+        strategy: what is wrapped.
+        tries: repetitions in a row after which the search ends.
+    """
+
+    tries: int = 1000
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_count("tries", 1)
+
+    def start(self, space: ModelSpace) -> Proposer:
+        """Begin a search."""
+        return _Deduplicating(self.starter(space), self.tries)
+
+
+@dataclass(frozen=True)
+class Filter(Wrapped):
+    """Try only what is accepted; the strategy sees the rest as infeasible, but no trial is spent on it.
+
+    Args:
+        strategy: what is wrapped.
+        accepts: says of an architecture whether it may be tried, or a limit on a cost.
+        example_inputs: for limits on costs that depend on them, such as FLOPs.
+        tries: rejections in a row after which the search ends.
+    """
+
+    accepts: Callable[[Architecture], bool] | CostLimit
+    example_inputs: Any = None
+    tries: int = 1000
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_count("tries", 1)
+        if not callable(self.accepts) and not isinstance(self.accepts, CostLimit):
+            raise SpaceError(f"accepts={self.accepts!r} must be a function of an architecture or a CostLimit.")
+
+    def start(self, space: ModelSpace) -> Proposer:
+        """Begin a search."""
+        return _Filtering(self.starter(space), self.tries, self._predicate(space))
+
+    def _predicate(self, space: ModelSpace) -> Callable[[Architecture], bool]:
+        if not isinstance(self.accepts, CostLimit):
+            return self.accepts
+        limit, inputs = self.accepts, () if self.example_inputs is None else self.example_inputs
+        cost = expected_cost(space, limit.metric, inputs)
+        return lambda arch: limit.excess(cost.of(arch)) == 0
+
+
+class _Screen(Wrapper):
+    """Asks again until a proposal passes; those that do not are in the view and in the note of the one that does.
+
+    Args:
+        start: begins the wrapped proposer's search.
+        tries: of one `ask`.
+    """
+
+    def __init__(self, start: Callable[[], Proposer], tries: int) -> None:
+        super().__init__(start)
+        self.tries = tries
+
+    def _reset(self) -> None:
+        super()._reset()
+        self._passed_over: list[dict[str, Any]] = []  # in the view, and not yet in the history
+
+    def take(self, trial: Trial) -> None:
+        """Show a trial and, before it, what was passed over for it."""
+        if trial.number not in self.places:
+            self._show_passed_over(trial)
+            self.places[trial.number] = len(self.view)
+        self.show(trial, self.places[trial.number])
+
+    def _show_passed_over(self, trial: Trial) -> None:
+        noted = list(trial.note.get("passed_over", ()))
+        if self._passed_over and json.dumps(noted) != json.dumps(self._passed_over):
+            raise _Overtaken
+        for entry in noted[len(self._passed_over) :]:
+            self._pass_over(Proposal(entry["arch"], entry["budget"], entry["note"]))
+        self._passed_over = []
+
+    def ask(self, history: Any, rng: np.random.Generator) -> Proposal:
+        """See `Proposer`."""
+        try:
+            return super().ask(history, rng)
+        except _Overtaken:  # another process took the number of the last proposal
+            self._reset()
+            return super().ask(history, rng)
+
+    def propose(self, rng: np.random.Generator) -> Proposal:
+        """The first of the wrapped proposer's proposals that passes."""
+        for _ in range(self.tries):
+            self.check_any_is_left()
+            proposal = self.inner.ask(self.view, rng)
+            proposal = replace(proposal, arch=self.view.space.canonical(proposal.arch))
+            if self.passes(proposal.arch):
+                return replace(proposal, note={"inner": proposal.note, "passed_over": self._passed_over})
+            self._pass_over(proposal)
+            self._passed_over = [*self._passed_over, _entry(proposal)]
+        raise Exhausted(f"none of {self.tries} proposals in a row was {self.wanted}")
+
+    def _pass_over(self, proposal: Proposal) -> None:
+        shown = Trial(len(self.view), proposal.arch, 0, budget=proposal.budget, note=proposal.note)
+        self.view.add(replace(shown, **self.answer(proposal.arch)))
+
+    wanted: str
+
+    def check_any_is_left(self) -> None:  # noqa: B027  (a filter cannot know)
+        """Raise `Exhausted` when no proposal can pass any more."""
+
+    @abstractmethod
+    def passes(self, arch: Architecture) -> bool:
+        """Whether an architecture is tried."""
+
+    @abstractmethod
+    def answer(self, arch: Architecture) -> Mapping[str, Any]:
+        """What the view says of an architecture that is not."""
+
+
+class _Overtaken(Exception):
+    pass
+
+
+class _Deduplicating(_Screen):
+    wanted = "new"
+
+    def check_any_is_left(self) -> None:
+        if self.view.distinct >= self.view.space.size():
+            raise Exhausted(f"all {self.view.distinct:,} architectures of the space were tried")
+
+    def passes(self, arch: Architecture) -> bool:
+        return arch not in self.view
+
+    def answer(self, arch: Architecture) -> Mapping[str, Any]:
+        known = self.view.find(arch)
+        if known is None or not known.is_finished:
+            return {"state": "infeasible", "error": "it is being tried already"}
+        return {"state": known.state, "metrics": known.metrics, "error": known.error}
+
+
+class _Filtering(_Screen):
+    wanted = "accepted by the filter"
+
+    def __init__(
+        self, start: Callable[[], Proposer], tries: int, accepts: Callable[[Architecture], bool]
+    ) -> None:
+        super().__init__(start, tries)
+        self.accepts = accepts
+
+    def passes(self, arch: Architecture) -> bool:
+        return self.accepts(dict(arch))
+
+    def answer(self, arch: Architecture) -> Mapping[str, Any]:
+        return {"state": "infeasible", "error": "rejected by the filter"}
+
+
+def _entry(proposal: Proposal) -> dict[str, Any]:
+    return {"arch": proposal.arch, "budget": proposal.budget, "note": dict(proposal.note)}

@@ -1,0 +1,91 @@
+"""PC-DARTS: partial channels and edge normalisation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from spacelang import ModelSpace, SpaceError, Supernet
+from spacelang.supernet import Group
+
+from ._differentiable import Differentiable
+from ._partial import partial_supernet
+from ._relaxation import Mixture, Moment, Softmax, alive_mask, masked_softmax
+
+
+@dataclass(frozen=True, kw_only=True)
+class PCDARTS(Differentiable):
+    """Search with a part of the channels, which allows larger batches, and with a weight for each edge.
+
+    On an edge of a cell the first C/K channels go through the mixture of DARTS; the others pass by,
+    max-pooled where the edge has stride 2, and all are shuffled. As few channels make a noisy choice of
+    edges, a node weighs them by a second softmax, over beta:
+
+        node_j = sum_{i<j} softmax(beta_j)_i * edge_ij(node_i)
+
+    and an architecture keeps what has the largest softmax(alpha)_k * softmax(beta_j)_i. Choices outside cells
+    are those of DARTS. An `instance` exported from the search has partial channels; to retrain, build the
+    architecture dict with all of them.
+
+    Args:
+        partial: K; 4 in the paper for CIFAR-10, 2 for ImageNet; 1 for all channels and edge weights alone.
+        none: as in `DARTS`.
+        warmup_epochs: 15 of 50 in the paper (35 for ImageNet).
+
+    Source: PC-DARTS, Xu et al. 2020, arXiv:1907.05737, sections 3.2 and 3.3.
+    """
+
+    partial: int = 4
+    none: bool = True
+    learning_rate: float = 6e-4
+    warmup_epochs: int = 15
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if type(self.partial) is not int or self.partial < 1:
+            raise SpaceError(f"partial={self.partial!r} must be an integer of at least 1.")
+
+    @property
+    def relaxation(self) -> EdgeSoftmax:
+        return EdgeSoftmax(self.none)
+
+    def supernet(self, space: ModelSpace, stage: int = 0) -> Supernet:
+        return partial_supernet(space, self.partial)
+
+
+@dataclass(frozen=True)
+class EdgeSoftmax(Softmax):
+    """w_{e,k} = softmax(alpha_e)_k and, for the edges into each node of a cell, b_e = softmax(beta)_e.
+
+    In a cell beta is the last column of the logits, so that one Adam steps both; pruned edges have no share.
+
+    Args:
+        none: as in `Softmax`.
+    """
+
+    weighs_edges: ClassVar[bool] = True
+
+    def shape(self, group: Group) -> tuple[int, int]:
+        rows, columns = super().shape(group)
+        return rows, columns + (group.topology is not None)
+
+    def probabilities(self, group: Group, logits: Tensor) -> Tensor:
+        if group.topology is None:
+            return super().probabilities(group, logits)
+        return edge_weights(group, logits)[:, None] * super().probabilities(group, logits[:, :-1])
+
+    def mixture(self, group: Group, logits: Tensor, moment: Moment | None = None) -> Mixture:
+        if group.topology is None:
+            return super().mixture(group, logits, moment)
+        return Mixture(super().probabilities(group, logits[:, :-1]), edges=edge_weights(group, logits))
+
+
+def edge_weights(group: Group, logits: Tensor) -> Tensor:
+    """Softmax of beta, the last column, over the edges into each node, (rows,)."""
+    assert group.topology is not None
+    alive = alive_mask(group, logits).any(dim=1)
+    nodes = (list(group.topology.rows_into(node)) for node in group.topology.nodes)
+    return torch.cat([masked_softmax(logits[rows, -1], alive[rows]) for rows in nodes])

@@ -1,0 +1,206 @@
+"""P-DARTS: progressive DARTS."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from spacelang import ModelSpace, SpaceError
+from spacelang.errors import quoted
+from spacelang.language import Architecture
+from spacelang.supernet import Group, Supernet
+
+from ._derivation import top_architectures
+from ._differentiable import Differentiable
+from ._dropout import SkipDropout
+from ._operations import count_skips, no_such_skips, skips_of_cells
+from ._survivors import SurvivorSoftmax, drop_least_probable
+
+if TYPE_CHECKING:
+    from ._gradient_search import GradientSearch
+    from ._search import OneShotSearch
+
+
+@dataclass(frozen=True, kw_only=True)
+class PDARTS(Differentiable):
+    """Search in stages, each with a deeper network and fewer operations.
+
+    A stage is a first-order DARTS search on the space rebuilt with other arguments, with new weights and
+    logits, as long as the Trainer's `max_epochs` (the authors take 25). After it every edge, and every
+    layer choice, loses its least probable operations, as long as it keeps two; `none`, which takes part in
+    the softmax, may be one. The last stage is followed by the derivation: on each edge the most probable
+    operation but `none`, and in each node the edges whose operation is most probable. Then, while a cell has
+    more than `most_skips` skip connections, the least probable of them is ruled out and the cell is derived
+    again.
+
+    Args:
+        overrides: arguments of the space's constructor in each stage; their number is that of the stages.
+        drops: operations dropped after each stage but the last. With `none` an edge of eight operations
+            has 8, 5 and 3, of which the derivation keeps one.
+        skip_dropout: in each stage, rate p of dropout on the outputs of `nn.Identity` candidates. It falls
+            with the epochs as in `SkipDropout`. The paper's values as we recall them; the command of the
+            authors' repository has 0.1 in the first stage.
+        most_skips: most skip connections in a cell; None for no limit.
+        cells: shell-style pattern of the labels of the cells it holds for, each by itself.
+        none: as in `DARTS`.
+        warmup_epochs: of each stage.
+
+    Source: P-DARTS, Chen et al. 2019, arXiv:1904.12760, sections 3.2 and 3.3, as in the authors' code.
+    """
+
+    overrides: tuple[Mapping[str, Any], ...] = ({"num_cells": 5}, {"num_cells": 11}, {"num_cells": 17})
+    drops: tuple[int, ...] = (3, 2)
+    skip_dropout: tuple[float, ...] = (0.0, 0.4, 0.7)
+    most_skips: int | None = 2
+    cells: str = "normal*"
+    none: bool = True
+    learning_rate: float = 6e-4
+    warmup_epochs: int = 10
+    gradient_clip: float | None = 5.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        stages = len(self.overrides)
+        if stages < 1 or len(self.drops) != stages - 1 or len(self.skip_dropout) != stages:
+            raise SpaceError(
+                f"overrides={self.overrides} has {stages} stages, drops={self.drops} {len(self.drops) + 1} "
+                f"and skip_dropout={self.skip_dropout} {len(self.skip_dropout)}; give n, n - 1 and n entries."
+            )
+        if any(type(count) is not int or count < 0 for count in self.drops):
+            raise SpaceError(f"drops={self.drops} must be integers of at least 0.")
+        if self.most_skips is not None and (type(self.most_skips) is not int or self.most_skips < 0):
+            raise SpaceError(f"most_skips={self.most_skips!r} must be an integer of at least 0, or None.")
+        for p in self.skip_dropout:
+            SkipDropout(p)  # says what is wrong with it
+
+    @property
+    def relaxation(self) -> SurvivorSoftmax:
+        return SurvivorSoftmax(self.none)
+
+    @property
+    def stages(self) -> int:
+        return len(self.overrides)
+
+    def supernet(self, space: ModelSpace, stage: int = 0) -> Supernet:
+        if stage == 0:  # an error of a later stage should not wait for it
+            with torch.random.fork_rng(devices=[]):
+                for later in range(1, self.stages):
+                    self._rebuilt(space, later)
+        return Supernet(self._rebuilt(space, stage))
+
+    def _rebuilt(self, space: ModelSpace, stage: int) -> ModelSpace:
+        """The space of a stage.
+
+        Raises:
+            SpaceError: the space takes no such arguments, or has other decisions with them.
+        """
+        overrides = dict(self.overrides[stage])
+        try:
+            rebuilt = space.rebuild(**overrides)
+        except SpaceError as error:
+            raise SpaceError(
+                f"PDARTS builds {type(space).__name__} anew for each stage, for stage {stage + 1} of "
+                f"{self.stages} with {overrides}: {error} Write PDARTS(overrides=...) with one dict of "
+                "arguments for each stage."
+            ) from error
+        before, after = space.decision_space.by_label, rebuilt.decision_space.by_label
+        if before != after:
+            differing = sorted(x for x in before.keys() | after.keys() if before.get(x) != after.get(x))
+            raise SpaceError(
+                f"PDARTS searches the same decisions in every stage; {type(space).__name__} with {overrides} "
+                f"has others in {quoted(differing)}. Write other PDARTS(overrides=...)."
+            )
+        return rebuilt
+
+    def check(self, supernet: Supernet) -> None:
+        super().check(supernet)
+        if self.most_skips is not None and skips_of_cells(supernet, "*") and not self._skips(supernet):
+            what = f"PDARTS allows most_skips={self.most_skips} in cells"
+            raise no_such_skips(supernet, self.cells, what)
+
+    def attach(
+        self,
+        supernet: Supernet,
+        *,
+        seed: int = 0,
+        stage: int = 0,
+        previous: OneShotSearch | None = None,
+        val_dataloader: Iterable[Any] | None = None,
+    ) -> GradientSearch:
+        from ._gradient_search import GradientSearch
+
+        self.check(supernet)
+        relaxation = self.relaxation
+        if stage > 0:
+            if not isinstance(previous, GradientSearch):
+                raise SpaceError(
+                    f"stage={stage} of PDARTS needs the search of the stage before as previous=."
+                )
+            relaxation = drop_least_probable(previous, supernet, self.drops[stage - 1])
+        dropout = SkipDropout(self.skip_dropout[stage], self.warmup_epochs)
+        return GradientSearch(
+            dataclasses.replace(self, extras=(*self.extras, dropout)),
+            supernet,
+            seed=seed,
+            stage=stage,
+            val_dataloader=val_dataloader,
+            relaxation=relaxation,
+        )
+
+    def derive(
+        self, supernet: Supernet, probabilities: Mapping[str, Tensor], count: int
+    ) -> list[Architecture]:
+        if self.most_skips is None:
+            return top_architectures(supernet, probabilities, count)
+        tables = self.restricted(supernet, probabilities)
+        wanted = count
+        while True:
+            found = top_architectures(supernet, tables, wanted)
+            # The best one stays, even if its cells have too many skips, as then there are no others.
+            good = [found[0], *(arch for arch in found[1:] if not self._excess(supernet, arch))]
+            if len(good) >= count or len(found) < wanted:
+                return good[:count]
+            wanted *= 2
+
+    def restricted(self, supernet: Supernet, probabilities: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Probabilities with zeros for skip connections, so many that few enough are derived."""
+        tables = {label: table.clone() for label, table in probabilities.items()}
+        while True:
+            (arch,) = top_architectures(supernet, tables, 1)
+            ruled_out = False
+            for label in self._excess(supernet, arch):
+                ruled_out |= _rule_out(
+                    supernet.groups[label], tables[label], self._skips(supernet)[label], arch
+                )
+            if not ruled_out:
+                return tables
+
+    def _skips(self, supernet: Supernet) -> dict[str, set[int]]:
+        return skips_of_cells(supernet, self.cells)
+
+    def _excess(self, supernet: Supernet, arch: Architecture) -> list[str]:
+        """Cells with too many skip connections."""
+        assert self.most_skips is not None
+        counts = count_skips(supernet, self._skips(supernet), arch)
+        return [label for label, count in counts.items() if count > self.most_skips]
+
+
+def _rule_out(group: Group, table: Tensor, skips: set[int], arch: Architecture) -> bool:
+    """Set the smallest positive probability of a skip connection that `arch` chose to zero, if any."""
+    assert group.topology is not None
+    chosen = [
+        (float(table[row, k]), row, k)
+        for node, slots in group.topology.chosen(arch).items()
+        for source, k in slots
+        for row in [group.topology.rows_into(node)[source]]
+        if k in skips and table[row, k] > 0
+    ]
+    if chosen:
+        _, row, k = min(chosen)
+        table[row, k] = 0
+    return bool(chosen)

@@ -1,0 +1,122 @@
+"""Trials as a table, as an Optuna study and back, and the dashboard's mirror."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spacelang import Experiment, InputChoice, ModelSpace, SpaceError
+from spacelang.evaluators import Functional
+from spacelang.experiment._trials import mirror
+from spacelang.strategies.multi_trial import Random
+from spacelang.trials import Maximize, Minimize, Trial, from_optuna
+from spacelang.trials._export import to_optuna
+
+from . import toy
+
+optuna = pytest.importorskip("optuna", reason="Optuna is not installed: pip install 'spacelang[optuna]'")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
+    folder = tmp_path_factory.mktemp("run")
+    experiment = Experiment(toy.Chain(2), Functional(toy.raises_on_two), Random(), directory=folder)
+    experiment.run()
+    return experiment
+
+
+def test_a_table_has_a_row_a_trial(finished: Experiment) -> None:
+    table = finished.to_dataframe()
+    assert list(table.index) == list(range(9))
+    assert (table["state"] == "failed").sum() == 2
+    best = table.sort_values("default", ascending=False).iloc[0]
+    assert best["default"] == 9
+    assert {label: best[f"arch/{label}"] for label in finished.best} == finished.best
+
+
+def test_a_study_has_the_trials_the_direction_and_the_failures(finished: Experiment) -> None:
+    study = finished.to_optuna()
+    assert study.best_value == 9
+    assert study.best_params == finished.best
+    states = [trial.state.name for trial in study.trials]
+    assert (states.count("COMPLETE"), states.count("FAIL")) == (5, 4)  # two raised, two were NaN
+    assert study.metric_names == ["default"]
+
+
+def test_a_study_of_several_objectives_has_the_same_front() -> None:
+    space = toy.Chain(2)
+    trials = []
+    for number, arch in enumerate(space.grid()):
+        metrics = {"a": float(number), "b": float((number * 5) % 9)}
+        trials.append(Trial(number, arch, 0, "done", metrics=metrics))
+    objectives = [Maximize("a"), Minimize("b")]
+    from spacelang.trials import History
+    from spacelang.trials._export import candidates_of
+
+    study = to_optuna(trials, objectives, candidates_of(space.decision_space))
+    ours = History(space.decision_space, objectives, trials).pareto()
+    assert {t.user_attrs["number"] for t in study.best_trials} == {t.number for t in ours}
+
+
+class Sets(ModelSpace):
+    """A choice of two of three inputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pick = InputChoice(3, n_chosen=2, reduction="sum", label="pick")
+
+    def forward(self, x: Any) -> Any:
+        return self.pick([x, 2 * x, 4 * x])
+
+
+def test_a_study_comes_back_as_trials(tmp_path: Path) -> None:
+    experiment = Experiment(Sets(), Functional(toy.product), Random(), directory=tmp_path)
+    experiment.run()
+    trials = from_optuna(experiment.to_optuna(), Sets().decision_space)
+    assert [(t.arch, t.metrics) for t in trials] == [(t.arch, t.metrics) for t in experiment.history]
+
+
+def test_a_study_of_something_else_is_refused() -> None:
+    study = optuna.create_study()
+    study.add_trial(
+        optuna.trial.create_trial(
+            value=1.0,
+            params={"colour": "red"},
+            distributions={"colour": optuna.distributions.CategoricalDistribution(["red"])},
+        )
+    )
+    with pytest.raises(SpaceError, match="'colour', which is no decision"):
+        from_optuna(study, toy.Chain().decision_space)
+
+
+def test_curves_become_intermediate_values(tmp_path: Path) -> None:
+    experiment = Experiment(toy.Chain(1), Functional(toy.curve), Random(), directory=tmp_path)
+    experiment.run()
+    for trial in experiment.to_optuna().trials:
+        assert list(trial.intermediate_values) == list(range(10))
+        assert math.isclose(trial.intermediate_values[9], trial.value)
+
+
+def test_a_run_folder_is_mirrored_without_its_space(finished: Experiment, tmp_path: Path) -> None:
+    study = mirror(finished.directory, optuna.storages.InMemoryStorage())
+    assert study.best_params == finished.best
+    with pytest.raises(SpaceError, match="holds no multi-trial search"):
+        mirror(tmp_path, optuna.storages.InMemoryStorage())
+
+
+def test_the_dashboard_serves_the_trials(finished: Experiment, monkeypatch: pytest.MonkeyPatch) -> None:
+    dashboard = pytest.importorskip("optuna_dashboard", reason="optuna-dashboard is not installed")
+    from spacelang.cli import main
+
+    served = []
+
+    def serve(storage: Any, host: str, port: int) -> None:
+        served.append((len(storage.get_all_studies()), host, port))
+        assert dashboard.wsgi(storage)  # the application accepts it
+
+    monkeypatch.setattr(dashboard, "run_server", serve)
+    assert main(["dashboard", str(finished.directory), "--port", "8123"]) == 0
+    assert served == [(1, "localhost", 8123)]

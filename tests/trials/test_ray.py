@@ -1,0 +1,81 @@
+"""Trials on a Ray cluster of three local nodes, one of which is killed."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spacelang import Experiment, SpaceError
+from spacelang.evaluators import Functional
+from spacelang.strategies.multi_trial import Random
+from spacelang.trials import InProcess, RayExecutor
+
+from . import toy
+
+ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'spacelang[ray]'")
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    from ray.cluster_utils import Cluster
+
+    # Workers cannot import what pytest imports by path; Ray sends it by value.
+    ray.cloudpickle.register_pickle_by_value(toy)
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    for _ in range(2):
+        cluster.add_node(num_cpus=1)
+    ray.init(address=cluster.address, log_to_driver=False)
+    yield cluster
+    ray.shutdown()
+    cluster.shutdown()
+
+
+def run(directory: Path, function: Any, executor: Any, **settings: Any) -> Experiment:
+    experiment = Experiment(
+        toy.Chain(2), Functional(function), Random(), directory=directory, executor=executor, **settings
+    )
+    experiment.run()
+    return experiment
+
+
+@pytest.mark.slow
+def test_one_at_a_time_gives_the_same_trials(tmp_path: Path, cluster: Any) -> None:
+    here = run(tmp_path / "here", toy.noisy, InProcess(), max_trials=3)
+    there = run(tmp_path / "there", toy.noisy, RayExecutor(1), max_trials=3)
+    assert toy.trials_of(there) == toy.trials_of(here)
+
+
+@pytest.mark.slow
+def test_a_lost_node_costs_nothing(tmp_path: Path, cluster: Any) -> None:
+    """Nine trials of a second or more on three nodes; one node is killed while its trial runs."""
+    executor = RayExecutor(num_cpus=1)
+    assert executor.capacity == 3
+    lost = cluster.add_node(num_cpus=1)
+    assert executor.capacity == 4
+    killer = threading.Thread(target=lambda: (time.sleep(4), cluster.remove_node(lost, allow_graceful=False)))
+    killer.start()
+    experiment = run(tmp_path, toy.lasts_a_second, executor)
+    killer.join()
+    assert experiment.history.count("done") == len(experiment.history) == 9
+    assert executor.capacity == 3
+
+
+@pytest.mark.slow
+def test_reports_and_failures_reach_the_ledger(tmp_path: Path, cluster: Any) -> None:
+    experiment = run(tmp_path / "curve", toy.curve, RayExecutor(), max_trials=2)
+    for trial in experiment.history:
+        assert [report.epoch for report in trial.reports] == list(range(10))
+    experiment = run(tmp_path / "raises", toy.raises_on_two, RayExecutor())
+    failed = [trial for trial in experiment.history if trial.state == "failed"]
+    assert len(failed) == 2
+    assert all("two is not allowed" in trial.error for trial in failed)
+
+
+def test_bad_settings_are_named() -> None:
+    with pytest.raises(SpaceError, match="workers=0"):
+        RayExecutor(0)
