@@ -2,9 +2,9 @@
 
     python benchmarks/trial_overhead.py --trials 10000
 
-A search over a space of 32 decisions looks its trials up in a table, which holds exactly what random search will
-propose with this seed. So what is timed is spacelang: proposing, checking, writing a trial before and after it
-runs, and progress.
+A search over a space of 32 decisions looks its trials up in a table, which holds exactly what random search
+will propose with this seed. So what is timed is spacelang: proposing, checking, writing a trial before and
+after it runs, and progress.
 """
 
 from __future__ import annotations

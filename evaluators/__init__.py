@@ -7,6 +7,7 @@ An evaluator has one method, `evaluate(model, report=None) -> dict[str, float]`.
     Functional(function)                                                          any Python function
     Inherited(supernet, evaluator)                           architectures with the weights of a supernet
     Tabular("table.csv")                                     architectures whose metrics are known already
+    ZeroCost("synflow", batch=next(iter(train)))             untrained models, by one minibatch
 
 Lightning takes seconds to import, so the names below are resolved when they are first used.
 """
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from ._inherited import Inherited as Inherited
     from ._lightning import Lightning as Lightning
     from ._tabular import Tabular as Tabular
+    from ._zero_cost import ZeroCost as ZeroCost
 
 __all__ = [
     "Classification",
@@ -41,6 +43,7 @@ __all__ = [
     "LightningModule",
     "Tabular",
     "Trainer",
+    "ZeroCost",
     "data",
 ]
 
@@ -55,6 +58,7 @@ _HOME = {
     "LightningModule": "lightning.pytorch",
     "Tabular": "._tabular",
     "Trainer": "lightning.pytorch",
+    "ZeroCost": "._zero_cost",
 }
 
 

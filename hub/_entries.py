@@ -1,14 +1,16 @@
-"""Published architectures as data: one YAML file each in `architectures/`, read without building anything.
+"""Published architectures as data: YAML files in `architectures/`, read without building anything.
 
-An entry holds `name`, `space` (a class of `spacelang.hub`), `arguments` of its constructor, the
-`architecture` dict, `source`, `published` results with their evidence, and `counts`: exact parameters and
-multiply-accumulates for constructor arguments put on top of `arguments`.
+A file holds one entry, or a list of them: those of one paper. An entry holds `name`, `space` (a class of
+`spacelang.hub`), `arguments` of its constructor, the `architecture` dict, `source`, `published` results with
+their evidence, and `counts`: exact parameters and multiply-accumulates for constructor arguments put on top
+of `arguments`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from functools import cache
 from importlib.resources import files
@@ -50,37 +52,48 @@ class Entry:
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """Names of the published architectures, sorted; `pattern` takes shell wildcards, as in "darts-*"."""
-    return sorted(name for name in _files() if fnmatchcase(name, pattern))
+    """Names of the published architectures, sorted; `pattern` takes shell wildcards, as in "sgas-*"."""
+    return sorted(name for name in _catalogue() if fnmatchcase(name, pattern))
 
 
 def architecture(name: str) -> dict[str, Any]:
     """A published architecture as a new architecture dict.
 
     Raises:
-        SpaceError: unknown name; names the closest one.
+        SpaceError: unknown name; names the closest ones.
     """
     return dict(read_entry(name).architecture)
 
 
 def read_entry(name: str) -> Entry:
-    """Read one entry; an unknown name is a `SpaceError` that names the closest one."""
-    names = list_models()
-    if name not in names:
+    """Read one entry; an unknown name is a `SpaceError` that names the closest ones."""
+    catalogue = _catalogue()
+    if not isinstance(name, str) or name not in catalogue:
+        near = get_close_matches(str(name), catalogue, n=3, cutoff=0.4)
         raise SpaceError(
-            f"hub: unknown architecture {name!r}; known names are {quoted(names)}.{closest(name, names)}"
+            f"hub: unknown architecture {name!r}; "
+            + (f"the closest names are {quoted(near)}, " if near else "")
+            + f"and list_models() has all {len(catalogue)}."
         )
-    return _read(name)
+    return catalogue[name]
 
 
 @cache
-def _read(name: str) -> Entry:
-    data = load_yaml(_files()[name].read_text(encoding="utf-8"))
-    counts, published = tuple(data.pop("counts", ())), tuple(data.pop("published", ()))
-    return Entry(**data, counts=counts, published=published)
+def _catalogue() -> dict[str, Entry]:
+    """Every entry by name, from a source tree or an installed wheel alike."""
+    found = [entry for file in _files() for entry in _read(file.read_text(encoding="utf-8"))]
+    return {entry.name: entry for entry in found}
 
 
-def _files() -> dict[str, Any]:
-    """Data files by entry name, from a source tree or an installed wheel alike."""
+def _read(text: str) -> list[Entry]:
+    data = load_yaml(text)
+    return list(map(_entry, data if isinstance(data, list) else [data]))
+
+
+def _entry(data: dict[str, Any]) -> Entry:
+    return Entry(**data | {name: tuple(data.get(name, ())) for name in ("published", "counts")})
+
+
+def _files() -> list[Any]:
     folder = files("spacelang.hub") / "architectures"
-    return {item.name.removesuffix(".yaml"): item for item in folder.iterdir() if item.name.endswith(".yaml")}
+    return [item for item in folder.iterdir() if item.name.endswith(".yaml")]

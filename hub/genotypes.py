@@ -12,7 +12,7 @@ import reprlib
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, TypeGuard, cast
+from typing import Any, Literal, TypeGuard, cast
 
 from spacelang.errors import SpaceError, closest, quoted
 
@@ -33,11 +33,12 @@ Slot = tuple[str, int]
 class Genotype:
     """A normal and a reduction cell, two (operation, input) slots per node; prints as the published notation.
 
-    Lists are accepted and kept as tuples. `*_concat` is always every node, as in the DARTS space.
+    Lists are accepted and kept as tuples. `*_concat` is every node, as in the DARTS space, or those that no
+    node reads, as in NASNet's.
 
     Raises:
         SpaceError: a slot is not (name, earlier node), a cell has an odd number of slots, the two cells
-            differ in their number of nodes, or a concat is not all nodes.
+            differ in their number of nodes, or a concat is neither of the two.
     """
 
     normal: tuple[Slot, ...]
@@ -49,7 +50,7 @@ class Genotype:
         for cell in CELLS:
             slots = _checked_slots(cell, getattr(self, cell))
             object.__setattr__(self, cell, slots)
-            concat = _checked_concat(cell, getattr(self, f"{cell}_concat"), len(slots) // SLOTS)
+            concat = _checked_concat(cell, getattr(self, f"{cell}_concat"), slots)
             object.__setattr__(self, f"{cell}_concat", concat)
         if len(self.normal) != len(self.reduce):
             counts = f"normal has {len(self.normal) // SLOTS} and reduce {len(self.reduce) // SLOTS}"
@@ -68,14 +69,15 @@ class Genotype:
         Raises:
             SpaceError: anything else, however malformed.
         """
-        return cls(**_parse_fields(text))
+        return cls(**parse_fields(text))
 
 
 def from_genotype(genotype: Genotype | str) -> dict[str, str | int]:
-    """Translate a genotype, or its text, to an architecture dict of the DARTS space.
+    """Translate a genotype, or its text, to an architecture dict of DARTS or a space of its kind.
 
     Slot k of node i becomes `{cell}/op_{i}_{k}` and `{cell}/input_{i}_{k}`, order kept. Operation names are
-    not compared with any space here; the space's `validate` does that.
+    not compared with any space here; the space's `validate` does that. What a cell concatenates is the
+    space's affair (`merge_op`), and no part of the architecture.
 
     Raises:
         SpaceError: the genotype is malformed; says where.
@@ -96,8 +98,15 @@ def from_genotype(genotype: Genotype | str) -> dict[str, str | int]:
     return architecture
 
 
-def to_genotype(architecture: Mapping[str, object]) -> Genotype:
-    """Translate an architecture dict of the DARTS space to a genotype; `from_genotype` is its exact inverse.
+def to_genotype(
+    architecture: Mapping[str, object], merge_op: Literal["all", "loose_end"] = "all"
+) -> Genotype:
+    """Translate an architecture dict to a genotype; `from_genotype` is its exact inverse.
+
+    Args:
+        architecture: of DARTS, or a space of its kind.
+        merge_op: what the space concatenates: "all" nodes (DARTS, PNAS), or those that no node reads
+            ("loose_end": NASNet, ENAS, AmoebaNet).
 
     Raises:
         SpaceError: labels are missing or do not belong to a genotype (all listed), or a value does not fit.
@@ -114,9 +123,11 @@ def to_genotype(architecture: Mapping[str, object]) -> Genotype:
         ]
         for cell in CELLS
     }
-    concat = tuple(range(INPUTS, INPUTS + n_nodes))
+    if merge_op not in ("all", "loose_end"):
+        raise SpaceError(f"to_genotype: merge_op must be 'all' or 'loose_end', got {_short(merge_op)}.")
     normal, reduce = (_checked_slots(cell, cells[cell]) for cell in CELLS)
-    return Genotype(normal, concat, reduce, concat)
+    concat = _all_nodes if merge_op == "all" else _loose_ends
+    return Genotype(normal, tuple(concat(normal)), reduce, tuple(concat(reduce)))
 
 
 def _check_labels(architecture: Mapping[str, object], places: list[tuple[int, int]]) -> None:
@@ -158,15 +169,24 @@ def _checked_slot(cell: str, position: int, slot: object) -> Slot:
     return operation, source
 
 
-def _checked_concat(cell: str, concat: object, n_nodes: int) -> tuple[int, ...]:
-    expected = list(range(INPUTS, INPUTS + n_nodes))
-    if isinstance(concat, range):
-        fits = concat == range(INPUTS, INPUTS + n_nodes)
-    else:
-        fits = _is_sequence(concat) and list(concat) == expected and all(type(node) is int for node in concat)
-    if not fits:
-        raise SpaceError(f"genotype: {cell}_concat must be all nodes, {expected}, got {_short(concat)}.")
-    return tuple(expected)
+def _all_nodes(slots: Sequence[Slot]) -> list[int]:
+    return list(range(INPUTS, INPUTS + len(slots) // SLOTS))
+
+
+def _loose_ends(slots: Sequence[Slot]) -> list[int]:
+    """Nodes that no node reads."""
+    read = {source for _, source in slots}
+    return [node for node in _all_nodes(slots) if node not in read]
+
+
+def _checked_concat(cell: str, concat: object, slots: Sequence[Slot]) -> tuple[int, ...]:
+    nodes, loose = _all_nodes(slots), _loose_ends(slots)
+    given = concat[: MAX_NODES + 1] if isinstance(concat, range) else concat  # a range may be endless
+    fits = isinstance(given, range) or (_is_sequence(given) and all(type(node) is int for node in given))
+    if not fits or list(cast("Sequence[int]", given)) not in (nodes, loose):
+        other = "" if loose == nodes else f", or those that no node reads, {loose}"
+        raise SpaceError(f"genotype: {cell}_concat must be all nodes, {nodes}{other}, got {_short(concat)}.")
+    return tuple(cast("Sequence[int]", given))
 
 
 def _is_sequence(value: object) -> TypeGuard[Sequence[Any]]:
@@ -182,9 +202,13 @@ def _short(value: object) -> str:
     return text if len(text) <= 100 else f"{text[:97]}..."
 
 
-def _parse_fields(text: str) -> dict[str, Any]:
-    """Read `[NAME =] Genotype(field=value, ...)` into {field: value}."""
-    call = _parse_call(text)
+def parse_fields(text: str) -> dict[str, Any]:
+    """Read `[NAME =] Genotype(field=value, ...)` into {field: value}.
+
+    Raises:
+        SpaceError: anything else, however malformed.
+    """
+    call = parse_call(text)
     named = isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "Genotype"
     if not isinstance(call, ast.Call) or not named or call.args:
         raise SpaceError(f"genotype must be written {_FORM}, got {_short(text)}.")
@@ -195,7 +219,7 @@ def _parse_fields(text: str) -> dict[str, Any]:
     return {str(keyword.arg): _literal(keyword.value, str(keyword.arg), depth=3) for keyword in call.keywords}
 
 
-def _parse_call(text: str) -> ast.expr:
+def parse_call(text: str) -> ast.expr:
     """Return the one expression of the text; what Python itself cannot read is a `SpaceError`."""
     if len(text) > MAX_TEXT:
         raise SpaceError(f"genotype text has {len(text)} characters, at most {MAX_TEXT} are read.")

@@ -1,15 +1,15 @@
-"""The controller of ENAS: an LSTM that takes the decisions of a space one after another."""
+"""A controller: an LSTM that takes the decisions of a space one after another."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from spacelang.language import Architecture, Subset
-from spacelang.supernet import Group, Supernet
+from spacelang.language import Architecture, DecisionSpace, Subset
+from spacelang.supernet import Group
 
 
 @dataclass(frozen=True)
@@ -21,12 +21,14 @@ class Sample:
         log_prob: log probability of the draws that made it, a scalar.
         entropy: sum of the entropies of these draws, without gradient.
         skip_divergence: mean over decisions on any set of inputs of `skip_divergence`, a scalar.
+        draws: in order, each a position among its candidates; for any set of n inputs n times 0 or 1.
     """
 
     arch: Architecture
     log_prob: Tensor
     entropy: float
     skip_divergence: Tensor
+    draws: tuple[int, ...]
 
 
 def tempered(logits: Tensor, temperature: float, tanh_constant: float) -> Tensor:
@@ -57,7 +59,8 @@ class Controller(nn.Module):
     same operations share their layers, as normal and reduction cells do.
 
     Args:
-        supernet: gives the decisions.
+        space: what is decided.
+        groups: its decisions, those of a cell together where attention is to choose its inputs.
         hidden: size of the LSTM.
         temperature, tanh_constant: of all logits, see `tempered`.
         op_tanh_reduce: divides the constant for operations in cells.
@@ -70,7 +73,8 @@ class Controller(nn.Module):
 
     def __init__(
         self,
-        supernet: Supernet,
+        space: DecisionSpace,
+        groups: Iterable[Group],
         *,
         hidden: int,
         temperature: float,
@@ -81,9 +85,9 @@ class Controller(nn.Module):
         generator: torch.Generator,
     ) -> None:
         super().__init__()
-        self.space = supernet.decision_space
+        self.space = space
         order = {label: position for position, label in enumerate(self.space.by_label)}
-        self.groups = sorted(supernet.groups.values(), key=lambda group: order[group.decisions[0].label])
+        self.groups = sorted(groups, key=lambda group: order[group.decisions[0].label])
         self.temperature = temperature
         self.tanh_constant = tanh_constant
         self.op_tanh_reduce = op_tanh_reduce
@@ -111,23 +115,32 @@ class Controller(nn.Module):
                 else:
                     parameter.uniform_(-0.1, 0.1, generator=generator)
 
-    def sample(self, generator: torch.Generator) -> Sample:
-        """Draw an architecture; constraints of the space are not looked at."""
-        walk = _Walk(self, generator)
+    def sample(self, generator: torch.Generator | None = None, draws: Sequence[int] = ()) -> Sample:
+        """Draw an architecture; constraints of the space are not looked at.
+
+        Args:
+            generator: for the draws.
+            draws: of an earlier sample, to be taken again instead.
+        """
+        walk = _Walk(self, generator, draws)
         arch: Architecture = {}
         for group in self.groups:
             if self.space.active(group.decisions[0].label, arch):
                 arch |= walk.cell(group) if group.topology is not None else walk.decision(group)
         divergences = walk.skip_divergences or [torch.zeros(())]
-        return Sample(arch, walk.log_prob, walk.entropy, torch.stack(divergences).mean())
+        return Sample(arch, walk.log_prob, walk.entropy, torch.stack(divergences).mean(), tuple(walk.draws))
 
 
 class _Walk:
     """One pass of a controller over the decisions."""
 
-    def __init__(self, controller: Controller, generator: torch.Generator) -> None:
+    def __init__(
+        self, controller: Controller, generator: torch.Generator | None, draws: Sequence[int]
+    ) -> None:
         self.controller = controller
         self.generator = generator
+        self.given = iter(draws) if draws else None
+        self.draws: list[int] = []
         self.inputs: Tensor = controller.start  # of the next step, (1, hidden)
         self.state = torch.zeros_like(self.inputs), torch.zeros_like(self.inputs)
         self.log_prob = torch.zeros(())
@@ -196,7 +209,10 @@ class _Walk:
         """One of n candidates with probabilities softmax(logits), (n,)."""
         log_p = logits.log_softmax(dim=0)
         p = log_p.detach().exp()
-        chosen = int(torch.multinomial(p, 1, generator=self.generator))
+        chosen = (
+            int(torch.multinomial(p, 1, generator=self.generator)) if self.given is None else next(self.given)
+        )
+        self.draws.append(chosen)
         self.log_prob = self.log_prob + log_p[chosen]
         self.entropy += float(torch.special.entr(p).sum())
         return chosen
@@ -215,7 +231,11 @@ class _Walk:
         self.entropy += float((torch.special.entr(p) + torch.special.entr(1 - p)).sum())
         included = torch.zeros_like(p)
         while not included.any():
-            included = torch.bernoulli(p, generator=self.generator)
+            if self.given is None:
+                included = torch.bernoulli(p, generator=self.generator)
+            else:
+                included = p.new_tensor([next(self.given) for _ in p])
+        self.draws += [int(x) for x in included]
         signs = 2 * included - 1
         any_ = -torch.expm1(nn.functional.logsigmoid(-logits).sum())
         self.log_prob = self.log_prob + nn.functional.logsigmoid(signs * logits).sum() - any_.log()

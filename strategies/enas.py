@@ -84,7 +84,8 @@ class ENAS(PathSampling):
     def controller(self, supernet: Supernet, generator: torch.Generator) -> Controller:
         """A controller for the decisions of a supernet, its first weights drawn from `generator`."""
         return Controller(
-            supernet,
+            supernet.decision_space,
+            supernet.groups.values(),
             hidden=self.hidden,
             temperature=self.temperature,
             tanh_constant=self.tanh_constant,

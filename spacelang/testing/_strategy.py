@@ -1,49 +1,24 @@
-"""What every one-shot strategy must do, as one check."""
+"""What every strategy must do, as one check."""
 
 from __future__ import annotations
 
-import json
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as pl
-import torch
-
-from ..errors import SpaceError
-from ..experiment import Experiment
 from ..experiment._protocols import OneShotStrategy
-from ..language import ModelSpace
-from ..quiet import quiet
-from ._evaluator import Fit, Regression, example_batch
-from ._spaces import toy_spaces
-
-_LOGGERS = ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero")
+from ..trials import MultiTrialStrategy
+from ._multi_trial import check_multi_trial
+from ._one_shot import check_one_shot
+from ._promises import Conformance, require
 
 
-@dataclass(frozen=True)
-class Conformance:
-    """What a strategy does with the toy spaces.
+def check_strategy(strategy: Any, *, epochs: int = 3, trials: int = 24) -> Conformance:
+    """Check that a strategy keeps the promises of this library; it takes seconds on a CPU.
 
-    Attributes:
-        searched: names of the spaces it searched.
-        refused: by name of the others, why.
-    """
+    On every toy space (`toy_spaces`) a strategy either refuses with a `SpaceError` before anything is
+    trained, or a search must leave the space and the strategy as they were.
 
-    searched: tuple[str, ...]
-    refused: dict[str, str]
+    One-shot strategies are searched with through `Experiment`, and must
 
-
-def check_strategy(strategy: Any, *, epochs: int = 3) -> Conformance:
-    """Check that a one-shot strategy keeps the promises of this library; it takes seconds on a CPU.
-
-    On every toy space (`toy_spaces`) the strategy either refuses with a `SpaceError` before anything is
-    trained, or a search through `Experiment` must
-
-    - leave the space and the strategy as they were,
     - keep architecture parameters out of the network's,
     - derive valid architectures, five without duplicates, of which the first is the best,
     - give, frozen, what the supernet gives with that architecture selected,
@@ -54,9 +29,18 @@ def check_strategy(strategy: Any, *, epochs: int = 3) -> Conformance:
     - end in the same bits when it was interrupted in the last epoch and resumed,
     - checkpoint plain data alone, which `torch.load(weights_only=True)` reads.
 
+    Multi-trial strategies are asked for architectures whose values come from a hash, some of which fail, give
+    NaN or break a constraint; on spaces of up to 30 architectures for more than twice as many. They must
+
+    - propose valid architectures, notes of plain values, and leave the history as it was,
+    - propose the same from the same seed, whatever was drawn from global generators,
+    - propose the same when they are begun anew from the history, with one trial running or with three,
+    - end a search only with `Exhausted`, which says why.
+
     Args:
-        strategy: settings with which something happens within `epochs`; every stage takes that many.
-        epochs: of a search, at least 2.
+        strategy: settings with which something happens within `epochs` or `trials`.
+        epochs: of a one-shot search, at least 2; every stage takes that many.
+        trials: of a multi-trial search.
 
     Returns:
         Which spaces it searched and which it refused.
@@ -64,133 +48,14 @@ def check_strategy(strategy: Any, *, epochs: int = 3) -> Conformance:
     Raises:
         AssertionError: a promise was broken; says which, and on which space.
     """
-    _require(isinstance(strategy, OneShotStrategy), "it must have stages, samples_paths, supernet and attach")
     before = repr(strategy)
-    searched: list[str] = []
-    refused: dict[str, str] = {}
-    with tempfile.TemporaryDirectory() as folder, quiet(_LOGGERS, 40):
-        for name, space in toy_spaces().items():
-            with _on(name), _unchanged(space):
-                reason = _refusal(strategy, space)
-                if reason:
-                    refused[name] = reason
-                else:
-                    _check_search(strategy, space, epochs, Path(folder) / name)
-                    searched.append(name)
-        _require(bool(searched), f"it refuses every space: {refused}")
-        name = next((n for n in ("Everything", "Cells") if n in searched), searched[0])
-        with _on(name):
-            _check_repeatable(strategy, toy_spaces()[name], epochs, Path(folder))
-    _require(repr(strategy) == before, "the strategy's settings changed during a search")
-    return Conformance(tuple(searched), refused)
-
-
-def _refusal(strategy: Any, space: ModelSpace) -> str:
-    try:
-        _experiment(strategy, space, 2, Path("unused"))
-    except SpaceError as error:
-        return str(error)
-    return ""
-
-
-def _check_search(strategy: Any, space: ModelSpace, epochs: int, folder: Path) -> None:
-    experiment = _experiment(strategy, space, epochs, folder)
-    experiment.run()
-    supernet = experiment.supernet
-    _require(
-        {id(p) for p in Regression(supernet).parameters()} == {id(p) for p in supernet.network.parameters()},
-        "architecture parameters are among the network's",
-    )
-    archs = experiment.export_top_models(5)
-    for arch in archs:
-        space.validate(arch)
-    distinct = {json.dumps(space.canonical(arch), sort_keys=True) for arch in archs}
-    _require(len(distinct) == len(archs), "derived architectures repeat")
-    _require(archs[0] == experiment.best, "the first of five is not the best")
-    _check_frozen(experiment)
-
-
-def _check_frozen(experiment: Experiment) -> None:
-    """A frozen model computes what its supernet does."""
-    supernet, x = experiment.supernet.double().eval(), example_batch()
-    frozen = supernet.freeze(experiment.best).eval()
-    supernet.select(experiment.best)
-    with torch.no_grad():
-        difference = float((frozen(x) - supernet(x)).abs().max())
-    _require(difference < 1e-12, f"the frozen model differs from the supernet by {difference}")
-
-
-def _check_repeatable(strategy: Any, space: ModelSpace, epochs: int, folder: Path) -> None:
-    whole = _experiment(strategy, space, epochs, folder / "whole")
-    whole.run()
-    again = _experiment(strategy, space, epochs, folder / "again")
-    again.run()
-    _require(_outcome(again) == _outcome(whole), "the same seed gave two results")
-    with suppress(_Interruption):
-        _experiment(strategy, space, epochs, folder / "stopped", [_Stop(epochs - 1)]).run()
-    resumed = _experiment(strategy, space, epochs, folder / "stopped")
-    resumed.run(resume=True)
-    _require(_outcome(resumed) == _outcome(whole), "an interrupted search ended otherwise when resumed")
-    for path in (folder / "whole").rglob("*.ckpt"):
-        torch.load(path, weights_only=True)
-
-
-def _experiment(
-    strategy: Any, space: ModelSpace, epochs: int, folder: Path, callbacks: Any = ()
-) -> Experiment:
-    return Experiment(space, Fit(epochs, callbacks), strategy, directory=folder, seed=0)
-
-
-def _outcome(experiment: Experiment) -> str:
-    search: Any = experiment.search
-    weights = {name: value.tolist() for name, value in experiment.supernet.state_dict().items()}
-    return repr((experiment.best, _plain(search.state_dict()), weights))
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, torch.Tensor):
-        return value.tolist()
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return value
-
-
-class _Interruption(Exception):
-    pass
-
-
-class _Stop(pl.Callback):
-    """Raise before the second batch of an epoch."""
-
-    def __init__(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        if (trainer.current_epoch, batch_idx) == (self.epoch, 1):
-            raise _Interruption
-
-
-@contextmanager
-def _unchanged(space: ModelSpace) -> Iterator[None]:
-    """Require that the space's weights stay as they are."""
-    weights = {name: value.clone() for name, value in space.state_dict().items()}
-    yield
-    same = (torch.equal(value, weights[name]) for name, value in space.state_dict().items())
-    _require(all(same), "the space's weights changed")
-
-
-@contextmanager
-def _on(name: str) -> Iterator[None]:
-    """Say in errors which space they are about."""
-    try:
-        yield
-    except Exception as error:
-        error.add_note(f"space {name!r} of spacelang.testing.toy_spaces()")
-        raise
-
-
-def _require(condition: bool, broken: str) -> None:
-    if not condition:
-        raise AssertionError(f"a strategy broke a promise: {broken}.")
+    if isinstance(strategy, MultiTrialStrategy):
+        result = check_multi_trial(strategy, trials)
+    else:
+        require(
+            isinstance(strategy, OneShotStrategy),
+            "it must have start, or else stages, samples_paths, supernet and attach",
+        )
+        result = check_one_shot(strategy, epochs)
+    require(repr(strategy) == before, "the strategy's settings changed during a search")
+    return result

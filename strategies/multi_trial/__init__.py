@@ -1,4 +1,15 @@
 """Strategies that propose architectures to be tried."""
 
 from .evolution import RegularizedEvolution as RegularizedEvolution
+from .grid import Grid as Grid
+from .local_search import LocalSearch as LocalSearch
+from .optuna import Optuna as Optuna
+from .policy_gradient import PPO as PPO
+from .policy_gradient import PolicyGradient as PolicyGradient
+from .policy_gradient import Reinforce as Reinforce
 from .random import Random as Random
+from .repeating import Repeat as Repeat
+from .repeating import Retry as Retry
+from .screening import Deduplicate as Deduplicate
+from .screening import Filter as Filter
+from .warm_start import WarmStart as WarmStart

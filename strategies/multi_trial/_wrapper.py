@@ -27,7 +27,8 @@ class Wrapped:
     def __post_init__(self) -> None:
         if isinstance(self.strategy, type) or not isinstance(self.strategy, MultiTrialStrategy):
             raise SpaceError(
-                f"{type(self).__name__} wraps a multi-trial strategy, such as Random(); got {self.strategy!r}."
+                f"{type(self).__name__} wraps a multi-trial strategy, such as Random(); "
+                f"got {self.strategy!r}."
             )
 
     def check_count(self, name: str, least: int) -> None:

@@ -16,7 +16,9 @@ from ._stateless import Stateless
 class RegularizedEvolution(Stateless):
     """Mutate the best of a random sample of the youngest architectures.
 
-    The population are the last `population` measured trials: the oldest dies, however good it is.
+    The population are the last `population` measured trials: the oldest dies, however good it is. Until there
+    are that many, architectures are drawn at random; trials that failed do not count. Of several objectives
+    the first decides.
 
     Args:
         population: P.
@@ -36,7 +38,7 @@ class RegularizedEvolution(Stateless):
 
     def ask(self, history: History, rng: np.random.Generator) -> Proposal:
         """See `Proposer`."""
-        if len(history) < self.population or not history.done:
+        if not history.done or len(history.done) + len(history.running) < self.population:
             return Proposal(history.space.sample(rng))
         population = history.done[-self.population :]
         drawn = [population[i] for i in rng.integers(len(population), size=self.sample)]

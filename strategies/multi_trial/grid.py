@@ -44,7 +44,7 @@ class Grid(Stateless):
 def permuted(index: int, size: int, key: int) -> int:
     """Where a pseudo-random permutation of range(size) takes `index`.
 
-    Source: Black and Rogaway 2002, Ciphers with arbitrary finite domains (cycle walking in a Feistel network).
+    Source: Black and Rogaway 2002, Ciphers with arbitrary finite domains: a Feistel network, cycle walking.
     """
     half = max(1, ((size - 1).bit_length() + 1) // 2)
     mask = (1 << half) - 1

@@ -13,7 +13,7 @@ import numpy as np
 from spacelang import ModelSpace, SpaceError
 from spacelang.costs import CostLimit, expected_cost
 from spacelang.language import Architecture
-from spacelang.trials import Exhausted, Proposal, Proposer, Trial
+from spacelang.trials import Exhausted, History, Proposal, Proposer, Trial
 
 from ._wrapper import Wrapped, Wrapper
 
@@ -60,7 +60,9 @@ class Filter(Wrapped):
         super().__post_init__()
         self.check_count("tries", 1)
         if not callable(self.accepts) and not isinstance(self.accepts, CostLimit):
-            raise SpaceError(f"accepts={self.accepts!r} must be a function of an architecture or a CostLimit.")
+            raise SpaceError(
+                f"accepts={self.accepts!r} must be a function of an architecture or a CostLimit."
+            )
 
     def start(self, space: ModelSpace) -> Proposer:
         """Begin a search."""
@@ -75,7 +77,7 @@ class Filter(Wrapped):
 
 
 class _Screen(Wrapper):
-    """Asks again until a proposal passes; those that do not are in the view and in the note of the one that does.
+    """Asks again until a proposal passes; the view shows those that do not, and its note lists them.
 
     Args:
         start: begins the wrapped proposer's search.
@@ -102,10 +104,10 @@ class _Screen(Wrapper):
         if self._passed_over and json.dumps(noted) != json.dumps(self._passed_over):
             raise _Overtaken
         for entry in noted[len(self._passed_over) :]:
-            self._pass_over(Proposal(entry["arch"], entry["budget"], entry["note"]))
+            self._pass_over(entry)
         self._passed_over = []
 
-    def ask(self, history: Any, rng: np.random.Generator) -> Proposal:
+    def ask(self, history: History, rng: np.random.Generator) -> Proposal:
         """See `Proposer`."""
         try:
             return super().ask(history, rng)
@@ -121,17 +123,22 @@ class _Screen(Wrapper):
             proposal = replace(proposal, arch=self.view.space.canonical(proposal.arch))
             if self.passes(proposal.arch):
                 return replace(proposal, note={"inner": proposal.note, "passed_over": self._passed_over})
-            self._pass_over(proposal)
-            self._passed_over = [*self._passed_over, _entry(proposal)]
+            entry = self._entry(proposal)
+            self._pass_over(entry)
+            self._passed_over = [*self._passed_over, entry]
         raise Exhausted(f"none of {self.tries} proposals in a row was {self.wanted}")
 
-    def _pass_over(self, proposal: Proposal) -> None:
-        shown = Trial(len(self.view), proposal.arch, 0, budget=proposal.budget, note=proposal.note)
-        self.view.add(replace(shown, **self.answer(proposal.arch)))
+    def _entry(self, proposal: Proposal) -> dict[str, Any]:
+        """What the note keeps; the answer too, because a running trial may have ended when it is read."""
+        kept = {"arch": proposal.arch, "budget": proposal.budget, "note": dict(proposal.note)}
+        return {**kept, **self.answer(proposal.arch)}
+
+    def _pass_over(self, entry: Mapping[str, Any]) -> None:
+        self.view.add(Trial(number=len(self.view), seed=0, **entry))
 
     wanted: str
 
-    def check_any_is_left(self) -> None:  # noqa: B027  (a filter cannot know)
+    def check_any_is_left(self) -> None:
         """Raise `Exhausted` when no proposal can pass any more."""
 
     @abstractmethod
@@ -160,8 +167,8 @@ class _Deduplicating(_Screen):
     def answer(self, arch: Architecture) -> Mapping[str, Any]:
         known = self.view.find(arch)
         if known is None or not known.is_finished:
-            return {"state": "infeasible", "error": "it is being tried already"}
-        return {"state": known.state, "metrics": known.metrics, "error": known.error}
+            return {"state": "infeasible"}
+        return {"state": known.state, "metrics": dict(known.metrics)}
 
 
 class _Filtering(_Screen):
@@ -177,8 +184,4 @@ class _Filtering(_Screen):
         return self.accepts(dict(arch))
 
     def answer(self, arch: Architecture) -> Mapping[str, Any]:
-        return {"state": "infeasible", "error": "rejected by the filter"}
-
-
-def _entry(proposal: Proposal) -> dict[str, Any]:
-    return {"arch": proposal.arch, "budget": proposal.budget, "note": dict(proposal.note)}
+        return {"state": "infeasible"}

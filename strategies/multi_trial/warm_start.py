@@ -49,8 +49,12 @@ class WarmStart(Wrapped):
 
 
 def _pair(entry: Any) -> tuple[Architecture, dict[str, float]]:
-    if not (isinstance(entry, tuple | list) and len(entry) == 2 and all(isinstance(x, Mapping) for x in entry)):
-        raise SpaceError(f"known holds {entry!r}; expected pairs of an architecture and its metrics, two dicts.")
+    if not (
+        isinstance(entry, tuple | list) and len(entry) == 2 and all(isinstance(x, Mapping) for x in entry)
+    ):
+        raise SpaceError(
+            f"known holds {entry!r}; expected pairs of an architecture and its metrics, two dicts."
+        )
     return dict(entry[0]), {str(name): float(value) for name, value in entry[1].items()}
 
 

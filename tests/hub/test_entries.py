@@ -4,29 +4,36 @@ from __future__ import annotations
 
 import pytest
 
-from spacelang import SpaceError, hub
-from spacelang.hub import DARTS
+from spacelang import ModelSpace, SpaceError, hub
+from spacelang.hub import DARTS, _entries
 from spacelang.hub._entries import read_entry
 
 
 def test_names_and_wildcards() -> None:
-    assert hub.list_models() == ["darts-v1", "darts-v2", "nni-tutorial", "nni-tutorial-tricks"]
-    assert hub.list_models("darts-*") == ["darts-v1", "darts-v2"]
+    assert hub.list_models("darts-v*") == ["darts-v1", "darts-v2"]
+    assert len(hub.list_models("sgas-*")) == 20
     assert hub.list_models("none-*") == []
+    assert hub.list_models() == sorted(set(hub.list_models()))
+    assert hub.list_models("nni-tutorial*") == ["nni-tutorial", "nni-tutorial-tricks"]
+
+
+def test_names_are_unique() -> None:
+    names = [entry.name for file in _entries._files() for entry in _entries._read(file.read_text("utf-8"))]
+    assert sorted(names) == hub.list_models()
 
 
 @pytest.mark.parametrize("name", hub.list_models())
 def test_entries_are_complete(name: str) -> None:
     entry = read_entry(name)
     assert entry.name == name
-    assert entry.space == "DARTS"
+    assert issubclass(getattr(hub, entry.space), ModelSpace)
     assert entry.source
-    assert dict(entry.arguments) == {"width": 36, "num_cells": 20, "dataset": "cifar"}
-    assert all("evidence" in result for result in entry.published)
-    inputs = [value for label, value in entry.architecture.items() if "input" in label]
-    assert len(inputs) == 16
-    assert all(type(value) is int for value in inputs)
-    DARTS(width=2, num_cells=3).validate(dict(entry.architecture))
+    assert entry.architecture
+    for result in entry.published:
+        assert result["evidence"]
+        assert "recall" not in result["evidence"]
+    for row in entry.counts:
+        assert {"arguments", "parameters"} <= row.keys() <= {"arguments", "parameters", "image", "macs"}
 
 
 def test_architectures_are_independent_copies() -> None:
@@ -49,13 +56,15 @@ def test_unknown_overrides_are_named() -> None:
 @pytest.mark.parametrize("name", ["darts-v3", "../darts-v2", "", None, 3, ["darts-v2"]])
 def test_unknown_names(name: object) -> None:
     for call in (hub.load, hub.architecture, DARTS.load_searched_model):
-        with pytest.raises(SpaceError, match=r"unknown architecture.*known names are 'darts-v1'"):
+        with pytest.raises(SpaceError, match=r"unknown architecture.*list_models\(\) has all"):
             call(name)  # type: ignore[operator]
 
 
-def test_the_closest_name_is_named() -> None:
-    with pytest.raises(SpaceError, match="Closest: 'darts-v"):
+def test_the_closest_names_are_named() -> None:
+    with pytest.raises(SpaceError, match="closest names are 'darts-v2', 'darts-v1'"):
         hub.load("dart-v2")
+    with pytest.raises(SpaceError, match="'sgas-cri1-cifar-3'"):
+        hub.load("sgas-cri1-cifar3")
 
 
 def test_no_weights_are_published() -> None:

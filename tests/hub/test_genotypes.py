@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from spacelang import SpaceError
 from spacelang.hub import DARTS, Genotype, architecture, from_genotype, list_models, to_genotype
+from spacelang.hub._entries import read_entry
+from spacelang.hub.operations import DARTS_OPERATIONS
 from spacelang.results import load_yaml
 
 PUBLISHED: dict[str, str] = load_yaml(Path(__file__).with_name("published_genotypes.yaml"))
@@ -40,16 +42,51 @@ def test_labels_follow_the_slots() -> None:
     assert (arch["reduce/op_5_1"], arch["reduce/input_5_1"]) == ("avg_pool_3x3", 0)
 
 
-@pytest.mark.parametrize("name", ["DARTS_V1", "DARTS_V2", "NNI_tutorial_plain", "NNI_tutorial_tricks"])
+def entry_name(name: str) -> str:
+    """Name in the hub of a cell, given the name its repository has for it."""
+    name = {"NNI_tutorial_plain": "nni-tutorial"}.get(name, name).replace("DARTS-_", "darts-minus-")
+    return name.lower().replace("_", "-").replace(".", "-")
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
 def test_hub_entries_are_the_published_cells(name: str) -> None:
-    entry = {"NNI_tutorial_plain": "nni-tutorial", "NNI_tutorial_tricks": "nni-tutorial-tricks"}
-    assert architecture(entry.get(name, name.lower().replace("_", "-"))) == from_genotype(PUBLISHED[name])
+    assert architecture(entry_name(name)) == from_genotype(PUBLISHED[name])
+
+
+def test_every_darts_entry_is_a_published_cell() -> None:
+    entries = {name for name in list_models() if read_entry(name).space == "DARTS"}
+    assert entries == set(map(entry_name, PUBLISHED))
 
 
 def test_genotypes_validate_in_the_space() -> None:
-    space = DARTS(width=2, num_cells=3)
-    for name in list_models():
-        space.validate(from_genotype(to_genotype(architecture(name))))
+    spaces: dict[tuple[str, ...], DARTS] = {}
+    for name in map(entry_name, PUBLISHED):
+        operations = tuple(read_entry(name).arguments.get("operations", DARTS_OPERATIONS))
+        if operations not in spaces:
+            spaces[operations] = DARTS(width=2, num_cells=3, operations=operations)
+        spaces[operations].validate(from_genotype(to_genotype(architecture(name))))
+    assert len(spaces) == 3  # SETN has another convolution, an SNAS cell has edges that are "none"
+
+
+@pytest.mark.parametrize("name", ["nasnet-a", "amoebanet-a", "enas-micro-repo-fixed-arc", "naonet-b"])
+def test_loose_ends_are_concatenated_in_other_spaces(name: str) -> None:
+    arch = architecture(name)
+    genotype = to_genotype(arch, "loose_end")
+    assert Genotype.parse(str(genotype)) == genotype
+    assert from_genotype(str(genotype)) == arch
+    assert to_genotype(arch) != genotype
+    assert to_genotype(arch).normal == genotype.normal
+
+
+def test_published_loose_ends() -> None:
+    amoebanet = to_genotype(architecture("amoebanet-a"), "loose_end")
+    assert (amoebanet.normal_concat, amoebanet.reduce_concat) == ((4, 5, 6), (3, 4, 6))
+    nasnet = to_genotype(architecture("nasnet-a"), "loose_end")
+    assert (nasnet.normal_concat, nasnet.reduce_concat) == ((2, 3, 4, 5, 6), (4, 5, 6))
+    with pytest.raises(SpaceError, match=r"normal_concat must be all nodes, .* no node reads, \[4, 5, 6\]"):
+        Genotype(amoebanet.normal, (4, 5), amoebanet.reduce, (3, 4, 6))
+    with pytest.raises(SpaceError, match="merge_op must be 'all' or 'loose_end', got 'some'"):
+        to_genotype(architecture("nasnet-a"), "some")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

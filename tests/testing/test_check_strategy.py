@@ -154,7 +154,7 @@ class Nothing:
         (Repeating(), "derived architectures repeat"),
         (Leaking(), "architecture parameters are among the network's"),
         (Meddling(), "the space's weights changed"),
-        (Nothing(), "it must have stages"),
+        (Nothing(), "it must have start, or else stages"),
     ],
 )
 def test_a_broken_promise_is_caught(strategy: Any, message: str) -> None:

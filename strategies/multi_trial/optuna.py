@@ -1,0 +1,254 @@
+"""Any sampler of Optuna as a strategy."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from spacelang import ModelSpace, SpaceError
+from spacelang.language import Architecture, Categorical, Decision, DecisionSpace
+from spacelang.trials import Exhausted, History, Maximize, Objective, Proposal, Proposer, Trial, key_of
+
+from ._stateless import drawn_once
+
+if TYPE_CHECKING:
+    import optuna
+
+_TRIES = 100
+_FALL_BACK = ("CmaEsSampler", "GPSampler", "QMCSampler")
+
+
+@dataclass(frozen=True)
+class Optuna:
+    """Ask a sampler of Optuna: TPE, GP, NSGA-II and III, CMA-ES, QMC, or one of your own.
+
+    An Optuna study in memory mirrors the history: objectives with their directions, failed and NaN trials as
+    failed, infeasible ones as pruned (failed where there are several objectives) with a constraint violated.
+    A decision is a parameter with its full label; its value is the position of the candidate, a whole number
+    where candidates are numbers in order, a category elsewhere. Only decisions that are active are suggested.
+    Decisions that are active in some architectures alone are drawn at random, whatever was learnt, by the GP,
+    QMC and CMA-ES samplers, and by CMA-ES all categories are: a warning says so.
+
+    Whatever a sampler keeps in the study is worked out again when a search is resumed, by asking it once more
+    for every trial. What it keeps in itself is lost: there is a new one for every trial.
+
+    Args:
+        sampler: a class of sampler or a function that returns a sampler, called with `seed=`:
+            `Optuna(functools.partial(TPESampler, multivariate=True, group=True))`. None is TPE.
+
+    Raises:
+        SpaceError: Optuna is not installed, or no sampler is made.
+    """
+
+    sampler: Callable[..., optuna.samplers.BaseSampler] | None = None
+
+    def __post_init__(self) -> None:
+        self.make(0)
+
+    def make(self, seed: int) -> optuna.samplers.BaseSampler:
+        """A new sampler."""
+        try:
+            import optuna
+        except ImportError as error:
+            raise SpaceError(
+                "the strategy Optuna needs the package optuna: pip install 'spacelang[optuna]'."
+            ) from error
+        make = self.sampler or optuna.samplers.TPESampler
+        if isinstance(make, optuna.samplers.BaseSampler) or not callable(make):
+            raise SpaceError(
+                "Optuna takes a class of sampler, or a function seed -> sampler, because each trial has a "
+                f"seed of its own; got {make!r}. Write Optuna(functools.partial({type(make).__name__}, ...))."
+            )
+        sampler = make(seed=seed)
+        if not isinstance(sampler, optuna.samplers.BaseSampler):
+            raise SpaceError(f"{make!r} returned {sampler!r}, which is no sampler of Optuna.")
+        return sampler
+
+    def start(self, space: ModelSpace) -> Proposer:
+        """Begin a search."""
+        decisions = space.decision_space
+        name = type(self.make(0)).__name__
+        conditional = [label for label, c in decisions.conditions.items() if c.labels]
+        if name in _FALL_BACK and conditional:
+            warnings.warn(
+                f"{name} draws the {len(conditional)} decisions that exist in some architectures alone at "
+                "random; TPESampler and the NSGA samplers do not.",
+                stacklevel=2,
+            )
+        return _Search(self.make, decisions)
+
+
+@dataclass
+class _Asked:
+    """What the study has of one proposal.
+
+    Attributes:
+        number: of the trial it is for.
+        seed: of its samplers.
+        trial: in the study.
+        arch: canonical.
+    """
+
+    number: int
+    seed: int
+    trial: optuna.Trial
+    arch: Architecture
+
+
+@dataclass
+class _Search:
+    """One search: a study that follows the history.
+
+    Args:
+        make: sampler from seed.
+        space: what is decided.
+
+    Attributes:
+        study: None before the first trial.
+        trials: in the study, by number in the history.
+        told: numbers of trials the study knows the end of.
+        asked: proposal that is not yet in the history.
+    """
+
+    make: Callable[[int], optuna.samplers.BaseSampler]
+    space: DecisionSpace
+    study: optuna.Study | None = field(init=False, default=None)
+    trials: list[optuna.Trial] = field(init=False, default_factory=list)
+    told: set[int] = field(init=False, default_factory=set)
+    asked: _Asked | None = field(init=False, default=None)
+
+    def ask(self, history: History, rng: np.random.Generator) -> Proposal:
+        """See `Proposer`."""
+        search = drawn_once("search", history, rng)
+        if self.asked is not None and not self._came_true(self.asked, history):
+            self._forget()
+        for number in range(len(self.trials), len(history)):
+            self._follow(history[number], history)
+        running = [trial.number for trial in history.running]
+        self._tell(set(range(len(history))) - set(running), history)
+        seed = int(rng.integers(2**32))
+        self.asked = self._ask(len(history), seed, search, history)
+        return Proposal(self.asked.arch, note={"search": search, "seed": seed, "running": running})
+
+    # -- following the history -------------------------------------------------------------------------
+
+    def _forget(self) -> None:
+        self.study, self.trials, self.told, self.asked = None, [], set(), None
+
+    def _came_true(self, asked: _Asked, history: History) -> bool:
+        """Whether the last proposal became the trial it was for."""
+        if asked.number >= len(history):
+            return False
+        trial = history[asked.number]
+        return trial.note.get("seed") == asked.seed and trial.arch == asked.arch
+
+    def _follow(self, trial: Trial, history: History) -> None:
+        """Enter a trial into the study as it was when it was asked for."""
+        if self.asked is None and "seed" in trial.note:
+            earlier = set(range(trial.number))
+            self._tell(earlier - set(trial.note["running"]), history)
+            self.asked = self._ask(trial.number, trial.note["seed"], trial.note["search"], history)
+        if self.asked is not None and key_of(self.asked.arch) == key_of(trial.arch):
+            self.trials.append(self.asked.trial)
+        else:
+            self._drop(self.asked.trial if self.asked else None)
+            self.trials.append(self._given(trial.arch, history))
+        self.asked = None
+
+    def _tell(self, numbers: set[int], history: History) -> None:
+        """Tell the study how trials ended that are among `numbers`."""
+        from optuna.trial import TrialState
+
+        for number in sorted(numbers - self.told):
+            trial, ours = history[number], self.trials[number]
+            study = self._study(history)
+            if trial.state == "infeasible":
+                ours.set_constraint("infeasible", 1.0)
+                study.tell(ours, state=TrialState.FAIL if len(study.directions) > 1 else TrialState.PRUNED)
+            elif trial.state == "done" and all(map(math.isfinite, history.scores(trial))):
+                study.tell(ours, [trial.metrics[o.metric] for o in history.objectives])
+            else:
+                study.tell(ours, state=TrialState.FAIL)
+            self.told.add(number)
+
+    # -- asking ----------------------------------------------------------------------------------------
+
+    def _study(self, history: History) -> optuna.Study:
+        from optuna.storages import InMemoryStorage
+        from optuna.study import Study
+
+        if self.study is None:
+            storage = InMemoryStorage()
+            directions = [_direction(objective) for objective in history.objectives]
+            storage.create_new_study(directions, "search")
+            self.study = Study("search", storage, sampler=self.make(0))
+        return self.study
+
+    def _ask(self, number: int, seed: int, search: int, history: History) -> _Asked:
+        """Ask samplers until an architecture satisfies the constraints of the space."""
+        from optuna.samplers import QMCSampler
+
+        study, seeds = self._study(history), np.random.default_rng(seed)
+        for _ in range(_TRIES):
+            study.sampler = self.make(int(seeds.integers(2**31)))
+            if isinstance(study.sampler, QMCSampler):
+                study.sampler = self.make(search)  # one sequence, along which the study counts
+            trial = study.ask()
+            arch = self._suggested(trial)
+            if not self.space.unfit(arch):
+                return _Asked(number, seed, trial, self.space.canonical(arch))
+            self._drop(trial)
+        raise Exhausted(f"{_TRIES} suggestions in a row broke a constraint of the space")
+
+    def _drop(self, trial: optuna.Trial | None) -> None:
+        from optuna.trial import TrialState
+
+        if trial is not None:
+            trial.study.tell(trial, state=TrialState.FAIL)
+
+    def _suggested(self, trial: optuna.Trial) -> Architecture:
+        """Let a sampler decide all decisions that are active."""
+        arch: Architecture = {}
+        for label, decision in self.space.by_label.items():
+            if self.space.active(label, arch):
+                values = list(decision.values())
+                if is_number(decision):
+                    place = trial.suggest_int(label, 0, len(values) - 1)
+                else:
+                    place = trial.suggest_categorical(label, range(len(values)))
+                arch[label] = values[place]
+        return arch
+
+    def _given(self, arch: Architecture, history: History) -> optuna.Trial:
+        """A trial of the study for an architecture that comes from elsewhere."""
+        study = self._study(history)
+        decisions = self.space.by_label
+        places = {label: list(decisions[label].values()).index(value) for label, value in arch.items()}
+        study.sampler = self.make(0)
+        study.enqueue_trial(places)
+        trial = study.ask()
+        self._suggested(trial)
+        return trial
+
+
+def _direction(objective: Objective) -> optuna.study.StudyDirection:
+    from optuna.study import StudyDirection
+
+    return StudyDirection.MAXIMIZE if isinstance(objective, Maximize) else StudyDirection.MINIMIZE
+
+
+def is_number(decision: Decision) -> bool:
+    """Whether candidates are numbers in order, and not the positions of unordered things."""
+    if not isinstance(decision, Categorical):
+        return False
+    candidates: Sequence[Any] = decision.candidates
+    if not all(type(c) in (int, float) for c in candidates) or list(candidates) == list(
+        range(len(candidates))
+    ):
+        return False
+    return list(candidates) in (sorted(candidates), sorted(candidates, reverse=True))

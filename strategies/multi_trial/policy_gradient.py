@@ -1,0 +1,252 @@
+"""Reinforcement learning: a controller is rewarded for good architectures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from spacelang import ModelSpace, SpaceError
+from spacelang.language import DecisionSpace
+from spacelang.trials import Exhausted, History, Proposal, Proposer, Trial
+
+from ._stateless import drawn_once
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from .._controller import Controller
+
+_TRIES = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class PPO:
+    """Proximal policy optimisation: the loss of a draw is -min(r A, clip(r, 1 - clip, 1 + clip) A).
+
+    Here r = pi(draw) / pi_old(draw), and A the advantage.
+
+    Args:
+        clip: how far the ratio r is followed.
+        steps: of Adam on one batch.
+
+    Source: Schulman et al. 2017, arXiv:1707.06347, eq. 7.
+    """
+
+    clip: float = 0.2
+    steps: int = 4
+
+    def __post_init__(self) -> None:
+        if not 0 < self.clip < 1 or type(self.steps) is not int or self.steps < 1:
+            raise SpaceError(f"PPO needs a clip in (0, 1) and at least one step; got {self}.")
+
+    def loss(self, log_p: Tensor, old: Tensor, advantages: Tensor) -> Tensor:
+        """Mean loss of a batch.
+
+        Args:
+            log_p: log pi of each draw, (batch,).
+            old: the same before the first step, without gradient, (batch,).
+            advantages: (batch,).
+        """
+        ratio = (log_p - old).exp()
+        clipped = ratio.clamp(1 - self.clip, 1 + self.clip)
+        return -(ratio * advantages).minimum(clipped * advantages).mean()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reinforce:
+    """REINFORCE: the loss of a draw is -log pi(draw) * A, for one step of Adam.
+
+    Source: Williams 1992; NAS-RL, Zoph and Le 2017, arXiv:1611.01578, section 3.2.
+    """
+
+    steps: int = field(default=1, init=False)
+
+    def loss(self, log_p: Tensor, old: Tensor, advantages: Tensor) -> Tensor:
+        """Mean loss of a batch; see `PPO.loss`."""
+        return -(log_p * advantages).mean()
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyGradient:
+    """Draw architectures from a controller, an LSTM that takes one decision after another.
+
+    After each batch of trials the controller learns from the advantages A = R - b. The reward is
+    R = reward(score) - entropy_weight * log pi(draw), whose second part is in expectation the entropy of the
+    policy, and b a moving average of the rewards up to and with R, corrected for its beginning at 0. Trials
+    that failed, gave NaN or broke a constraint teach nothing. Draws that break a constraint of the space are
+    drawn again. Of several objectives the first decides.
+
+    When a search is resumed the controller learns once more from all batches, a few hundredths of a second
+    a trial.
+
+    Args:
+        update: `PPO()` as in NASNet, or `Reinforce()` as in NAS-RL.
+        batch: trials, by number, after which the controller learns.
+        learning_rate: of Adam.
+        hidden: size of the LSTM.
+        baseline_decay: of the moving average.
+        entropy_weight: of the bonus for undecided controllers.
+        reward: of a score, in which more is better; NAS-RL takes the cube of the accuracy.
+
+    Source: NASNet, Zoph et al. 2018, arXiv:1707.07012, appendix A.2; the moving average as in NATS-Bench.
+    """
+
+    update: PPO | Reinforce = field(default_factory=PPO)
+    batch: int = 20
+    learning_rate: float = 3.5e-4
+    hidden: int = 100
+    baseline_decay: float = 0.95
+    entropy_weight: float = 1e-5
+    reward: Callable[[float], float] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("batch", "hidden"):
+            value = getattr(self, name)
+            if type(value) is not int or value < 1:
+                raise SpaceError(f"{name}={value!r} must be an integer of at least 1.")
+        if not self.learning_rate > 0:
+            raise SpaceError(f"learning_rate={self.learning_rate!r} must be positive.")
+        if not 0 <= self.baseline_decay < 1:
+            raise SpaceError(f"baseline_decay={self.baseline_decay!r} must lie in [0, 1).")
+
+    def start(self, space: ModelSpace) -> Proposer:
+        """Begin a search."""
+        return _Search(self)
+
+
+class Baseline:
+    """Moving average m <- d m + (1 - d) R, divided by 1 - d^t so that it does not begin near 0.
+
+    Args:
+        decay: d.
+    """
+
+    def __init__(self, decay: float) -> None:
+        self.decay = decay
+        self._sum = 0.0
+        self._weight = 0.0
+
+    def update(self, reward: float) -> float:
+        """Take in a reward; returns the average."""
+        self._sum = self.decay * self._sum + (1 - self.decay) * reward
+        self._weight = self.decay * self._weight + (1 - self.decay)
+        return self._sum / self._weight
+
+
+class _Search:
+    """The controller of one search, as far as it has learnt from the history.
+
+    Args:
+        settings: of the strategy.
+    """
+
+    def __init__(self, settings: PolicyGradient) -> None:
+        self.settings = settings
+        self._policy: _Policy | None = None
+
+    def ask(self, history: History, rng: np.random.Generator) -> Proposal:
+        """See `Proposer`."""
+        import torch
+
+        seed = drawn_once("controller", history, rng)
+        if self._policy is None or self._policy.seed != seed:
+            self._policy = _Policy(self.settings, history.space, seed)
+        self._policy.learn(history)
+        generator = torch.Generator().manual_seed(int(rng.integers(2**32)))
+        arch, draws = self._policy.draw(generator)
+        return Proposal(arch, note={"controller": seed, "draws": draws})
+
+
+class _Policy:
+    """A controller, its optimiser and its baseline.
+
+    Args:
+        settings: of the strategy.
+        space: what is decided.
+        seed: of the first weights.
+    """
+
+    def __init__(self, settings: PolicyGradient, space: DecisionSpace, seed: int) -> None:
+        import torch
+
+        self.settings = settings
+        self.space = space
+        self.seed = seed
+        self.baseline = Baseline(settings.baseline_decay)
+        self.controller = _controller(space, settings.hidden, torch.Generator().manual_seed(seed))
+        self.optimizer = torch.optim.Adam(self.controller.parameters(), lr=settings.learning_rate)
+        self._learnt = 0  # trials
+
+    def draw(self, generator: torch.Generator) -> tuple[dict[str, Any], list[int]]:
+        """An architecture that satisfies the constraints of the space, and the draws that made it."""
+        import torch
+
+        with torch.no_grad():
+            for _ in range(_TRIES):
+                sample = self.controller.sample(generator)
+                if not self.space.unfit(sample.arch):
+                    return sample.arch, list(sample.draws)
+        raise Exhausted(f"{_TRIES} draws of the controller in a row broke a constraint of the space")
+
+    def learn(self, history: History) -> None:
+        """Learn from every batch that has ended, in order."""
+        while len(history) - self._learnt >= self.settings.batch:
+            trials = [history[self._learnt + k] for k in range(self.settings.batch)]
+            if not all(trial.is_finished for trial in trials):
+                return
+            self._learn_from([trial for trial in trials if _teaches(trial, history)], history)
+            self._learnt += self.settings.batch
+
+    def _learn_from(self, trials: list[Trial], history: History) -> None:
+        import torch
+
+        if not trials:
+            return
+        settings = self.settings
+        draws = [trial.note["draws"] for trial in trials]
+        with torch.no_grad():
+            old = self._log_p(draws)
+        rewards = [
+            (settings.reward or float)(history.score(trial)) - settings.entropy_weight * float(log_p)
+            for trial, log_p in zip(trials, old, strict=True)
+        ]
+        advantages = torch.tensor([reward - self.baseline.update(reward) for reward in rewards])
+        for _ in range(settings.update.steps):
+            self.optimizer.zero_grad()
+            torch.autograd.backward(settings.update.loss(self._log_p(draws), old, advantages))
+            self.optimizer.step()
+
+    def _log_p(self, draws: list[list[int]]) -> Tensor:
+        import torch
+
+        return torch.stack([self.controller.sample(draws=drawn).log_prob for drawn in draws])  # (batch,)
+
+
+def _teaches(trial: Trial, history: History) -> bool:
+    measured = trial.state == "done" and "draws" in trial.note
+    return measured and math.isfinite(history.score(trial))
+
+
+def _controller(space: DecisionSpace, hidden: int, generator: torch.Generator) -> Controller:
+    """A controller for which every decision is one of its own, those in cells too, as in NASNet."""
+    from spacelang.supernet import Group
+
+    from .._controller import Controller
+
+    unbiased: Mapping[str, float] = {}
+    return Controller(
+        space,
+        [Group(d.label, (d.label,), tuple(d.candidates), (d,)) for d in space.by_label.values()],
+        hidden=hidden,
+        temperature=1.0,
+        tanh_constant=2.5,
+        op_tanh_reduce=1.0,
+        operation_bias=unbiased,
+        skip_target=0.5,
+        generator=generator,
+    )

@@ -1,0 +1,73 @@
+"""What tests of several spaces share: costs counted with integers alone or read off a network, mixtures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from spacelang import Supernet
+
+
+@dataclass
+class Tally:
+    """Costs of layers written down one after the other, for one image."""
+
+    parameters: int = 0
+    macs: int = 0
+
+    def conv(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: int,
+        size: int,
+        *,
+        groups: int = 1,
+        norm: bool = True,
+        bias: bool = False,
+    ) -> None:
+        """A convolution whose output is size x size, its bias, and its batch norm with parameters."""
+        weights = in_channels // groups * out_channels * kernel**2
+        self.parameters += weights + 2 * out_channels * norm + out_channels * bias
+        self.macs += weights * size**2
+
+    def linear(self, inputs: int, outputs: int, *, rows: int = 1, bias: bool = True) -> None:
+        """A linear layer applied to `rows` vectors."""
+        self.parameters += inputs * outputs + outputs * bias
+        self.macs += inputs * outputs * rows
+
+
+def n_parameters(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def n_macs(model: nn.Module, *image: int) -> int:
+    """Multiply-accumulates of a network's convolutions and linear layers for one image."""
+    total = 0
+
+    def count(layer: nn.Module, inputs: object, output: torch.Tensor) -> None:
+        nonlocal total
+        fan_in = layer.weight[0].numel()  # type: ignore[index, union-attr]
+        total += output.numel() * fan_in
+
+    layers = [layer for layer in model.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
+    handles = [layer.register_forward_hook(count) for layer in layers]
+    with torch.no_grad():
+        model.eval()(torch.zeros(1, *image, device=next(model.parameters()).device))
+    for handle in handles:
+        handle.remove()
+    return total
+
+
+def one_hot(supernet: Supernet, arch: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """Mixture with all weight on one architecture (on the first candidate where it has none)."""
+    mixture = {}
+    for label, group in supernet.groups.items():
+        (decision,) = group.decisions
+        chosen = decision.position(arch[label]) if label in arch else 0
+        mixture[label] = torch.eye(len(group.columns), dtype=torch.float64)[[chosen]]
+    return mixture

@@ -1,0 +1,114 @@
+"""Published cells have the parameters and multiply-accumulates that were counted elsewhere, exactly."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from spacelang import hub, profile
+from spacelang.hub._entries import read_entry
+from spacelang.results import load_yaml
+
+from .networks import n_macs, n_parameters
+
+COUNTS: dict[str, dict[str, list[Any]]] = load_yaml(Path(__file__).with_name("cell_counts.yaml"))
+ARGUMENTS: dict[str, dict[str, Any]] = {
+    "cifar10": {},
+    "cifar100": {"num_classes": 100},
+    "imagenet": {"dataset": "imagenet", "width": 48, "num_cells": 14},
+    "imagenet16-120": {"dataset": (3, 16, 120)},
+}
+BENCHMARK = [name for name in COUNTS if name.startswith("nb201")]
+BUILT = [(name, key) for name in COUNTS for key in COUNTS[name] if key != "cifar100" or name in BENCHMARK]
+
+
+@pytest.fixture(autouse=True)
+def without_first_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing here has data, so nothing is to be initialised."""
+    for layer in (nn.Conv2d, nn.Linear, nn.BatchNorm2d):
+        monkeypatch.setattr(layer, "reset_parameters", lambda self: None)
+
+
+def check_macs(model: nn.Module, expected: float | None, size: int) -> None:
+    if expected is None:
+        return
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.forward = lambda x: x  # type: ignore[method-assign]  # slow without data, and not counted
+    found = n_macs(model, 3, size, size)
+    assert round(found / 1e6, 2) == expected if isinstance(expected, float) else found == expected
+
+
+def check_parameters(model: Any, without: int, both: int | None) -> None:
+    found = n_parameters(model)
+    assert found - n_parameters(model.auxiliary_head) == without
+    assert both in (None, found)
+
+
+@pytest.mark.parametrize(("name", "key"), BUILT, ids=[f"{name}-{key}" for name, key in BUILT])
+def test_counts(name: str, key: str) -> None:
+    parameters, with_auxiliary, macs = COUNTS[name][key]
+    size = 224 if key == "imagenet" else 32
+    with torch.device("meta"):
+        if name in BENCHMARK:
+            model = hub.load(name, **ARGUMENTS[key])
+            assert n_parameters(model) == parameters
+            check_macs(model, macs, size)
+            return
+        model = hub.load(name, auxiliary_loss=True, **ARGUMENTS[key])
+        check_parameters(model, parameters, with_auxiliary)
+        check_macs(model, macs, size)
+        if key == "cifar10" and "cifar100" in COUNTS[name]:
+            to_classes(model, 100)
+            check_parameters(model, *COUNTS[name]["cifar100"][:2])
+
+
+def to_classes(model: Any, count: int) -> None:
+    """Exchange both classifiers."""
+    model.classifier = nn.Linear(model.classifier.in_features, count)
+    model.auxiliary_head[-1] = nn.Linear(model.auxiliary_head[-1].in_features, count)
+
+
+@pytest.mark.parametrize("name", ["darts-v2", "nasnet-a"])
+def test_classes_of_another_dataset(name: str) -> None:
+    with torch.device("meta"):
+        model = hub.load(name, num_classes=100, auxiliary_loss=True)
+        check_parameters(model, *COUNTS[name]["cifar100"][:2])
+        other: Any = hub.load(name, auxiliary_loss=True)
+        to_classes(other, 100)
+    shapes = [[tuple(p.shape) for p in network.parameters()] for network in (model, other)]
+    assert shapes[0] == shapes[1]
+
+
+def test_every_space_is_counted() -> None:
+    spaces = {read_entry(name).space for name in COUNTS}
+    assert spaces == {"DARTS", "NASNet", "AmoebaNet", "PNAS", "ENAS", "FairDARTS", "NASBench201"}
+    assert sum(map(len, COUNTS.values())) > 100
+
+
+def test_entries_say_the_same_counts() -> None:
+    """What the data files of the hub claim is what is tested here."""
+    for name, known in COUNTS.items():
+        told = {repr(sorted(row["arguments"].items())): row for row in read_entry(name).counts}
+        for key, (parameters, with_auxiliary, macs) in known.items():
+            arguments = {k: list(v) if isinstance(v, tuple) else v for k, v in ARGUMENTS[key].items()}
+            row = told[repr(sorted(arguments.items()))]
+            assert row["parameters"] == parameters
+            assert row.get("macs") in (None, macs)
+            if with_auxiliary is not None:
+                row = told[repr(sorted({**arguments, "auxiliary_loss": True}.items()))]
+                assert row["parameters"] == with_auxiliary
+
+
+def test_counts_of_a_narrow_network() -> None:
+    with torch.device("meta"):
+        check_parameters(hub.load("darts-v2", width=16, num_cells=8, auxiliary_loss=True), 246_106, 681_572)
+
+
+def test_profile_counts_the_same() -> None:
+    found = profile(hub.load("nb201-resnet"), torch.empty(1, 3, 32, 32))
+    assert (found.parameters, found.macs) == (559_386, 78_561_920)

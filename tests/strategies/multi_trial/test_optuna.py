@@ -1,0 +1,224 @@
+"""Optuna's samplers: what they are told, what they are asked, and that they search."""
+
+from __future__ import annotations
+
+import builtins
+import functools
+import math
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+from optuna.distributions import CategoricalDistribution, IntDistribution
+from optuna.trial import TrialState
+
+from spacelang import InputChoice, LayerChoice, ModelSpace, SpaceError, value_choice
+from spacelang.language import Categorical
+from spacelang.strategies import Deduplicate, Optuna, WarmStart
+from spacelang.strategies.multi_trial.optuna import is_number
+from spacelang.trials import Maximize, Minimize, Trial
+
+from ...spaces import CASES
+from ...trials.toy import Chain, Conditional, Scale
+from .drive import archs, search
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        yield
+
+
+class Recording(optuna.samplers.RandomSampler):
+    """Keeps the studies it was asked with."""
+
+    studies: list[Any] = []
+
+    def infer_relative_search_space(self, study: Any, trial: Any) -> Any:
+        self.studies.append(study)
+        return super().infer_relative_search_space(study, trial)
+
+
+def told(space: ModelSpace, measure: Any, trials: int, **settings: Any) -> list[Any]:
+    """Trials of the study at the end of a search."""
+    Recording.studies = []
+    search(Optuna(Recording), space, measure, trials + 1, **settings)
+    found: list[Any] = Recording.studies[-1].get_trials()
+    return found[:trials]
+
+
+class Mixed(ModelSpace):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = LayerChoice({"one": Scale(1), "two": Scale(2)}, label="layer")
+        self.listed = LayerChoice([Scale(1), Scale(2)], label="listed")
+        self.width = value_choice([16, 32, 64], label="width")
+        self.inputs = InputChoice(3, n_chosen=None, label="inputs")
+
+
+def test_parameters_are_positions_of_candidates() -> None:
+    for trial in told(Mixed(), lambda trial: {"value": 1.0}, 5):
+        assert trial.distributions["layer"] == CategoricalDistribution((0, 1))
+        assert trial.distributions["listed"] == CategoricalDistribution((0, 1))
+        assert trial.distributions["width"] == IntDistribution(0, 2)
+        assert trial.distributions["inputs"] == CategoricalDistribution(tuple(range(7)))
+
+
+def test_only_active_decisions_are_suggested() -> None:
+    trials = told(Conditional(), lambda trial: {"value": 1.0}, 20)
+    for trial in trials:
+        blocks = {label for label in trial.params if label.startswith("block")}
+        assert blocks == {f"block{i}" for i in range(trial.params["depth"])}
+    assert {trial.params["depth"] for trial in trials} == {0, 1, 2}
+
+
+def test_what_is_a_number() -> None:
+    for candidates, expected in (
+        ((16, 32, 64), True),
+        ((0.1, 0.01), True),
+        ((1, 2, 3), True),
+        ((0, 1, 2), False),  # positions of layers or inputs
+        ((1, 4, 2), False),
+        (("a", "b"), False),
+        ((True, False), False),
+    ):
+        assert is_number(Categorical("x", candidates)) is expected
+
+
+def test_outcomes_are_told() -> None:
+    outcomes: list[Any] = [{"value": 2.0}, None, {"value": math.nan}, {"value": 3.0}]
+    trials = told(Chain(), lambda trial: outcomes[trial.number] if trial.number < 4 else {"value": 0.0}, 4)
+    states = [TrialState.COMPLETE, TrialState.FAIL, TrialState.FAIL, TrialState.COMPLETE]
+    assert [trial.state for trial in trials] == states
+    assert [trials[0].value, trials[3].value] == [2.0, 3.0]
+
+
+def test_directions_are_told() -> None:
+    trials = told(
+        Chain(),
+        lambda trial: {"good": 2.0, "bad": 5.0},
+        2,
+        objectives=[Maximize("good"), Minimize("bad")],
+    )
+    study = Recording.studies[-1]
+    assert [d.name for d in study.directions] == [
+        "MAXIMIZE",
+        "MINIMIZE",
+    ]
+    assert trials[0].values == [2.0, 5.0]
+
+
+def test_infeasible_trials_violate_a_constraint() -> None:
+    from dataclasses import replace
+
+    space = Chain()
+    strategy = Optuna(Recording)
+    proposer: Any = strategy.start(space)
+    history = search(strategy, space, lambda trial: {"value": 1.0}, 2)
+    history.add(replace(history[1], state="infeasible", metrics={}))
+    proposer.ask(history, np.random.default_rng(0))
+    trial = proposer.study.get_trials()[1]
+    assert trial.state == TrialState.PRUNED
+    assert trial.constraints == {"infeasible": 1.0}
+
+
+def summit(trial: Trial) -> dict[str, float]:
+    """A sum of digits: 12 at most, and about 6 at random."""
+    return {"value": float(sum({"one": 0, "two": 1, "three": 2}[v] for v in trial.arch.values()))}
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        None,
+        functools.partial(optuna.samplers.TPESampler, multivariate=True, group=True),
+        functools.partial(optuna.samplers.NSGAIISampler, population_size=8),
+        functools.partial(optuna.samplers.GPSampler, n_startup_trials=5),
+    ],
+    ids=["default", "tpe", "nsga2", "gp"],
+)
+def test_samplers_search(sampler: Any) -> None:
+    gp = getattr(sampler, "func", None) is optuna.samplers.GPSampler
+    history = search(Optuna(sampler), Chain(6), summit, 25 if gp else 80)
+    late = np.mean([history.score(trial) for trial in history.done[-10:]])
+    assert late > 8.5
+    assert history.leader is not None
+    assert history.score(history.leader) >= 11
+
+
+def test_several_objectives() -> None:
+    """The front of (threes, ones) is a line; NSGA-II finds more than half of its seven points."""
+
+    def measure(trial: Trial) -> dict[str, float]:
+        values = list(trial.arch.values())
+        return {"threes": float(values.count("three")), "ones": float(values.count("one"))}
+
+    sampler = functools.partial(optuna.samplers.NSGAIISampler, population_size=10)
+    history = search(
+        Optuna(sampler), Chain(6), measure, 120, objectives=[Maximize("threes"), Maximize("ones")]
+    )
+    points = {history.scores(trial) for trial in history.pareto()}
+    assert len([p for p in points if sum(p) == 6]) >= 4
+
+
+def test_qmc_walks_one_sequence() -> None:
+    """Eight points of a Sobol sequence on two numbers of four candidates fall into eight different fields."""
+
+    class Square(ModelSpace):
+        def __init__(self) -> None:
+            super().__init__()
+            self.x = value_choice([1, 2, 3, 4], label="x")
+            self.y = value_choice([1, 2, 3, 4], label="y")
+
+    history = search(Optuna(optuna.samplers.QMCSampler), Square(), lambda trial: {"value": 0.0}, 9)
+    assert len({str(arch) for arch in archs(history)[1:]}) == 8  # the first is independent
+
+
+def test_constraints_of_the_space_hold() -> None:
+    space = next(c.space() for c in CASES.values() if c.space().decision_space.constraints)
+    history = search(Optuna(), space, lambda trial: {"value": 1.0}, 15)
+    for arch in archs(history):
+        space.validate(arch)
+
+
+def test_it_learns_from_a_warm_start() -> None:
+    """No first random trials: with a good and many bad architectures known, TPE is near the good one."""
+    space = Chain(6)
+    rng = np.random.default_rng(0)
+    known = [(arch, summit(Trial(0, arch, 0))) for arch in (space.sample(rng) for _ in range(100))]
+    strategy = WarmStart(Deduplicate(Optuna(functools.partial(optuna.samplers.TPESampler))), known)
+    history = search(strategy, space, summit, 10)
+    assert np.mean([history.score(trial) for trial in history.done]) > 8.5
+
+
+def test_it_warns_where_a_sampler_draws_at_random() -> None:
+    with pytest.warns(UserWarning, match="GPSampler draws the 2 decisions that exist in some architectures"):
+        Optuna(optuna.samplers.GPSampler).start(Conditional())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Optuna(optuna.samplers.TPESampler).start(Conditional())
+        Optuna(optuna.samplers.GPSampler).start(Chain())
+
+
+def test_errors_say_what_to_write() -> None:
+    with pytest.raises(SpaceError, match=r"Write Optuna\(functools.partial\(TPESampler, ...\)\)"):
+        Optuna(optuna.samplers.TPESampler())  # type: ignore[arg-type]
+    with pytest.raises(SpaceError, match="which is no sampler of Optuna"):
+        Optuna(lambda seed: 3)  # type: ignore[arg-type, return-value]
+
+
+def test_without_optuna_the_error_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = builtins.__import__
+
+    def without(name: str, *args: Any, **kwargs: Any) -> Any:
+        if name == "optuna":
+            raise ImportError(name)
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(SpaceError, match=r"pip install 'spacelang\[optuna\]'"):
+        Optuna()

@@ -1,0 +1,221 @@
+"""Every multi-trial strategy keeps the promises of `check_strategy`, and those that break one are caught."""
+
+from __future__ import annotations
+
+import functools
+import random
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+
+from spacelang import ModelSpace
+from spacelang.strategies.multi_trial import (
+    PPO,
+    Deduplicate,
+    Filter,
+    Grid,
+    LocalSearch,
+    Optuna,
+    PolicyGradient,
+    Random,
+    RegularizedEvolution,
+    Reinforce,
+    Repeat,
+    Retry,
+    WarmStart,
+)
+from spacelang.testing import check_strategy, toy_spaces
+from spacelang.trials import Exhausted, History, Proposal
+
+EVERY = set(toy_spaces())
+SMALL = {name for name, space in toy_spaces().items() if space.size() <= 30}
+
+CONTROLLER: dict[str, Any] = {"batch": 6, "hidden": 4, "learning_rate": 0.01}
+EVOLUTION = RegularizedEvolution(population=5, sample=3)
+TPE = functools.partial(optuna.samplers.TPESampler, n_startup_trials=5, multivariate=True, group=True)
+SAMPLERS = optuna.samplers
+
+STRATEGIES: dict[str, Any] = {
+    "random": Random(),
+    "grid": Grid(),
+    "grid-shuffled": Grid(shuffle=True),
+    "local": LocalSearch(),
+    "deduplicated": Deduplicate(EVOLUTION),
+    "deduplicated-controller": Deduplicate(PolicyGradient(update=Reinforce(), **CONTROLLER)),
+    "retried": Retry(Grid(), times=2),
+    "repeated": Repeat(Grid(), times=2),
+    "stacked": Repeat(
+        Deduplicate(Filter(LocalSearch(), lambda arch: sum(str(arch).encode()) % 4 > 0)), times=2
+    ),
+}
+ENDLESS: dict[str, Any] = {
+    "random-again": Random(distinct=False),
+    "evolution": EVOLUTION,
+    "ppo": PolicyGradient(update=PPO(steps=2), **CONTROLLER),
+    "reinforce": PolicyGradient(update=Reinforce(), **CONTROLLER),
+    "optuna-tpe": Optuna(TPE),
+    "optuna-nsga2": Optuna(functools.partial(SAMPLERS.NSGAIISampler, population_size=4)),
+    "optuna-nsga3": Optuna(functools.partial(SAMPLERS.NSGAIIISampler, population_size=4)),
+    "optuna-random": Optuna(SAMPLERS.RandomSampler),
+    "retried-optuna": Retry(Optuna(TPE)),
+}
+INDEPENDENT: dict[str, Any] = {
+    "optuna-cma": functools.partial(
+        SAMPLERS.CmaEsSampler, n_startup_trials=2, warn_independent_sampling=False
+    ),
+    "optuna-qmc": functools.partial(SAMPLERS.QMCSampler, warn_independent_sampling=False),
+}
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_every_strategy_conforms(name: str) -> None:
+    result = check_strategy(STRATEGIES[name])
+    assert set(result.searched) == EVERY
+    assert set(result.exhausted) == SMALL
+
+
+@pytest.mark.parametrize("name", ENDLESS)
+def test_strategies_that_repeat_conform(name: str) -> None:
+    result = check_strategy(ENDLESS[name], trials=16)
+    assert set(result.searched) == EVERY
+    assert result.exhausted == ()
+
+
+@pytest.mark.filterwarnings("ignore:.*draws the .* decisions that exist in some architectures alone")
+@pytest.mark.parametrize("name", INDEPENDENT)
+def test_samplers_for_numbers_conform(name: str) -> None:
+    assert set(check_strategy(Optuna(INDEPENDENT[name])).searched) == EVERY
+
+
+def test_a_warm_start_conforms_on_its_space_and_refuses_the_others() -> None:
+    known = [(space.default(), {"value": 0.5}) for space in [toy_spaces()["Cells"]]]
+    result = check_strategy(WarmStart(Deduplicate(EVOLUTION), known))
+    assert result.searched == ("Cells",)
+    assert "not a label of this space" in result.refused["Layers"]
+
+
+# -- strategies that break a promise -------------------------------------------------------------------------
+
+
+class Base:
+    def start(self, space: ModelSpace) -> Any:
+        return self
+
+    def ask(self, history: History, rng: np.random.Generator) -> Proposal:
+        return Proposal(history.space.sample(rng))
+
+
+class GlobalDraws(Base):
+    def ask(self, history: History, rng: np.random.Generator) -> Proposal:
+        return Proposal(history.space.sample(np.random.default_rng(random.randrange(2**32))))
+
+
+class Forgetful(Base):
+    """Counts its proposals itself."""
+
+    def start(self, space: ModelSpace) -> Any:
+        return _Counting()
+
+
+class _Counting:
+    count = 0
+
+    def ask(self, history: History, rng: np.random.Generator) -> Proposal:
+        self.count += 1
+        return Proposal(history.space.at(self.count % history.space.size()))
+
+
+class Waiting(Base):
+    """Keeps in mind what was running, which nobody can know later."""
+
+    def start(self, space: ModelSpace) -> Any:
+        return _Waiting()
+
+
+class _Waiting:
+    seen = 0
+
+    def ask(self, history: History, rng: np.random.Generator) -> Proposal:
+        self.seen += len(history.running)
+        return Proposal(history.space.at(self.seen % history.space.size()))
+
+
+class Invalid(Base):
+    def ask(self, history: History, rng: np.random.Generator) -> Proposal:
+        return Proposal({"nothing": 0})
+
+
+class Bare(Base):
+    def ask(self, history: History, rng: np.random.Generator) -> Any:
+        return history.space.sample(rng)
+
+
+class Rich(Base):
+    def ask(self, history: History, rng: np.random.Generator) -> Proposal:
+        return Proposal(history.space.sample(rng), note={"array": np.zeros(2)})
+
+
+class Meddling(Base):
+    def ask(self, history: History, rng: np.random.Generator) -> Proposal:
+        if history.done:
+            history.add(history.done[0].__class__(len(history), history.done[0].arch, 0))
+        return super().ask(history, rng)
+
+
+class Idle(Base):
+    def ask(self, history: History, rng: np.random.Generator) -> Proposal:
+        raise Exhausted("tired")
+
+
+class Silent(Base):
+    def ask(self, history: History, rng: np.random.Generator) -> Proposal:
+        if history.done:
+            raise Exhausted
+        return super().ask(history, rng)
+
+
+@dataclass
+class Adaptive(Base):
+    rate: float = 1.0
+
+    def ask(self, history: History, rng: np.random.Generator) -> Proposal:
+        self.rate *= 0.5
+        return super().ask(history, rng)
+
+
+class Fragile(Base):
+    """Counts on a score for every trial."""
+
+    def ask(self, history: History, rng: np.random.Generator) -> Proposal:
+        for trial in history:
+            history.score(trial)
+        return super().ask(history, rng)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "message"),
+    [
+        (GlobalDraws(), "it proposed something else|the same seed gave two searches"),
+        (Forgetful(), "resumed before trial 1 it proposed something else"),
+        (Waiting(), "resumed before trial .* it proposed something else"),
+        (Bare(), "which is no Proposal"),
+        (Rich(), "its note holds more than plain values"),
+        (Meddling(), "it changed the history"),
+        (Idle(), "it proposes nothing"),
+        (Silent(), "it ended without saying why"),
+        (Adaptive(), "settings changed"),
+    ],
+)
+def test_a_broken_promise_is_caught(strategy: Any, message: str) -> None:
+    with pytest.raises(AssertionError, match=message):
+        check_strategy(strategy)
+
+
+@pytest.mark.parametrize(("strategy", "error"), [(Invalid(), "nothing"), (Fragile(), "3")])
+def test_errors_name_the_space(strategy: Any, error: str) -> None:
+    with pytest.raises(Exception, match=error) as caught:
+        check_strategy(strategy)
+    assert "space 'Layers'" in str(caught.value.__notes__)
