@@ -1,6 +1,11 @@
 """Strategies that propose architectures to be tried."""
 
+from .bananas import Bananas as Bananas
+from .bogcn import BOGCN as BOGCN
 from .evolution import RegularizedEvolution as RegularizedEvolution
+from .fidelity import ASHA as ASHA
+from .fidelity import Hyperband as Hyperband
+from .fidelity import SuccessiveHalving as SuccessiveHalving
 from .grid import Grid as Grid
 from .local_search import LocalSearch as LocalSearch
 from .optuna import Optuna as Optuna

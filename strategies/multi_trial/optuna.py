@@ -12,6 +12,7 @@ import numpy as np
 
 from spacelang import ModelSpace, SpaceError
 from spacelang.language import Architecture, Categorical, Decision, DecisionSpace
+from spacelang.quiet import quiet
 from spacelang.trials import Exhausted, History, Maximize, Objective, Proposal, Proposer, Trial, key_of
 
 from ._stateless import drawn_once
@@ -185,7 +186,8 @@ class _Search:
         if self.study is None:
             storage = InMemoryStorage()
             directions = [_direction(objective) for objective in history.objectives]
-            storage.create_new_study(directions, "search")
+            with quiet(("optuna.storages._in_memory",), 30):
+                storage.create_new_study(directions, "search")
             self.study = Study("search", storage, sampler=self.make(0))
         return self.study
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from .._controller import Controller
+    from ..one_shot._controller import Controller
 
 _TRIES = 1000
 
@@ -236,7 +236,7 @@ def _controller(space: DecisionSpace, hidden: int, generator: torch.Generator) -
     """A controller for which every decision is one of its own, those in cells too, as in NASNet."""
     from spacelang.supernet import Group
 
-    from .._controller import Controller
+    from ..one_shot._controller import Controller
 
     unbiased: Mapping[str, float] = {}
     return Controller(

@@ -10,8 +10,19 @@ import pytest
 import torch
 from torch import nn
 
-from spacelang import Cell, InputChoice, LayerChoice, ModelSpace, Repeat, SpaceError, Supernet
+from spacelang import (
+    Cell,
+    InputChoice,
+    LayerChoice,
+    ModelSpace,
+    Repeat,
+    SpaceError,
+    Supernet,
+    value_choice,
+)
+from spacelang import nn as space_nn
 from spacelang.hub import DARTS as DartsSpace
+from spacelang.language import where
 from spacelang.strategies import Softmax, top_architectures
 
 OPERATIONS = (
@@ -189,6 +200,37 @@ def test_constraints_are_kept() -> None:
     supernet = Supernet(Constrained())
     tables = {"a": torch.tensor([[0.6, 0.4]]), "b": torch.tensor([[0.9, 0.1]])}
     assert top_architectures(supernet, tables, 9) == [{"a": 1, "b": 0}, {"a": 0, "b": 1}]
+
+
+def test_constraints_that_link_many_decisions_are_kept_at_once() -> None:
+    """Ten edges of eight candidates, at most two of each five in use: few of 8 ** 10 combinations are legal."""
+
+    class Sparse(ModelSpace):
+        def __init__(self) -> None:
+            super().__init__()
+            values = [[value_choice(range(8), label=f"{node}{edge}") for edge in range(5)] for node in "ab"]
+            for row in values:
+                used = sum((where(value > 0, 1, 0) for value in row[1:]), where(row[0] > 0, 1, 0))
+                self.constrain(used <= 2, "at most two edges")
+            self.layers = nn.ModuleList(space_nn.Linear(1 + value, 1) for row in values for value in row)
+
+    space = Sparse()
+    supernet = Supernet(space)
+    tables = random_tables(supernet)
+    found = top_architectures(supernet, tables, 4)
+    # Each node by brute force: the best two edges to use.
+    best = {}
+    for node in "ab":
+        options = []
+        for used in itertools.product(range(8), repeat=5):
+            if sum(k > 0 for k in used) <= 2:
+                score = sum(math.log(tables[f"{node}{edge}"][0, k]) for edge, k in enumerate(used))
+                options.append((score, {f"{node}{edge}": k for edge, k in enumerate(used)}))
+        best[node] = sorted(options, key=lambda option: -option[0])[:4]
+    pairs = sorted(
+        ((a[0] + b[0], a[1] | b[1]) for a in best["a"] for b in best["b"]), key=lambda pair: -pair[0]
+    )
+    assert found == [arch for _, arch in pairs[:4]]
 
 
 def test_a_count_below_one_is_refused(cell_supernet: Supernet) -> None:

@@ -13,8 +13,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from spacelang import InputChoice, LayerChoice, ModelSpace, SpaceError, Supernet
 from spacelang.strategies import DARTS, DrNAS, KLAnchor, Moment, top_architectures
-from spacelang.strategies._search import generator_from
-from spacelang.strategies.drnas import DirichletSample, concentration, kl_to_uniform, largest
+from spacelang.strategies._framework._search import generator_from
+from spacelang.strategies.one_shot.drnas import DirichletSample, concentration, kl_to_uniform, largest
 
 from ..search_script import make, outcome
 from .test_derivation import OPERATIONS, OneCell, oracle_logits, slots_of

@@ -22,8 +22,8 @@ from spacelang.strategies import (
     StopOnStableRanking,
     top_architectures,
 )
-from spacelang.strategies import _early_stop as module
-from spacelang.strategies._early_stop import is_stable, local_averages
+from spacelang.strategies.extras import early_stop as module
+from spacelang.strategies.extras.early_stop import is_stable, local_averages
 from spacelang.testing._evaluator import Fit
 
 from ..search_script import outcome

@@ -19,7 +19,7 @@ from spacelang.strategies import (
     SkipDropout,
     StopOnEigenvalue,
 )
-from spacelang.strategies._monitor import largest_eigenvalue
+from spacelang.strategies.extras.monitor import largest_eigenvalue
 from spacelang.testing import toy_spaces
 from spacelang.testing._evaluator import Fit
 

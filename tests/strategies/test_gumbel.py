@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from spacelang import LayerChoice, ModelSpace, SpaceError, Supernet
 from spacelang.strategies import GDAS, GumbelDARTS, Moment, top_architectures
-from spacelang.strategies import gumbel as module
+from spacelang.strategies.one_shot import gumbel as module
 
 from ..search_script import make
 from .test_derivation import OneCell, oracle_logits, probabilities, slots_of

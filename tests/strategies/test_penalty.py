@@ -16,7 +16,7 @@ from spacelang import Cell, InputChoice, LayerChoice, ModelSpace, Repeat, SpaceE
 from spacelang import nn as space_nn
 from spacelang.costs import LatencyTable, expected_cost, measure_latency
 from spacelang.strategies import DARTS, OneShot, Penalty, ProxylessNAS
-from spacelang.strategies.penalty import cost_range
+from spacelang.strategies.extras.penalty import cost_range
 
 from ..search_script import make
 from .test_search import loader, quiet_trainer
@@ -291,5 +291,5 @@ def test_an_experiment_records_its_penalty(tmp_path: Path) -> None:
     """So that it is not resumed with another one."""
     strategy = DARTS(extras=(Penalty("params", 4000.0),))
     (extra,) = make(tmp_path / "run", method=strategy)._record()["strategy"]["extras"]
-    assert extra["class"] == "spacelang.strategies.penalty.Penalty"
+    assert extra["class"] == "spacelang.strategies.extras.penalty.Penalty"
     assert (extra["target"], extra["form"]) == (4000.0, "absolute")

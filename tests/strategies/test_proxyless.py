@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from spacelang import InputChoice, LayerChoice, ModelSpace, Repeat, SpaceError, Supernet
 from spacelang.strategies import Moment, ProxylessNAS
-from spacelang.strategies._relaxation import Phase
-from spacelang.strategies.proxyless import BinaryGates, sampled
+from spacelang.strategies._framework._relaxation import Phase
+from spacelang.strategies.one_shot.proxyless import BinaryGates, sampled
 
 from ..search_script import make
 from .test_search import loader, quiet_trainer

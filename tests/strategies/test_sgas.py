@@ -13,7 +13,7 @@ from torch import nn
 from spacelang import Cell, ModelSpace, SpaceError, Supernet
 from spacelang.results import load_yaml
 from spacelang.strategies import SGAS
-from spacelang.strategies.sgas import (
+from spacelang.strategies.one_shot.sgas import (
     certainty,
     decide,
     edge_scores,

@@ -13,10 +13,12 @@ import pytest
 
 from spacelang import ModelSpace
 from spacelang.strategies.multi_trial import (
+    ASHA,
     PPO,
     Deduplicate,
     Filter,
     Grid,
+    Hyperband,
     LocalSearch,
     Optuna,
     PolicyGradient,
@@ -25,6 +27,7 @@ from spacelang.strategies.multi_trial import (
     Reinforce,
     Repeat,
     Retry,
+    SuccessiveHalving,
     WarmStart,
 )
 from spacelang.testing import check_strategy, toy_spaces
@@ -45,6 +48,9 @@ STRATEGIES: dict[str, Any] = {
     "local": LocalSearch(),
     "deduplicated": Deduplicate(EVOLUTION),
     "deduplicated-controller": Deduplicate(PolicyGradient(update=Reinforce(), **CONTROLLER)),
+    "hyperband": Hyperband(Random(), 9),
+    "halving": SuccessiveHalving(Deduplicate(EVOLUTION), 9, trials=9),
+    "asha": ASHA(Random(), 9),
     "retried": Retry(Grid(), times=2),
     "repeated": Repeat(Grid(), times=2),
     "stacked": Repeat(
@@ -61,6 +67,7 @@ ENDLESS: dict[str, Any] = {
     "optuna-nsga3": Optuna(functools.partial(SAMPLERS.NSGAIIISampler, population_size=4)),
     "optuna-random": Optuna(SAMPLERS.RandomSampler),
     "retried-optuna": Retry(Optuna(TPE)),
+    "hyperband-optuna": Hyperband(Optuna(TPE), 9),
 }
 INDEPENDENT: dict[str, Any] = {
     "optuna-cma": functools.partial(

@@ -43,4 +43,5 @@ def expected_improvement(mean: Array, std: Array, best: float, rng: np.random.Ge
     z = (mean - best) / safe
     density = np.exp(-(z**2) / 2) / sqrt(2 * pi)
     below = np.array([(1 + erf(x / sqrt(2))) / 2 for x in z])
-    return np.where(std > 0, safe * (z * below + density), np.maximum(mean - best, 0.0))
+    improvement: Array = np.where(std > 0, safe * (z * below + density), np.maximum(mean - best, 0.0))
+    return improvement

@@ -48,7 +48,7 @@ class BayesianRegression:
         for _ in range(iterations):
             m = cls.fit(Phi, y, alpha, beta).m
             gamma = float(np.sum(beta * eigenvalues / (alpha + beta * eigenvalues)))
-            alpha = float(np.clip(gamma / max(m @ m, 1e-12), _LOWEST, _HIGHEST))
+            alpha = float(np.clip(gamma / max(float(m @ m), 1e-12), _LOWEST, _HIGHEST))
             residual = float(np.sum((y - Phi @ m) ** 2))
             beta = float(np.clip((len(y) - gamma) / max(residual, 1e-12), _LOWEST, _HIGHEST))
         return cls.fit(Phi, y, alpha, beta)

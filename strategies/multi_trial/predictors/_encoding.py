@@ -71,7 +71,7 @@ def _path_features(cell: Cell, arch: Mapping[str, Any], longest: int) -> list[Ar
         np.zeros(number_of_paths(count, longest), np.float32) for _ in range(topology.num_predecessors)
     ]
     if topology.decisions()[0].label in arch:
-        for source, operations in _paths(topology, arch, loose_end=cell.merge_op == "loose_end"):
+        for source, operations in _paths(topology, arch, loose_end=cell.frame.merge_op == "loose_end"):
             if len(operations) <= longest:
                 features[source][path_index(operations, count)] = 1
     return list(features)

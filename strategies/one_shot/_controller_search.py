@@ -11,11 +11,11 @@ import torch
 from spacelang import SpaceError
 from spacelang.language import Architecture
 
+from .._framework._path_sampling import TRIES, Measure, Scored, Unseen
+from .._framework._path_search import PathSearch
+from .._framework._scoring import Scorer, untouched
+from .._framework._search import generator_from
 from ._controller import Sample
-from ._path_sampling import TRIES, Measure, Scored, Unseen
-from ._path_search import PathSearch
-from ._scoring import Scorer, untouched
-from ._search import generator_from
 
 if TYPE_CHECKING:
     from .enas import ENAS

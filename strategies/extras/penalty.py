@@ -17,12 +17,12 @@ from spacelang.errors import quoted
 from spacelang.language import Subset
 from spacelang.supernet import Group, Supernet
 
-from ._extra import Extra
+from .._framework._extra import Extra
 
 if TYPE_CHECKING:
-    from ._gradient_search import GradientSearch
-    from ._oneshot import OneShot
-    from ._search import OneShotSearch
+    from .._framework._gradient_search import GradientSearch
+    from .._framework._oneshot import OneShot
+    from .._framework._search import OneShotSearch
 
 _FORMS = ("linear", "above", "below", "absolute", "log")
 

@@ -12,8 +12,8 @@ from spacelang import SpaceError
 from spacelang.errors import closest
 from spacelang.supernet import Supernet
 
+from .._framework._path_sampling import PathSampling
 from ._controller import Controller
-from ._path_sampling import PathSampling
 
 if TYPE_CHECKING:
     from ._controller_search import ControllerSearch

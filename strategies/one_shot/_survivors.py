@@ -12,11 +12,11 @@ from torch import Tensor
 
 from spacelang.supernet import Group, Supernet
 
-from ._operations import operations
-from ._relaxation import Softmax, alive_mask, masked_softmax
+from .._framework._operations import operations
+from .._framework._relaxation import Softmax, alive_mask, masked_softmax
 
 if TYPE_CHECKING:
-    from ._gradient_search import GradientSearch
+    from .._framework._gradient_search import GradientSearch
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from spacelang import SpaceError
 from spacelang.supernet import Supernet
 
-from ._extra import Extra
-from ._operations import chosen_columns, count_skips, skips
-from ._update import restored
+from .._framework._extra import Extra
+from .._framework._operations import chosen_columns, count_skips, skips
+from .._framework._update import restored
 
 if TYPE_CHECKING:
-    from ._gradient_search import GradientSearch
-    from ._oneshot import OneShot
+    from .._framework._gradient_search import GradientSearch
+    from .._framework._oneshot import OneShot
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Monitor(Extra):
             raise SpaceError(f"every={self.every!r} must be an integer of at least 1.")
 
     def check(self, strategy: OneShot, supernet: Supernet) -> None:
-        from ._early_stop import StopOnEigenvalue
+        from .early_stop import StopOnEigenvalue
 
         self.require_probabilities(strategy)
         if not self.eigenvalue and not skips(supernet):

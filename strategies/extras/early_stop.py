@@ -11,13 +11,13 @@ from torch import Tensor
 from spacelang import SpaceError
 from spacelang.supernet import Supernet
 
-from ._extra import Extra
-from ._monitor import validation_eigenvalue
-from ._operations import count_skips, no_such_skips, operations, skips_of_cells
+from .._framework._extra import Extra
+from .._framework._operations import count_skips, no_such_skips, operations, skips_of_cells
+from .monitor import validation_eigenvalue
 
 if TYPE_CHECKING:
-    from ._gradient_search import GradientSearch
-    from ._oneshot import OneShot
+    from .._framework._gradient_search import GradientSearch
+    from .._framework._oneshot import OneShot
 
 
 @dataclass(frozen=True)

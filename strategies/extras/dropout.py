@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from spacelang import SpaceError
 from spacelang.supernet import Group, Supernet
 
-from ._extra import Extra, check_ends
-from ._operations import candidates
-from ._relaxation import Mixture, Moment
-from .gumbel import annealed
+from .._framework._extra import Extra, check_ends
+from .._framework._operations import candidates
+from .._framework._relaxation import Mixture, Moment
+from ..one_shot.gumbel import annealed
 
 if TYPE_CHECKING:
-    from ._oneshot import OneShot
+    from .._framework._oneshot import OneShot
 
 
 @dataclass(frozen=True)

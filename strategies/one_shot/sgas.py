@@ -15,12 +15,12 @@ from spacelang import SpaceError
 from spacelang.language import Subset
 from spacelang.supernet import Group
 
-from ._differentiable import Differentiable
-from ._relaxation import Mixture, Moment, Softmax, alive_mask
-from ._schedule import Schedule
+from .._framework._differentiable import Differentiable
+from .._framework._relaxation import Mixture, Moment, Softmax, alive_mask
+from .._framework._schedule import Schedule
 
 if TYPE_CHECKING:
-    from ._gradient_search import GradientSearch
+    from .._framework._gradient_search import GradientSearch
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,15 +15,15 @@ from spacelang.errors import quoted
 from spacelang.language import Architecture
 from spacelang.supernet import Group, Supernet
 
-from ._derivation import top_architectures
-from ._differentiable import Differentiable
-from ._dropout import SkipDropout
-from ._operations import count_skips, no_such_skips, skips_of_cells
+from .._framework._derivation import top_architectures
+from .._framework._differentiable import Differentiable
+from .._framework._operations import count_skips, no_such_skips, skips_of_cells
+from ..extras.dropout import SkipDropout
 from ._survivors import SurvivorSoftmax, drop_least_probable
 
 if TYPE_CHECKING:
-    from ._gradient_search import GradientSearch
-    from ._search import OneShotSearch
+    from .._framework._gradient_search import GradientSearch
+    from .._framework._search import OneShotSearch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +132,7 @@ class PDARTS(Differentiable):
         previous: OneShotSearch | None = None,
         val_dataloader: Iterable[Any] | None = None,
     ) -> GradientSearch:
-        from ._gradient_search import GradientSearch
+        from .._framework._gradient_search import GradientSearch
 
         self.check(supernet)
         relaxation = self.relaxation

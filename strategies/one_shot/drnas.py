@@ -13,16 +13,16 @@ from torch.nn import functional as F
 from spacelang import ModelSpace, SpaceError, Supernet
 from spacelang.supernet import Group
 
-from ._differentiable import Differentiable
-from ._extra import Extra
-from ._oneshot import OneShot
-from ._operations import operations
+from .._framework._differentiable import Differentiable
+from .._framework._extra import Extra
+from .._framework._oneshot import OneShot
+from .._framework._operations import operations
+from .._framework._relaxation import Mixture, Moment, Softmax, alive_mask
 from ._partial import check_partial, partial_supernet, widen
-from ._relaxation import Mixture, Moment, Softmax, alive_mask
 
 if TYPE_CHECKING:
-    from ._gradient_search import GradientSearch
-    from ._search import OneShotSearch
+    from .._framework._gradient_search import GradientSearch
+    from .._framework._search import OneShotSearch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +93,7 @@ class DrNAS(Differentiable):
         previous: OneShotSearch | None = None,
         val_dataloader: Iterable[Any] | None = None,
     ) -> GradientSearch:
-        from ._gradient_search import GradientSearch
+        from .._framework._gradient_search import GradientSearch
 
         search = super().attach(supernet, seed=seed, stage=stage, val_dataloader=val_dataloader)
         if stage > 0:

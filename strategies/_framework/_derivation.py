@@ -13,10 +13,11 @@ from typing import Literal
 from torch import Tensor
 
 from spacelang import SpaceError
-from spacelang.language import Architecture, CellTopology, DecisionSpace, Subset
+from spacelang.language import Architecture, CellTopology, Constraint, DecisionSpace, Subset
 from spacelang.supernet import Group, Supernet
 
 _MAX_STEPS = 200_000
+_MAX_JOINED = 100_000  # combinations of decisions that constraints link
 
 Rule = Literal["edges", "pairs"]
 
@@ -35,6 +36,11 @@ class _Unit:
 
     first_label: str
     options: tuple[_Option, ...]  # best first
+
+    @property
+    def labels(self) -> frozenset[str]:
+        """Of the decisions."""
+        return frozenset(self.options[0].values)
 
     def regret(self, index: int) -> float:
         """How much less likely an option is than the best, in log probability."""
@@ -68,11 +74,17 @@ def top_architectures(
     if count < 1:
         raise SpaceError(f"the number of architectures must be at least 1; got {count}.")
     space = supernet.decision_space
+    linked = [constraint.labels for constraint in space.constraints if _is_unconditional(constraint, space)]
+    complete = frozenset().union(*linked)
     units = [
         unit
         for label, group in supernet.groups.items()
-        for unit in _units(group, probabilities[label].detach().double().cpu().tolist(), count, rule)
+        for unit in _units(
+            group, probabilities[label].detach().double().cpu().tolist(), count, rule, label in complete
+        )
     ]
+    for labels in linked:
+        units = _join(units, labels, space, count)
     order = {label: position for position, label in enumerate(space.by_label)}
     units.sort(key=lambda unit: order[unit.first_label])
     found: list[Architecture] = []
@@ -92,6 +104,28 @@ def top_architectures(
             f"none of the {_MAX_STEPS} most probable architectures satisfies the constraints of the space."
         )
     return found
+
+
+def _is_unconditional(constraint: Constraint, space: DecisionSpace) -> bool:
+    return not any(space.conditions[label].labels for label in constraint.labels)
+
+
+def _join(units: list[_Unit], labels: frozenset[str], space: DecisionSpace, count: int) -> list[_Unit]:
+    """Merge the units of single decisions that a constraint links, leaving only what it allows.
+
+    Otherwise a search for the most probable architecture may try every combination that breaks it.
+    """
+    parts = [unit for unit in units if unit.labels & labels]
+    if len(parts) < 2 or math.prod(len(part.options) for part in parts) > _MAX_JOINED:
+        return units
+    rules = [rule for rule in space.constraints if rule.labels & labels]
+    options = []
+    for combination in itertools.product(*(part.options for part in parts)):
+        values = {label: value for option in combination for label, value in option.values.items()}
+        if all(rule.holds(values) for rule in rules):
+            options.append(_Option(values, sum(option.score for option in combination)))
+    joined = _Unit(parts[0].first_label, _best(options, len(options)))
+    return [joined, *(unit for unit in units if not unit.labels & labels)]
 
 
 def _best_first(units: Sequence[_Unit], space: DecisionSpace) -> Iterator[Architecture]:
@@ -118,7 +152,8 @@ def _best_first(units: Sequence[_Unit], space: DecisionSpace) -> Iterator[Archit
             heapq.heappush(heap, (worse, next(ticket), position, index + 1, arch))
 
 
-def _units(group: Group, table: list[list[float]], count: int, rule: Rule) -> Iterator[_Unit]:
+def _units(group: Group, table: list[list[float]], count: int, rule: Rule, complete: bool) -> Iterator[_Unit]:
+    """Units of a group; with their `count` best options, or if `complete` with all."""
     if group.topology is not None:
         for node in group.topology.nodes:
             yield _node_unit(group, node, table, count, rule)
@@ -135,7 +170,7 @@ def _units(group: Group, table: list[list[float]], count: int, rule: Rule) -> It
             for k, alive in enumerate(group.alive[0])
             if alive
         ]
-    yield _Unit(decision.label, _best(options, count))
+    yield _Unit(decision.label, _best(options, len(options) if complete else count))
 
 
 def _node_unit(group: Group, node: int, table: list[list[float]], count: int, rule: Rule) -> _Unit:

@@ -1,0 +1,1 @@
+"""What one-shot strategies are made of: searches, relaxations, updates, derivation."""

@@ -1,0 +1,63 @@
+"""BANANAS: Bayesian optimisation with a neural predictor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from spacelang import ModelSpace
+from spacelang.language import Architecture
+from spacelang.trials import History
+
+from ._rounds import RoundSearch, RoundSettings
+from .predictors import Acquisition, MLPEnsemble, Predictor, path_encoding, thompson
+
+
+def paths_ensemble(space: ModelSpace) -> MLPEnsemble:
+    """The predictor of BANANAS: an ensemble of networks on the path encoding."""
+    return MLPEnsemble(path_encoding(space))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bananas(RoundSettings):
+    """Try what an ensemble of networks on the path encoding finds most promising.
+
+    Any predictor and acquisition may take their place, so this is predictor-based search as such:
+
+        Bananas(predictor=lambda space: Regressor(RandomForestRegressor(), space.encode))
+
+    Of several objectives the first decides. The networks learn standardised values by their absolute error;
+    the paper's relative error needs a lower bound of the error to be known.
+
+    Args:
+        predictor: makes a `Predictor` for a space.
+        acquisition: what makes an architecture promising.
+
+    Source: White et al. 2021, arXiv:1910.11858, algorithm 1.
+    """
+
+    predictor: Callable[[ModelSpace], Predictor] = paths_ensemble
+    acquisition: Acquisition = thompson
+
+    def start(self, space: ModelSpace) -> RoundSearch:
+        """Begin a search."""
+        return _Search(space, self)
+
+
+class _Search(RoundSearch):
+    def __init__(self, space: ModelSpace, strategy: Bananas) -> None:
+        super().__init__(space, strategy)
+        self._predictor = strategy.predictor(space)
+        self._acquisition = strategy.acquisition
+
+    def choose(
+        self, history: History, candidates: Sequence[Architecture], rng: np.random.Generator
+    ) -> list[Architecture]:
+        """See `RoundSearch`."""
+        values = np.array([history.score(trial) for trial in history.done])
+        self._predictor.fit([trial.arch for trial in history.done], values, rng)
+        mean, std = self._predictor.predict(candidates)
+        worth = self._acquisition(mean, std, float(values.max()), rng)
+        return [candidates[i] for i in np.argsort(-worth, kind="stable")]

@@ -1,0 +1,251 @@
+"""Few epochs for many architectures, many epochs for the few best."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import count
+from typing import TypeAlias
+
+import numpy as np
+
+from spacelang import ModelSpace
+from spacelang.trials import History, Proposal, Proposer, Stopper, Trial
+
+from ._wrapper import Wrapped, Wrapper, inner_note
+
+Bracket: TypeAlias = "tuple[tuple[int, int], ...]"
+"""Rungs, each a number of trials and their epochs."""
+
+
+@dataclass(frozen=True)
+class _Fidelity(Wrapped):
+    """Base of strategies with rungs of budgets.
+
+    Args:
+        strategy: proposes architectures.
+        max_budget: epochs of the last rung.
+        min_budget: epochs that the first has at least.
+        eta: of one rung a share of 1 / eta gets to the next, which has eta times as many epochs.
+    """
+
+    max_budget: int
+    min_budget: int = 1
+    eta: int = 3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, least in (("min_budget", 1), ("max_budget", self.min_budget), ("eta", 2)):
+            self.check_count(name, least)
+
+    @property
+    def steps(self) -> int:
+        """How often `min_budget` can be multiplied by eta within `max_budget`."""
+        return next(s for s in count() if self.min_budget * self.eta ** (s + 1) > self.max_budget)
+
+
+@dataclass(frozen=True)
+class SuccessiveHalving(_Fidelity):
+    """Train many architectures for few epochs, the best of them for more, and so on; then begin again.
+
+    A trial of a later rung trains from new weights. With parallel workers the next bracket begins while the
+    last trials of a rung run. A trial that failed is not promoted.
+
+    Args:
+        strategy, max_budget, min_budget, eta: see `Hyperband`.
+        trials: of the first rung.
+
+    Source: Jamieson and Talwalkar 2016, arXiv:1502.07943; rungs as in a bracket of Hyperband.
+    """
+
+    trials: int = 27
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_count("trials", 1)
+
+    @property
+    def brackets(self) -> tuple[Bracket, ...]:
+        """The one bracket."""
+        steps = next(s for s in count() if s == self.steps or self.eta ** (s + 1) > self.trials)
+        return (_bracket(self.trials, steps, self.max_budget, self.eta),)
+
+    def start(self, space: ModelSpace) -> Proposer:
+        """Begin a search."""
+        return _Halving(self.starter(space), self.brackets)
+
+
+@dataclass(frozen=True)
+class Hyperband(_Fidelity):
+    """Successive halving with one bracket after another, from many trials of few epochs to few of many.
+
+    With R = max_budget / min_budget, bracket s = floor(log_eta R), ..., 0 has
+    n_i = floor(ceil((s_max + 1) / (s + 1) * eta^s) / eta^i) trials of floor(max_budget / eta^(s - i)) epochs
+    in rung i; after the last bracket the first comes again. See `SuccessiveHalving`.
+
+    Args:
+        strategy: proposes architectures. It sees each once, when it is promoted no more, with the metrics of
+            its last trial.
+        max_budget: epochs of the last rung.
+        min_budget: epochs that the first has at least.
+        eta: of one rung a share of 1 / eta gets to the next, which has eta times as many epochs.
+
+    Source: Li et al. 2018, arXiv:1603.06560, algorithm 1.
+    """
+
+    @property
+    def brackets(self) -> tuple[Bracket, ...]:
+        """All brackets, in order."""
+        most = self.steps
+        first = {s: -(-(most + 1) * self.eta**s // (s + 1)) for s in range(most, -1, -1)}  # rounded up
+        return tuple(_bracket(n, s, self.max_budget, self.eta) for s, n in first.items())
+
+    def start(self, space: ModelSpace) -> Proposer:
+        """Begin a search."""
+        return _Halving(self.starter(space), self.brackets)
+
+
+@dataclass(frozen=True)
+class ASHA(_Fidelity):
+    """Asynchronous successive halving: stop a trial that is not among the best when it reaches a rung.
+
+    Rungs are at min_budget * eta^k epochs. There a trial goes on if of the n trials that were there, itself
+    included, it is among the max(1, floor(n / eta)) best. No trial waits for another, and none begins anew;
+    the evaluator must report its metrics after every epoch.
+
+    Args:
+        strategy: proposes architectures. Trials that were stopped it sees with the metrics they had.
+        max_budget: epochs of a trial that is never stopped.
+        min_budget: epochs of the first rung.
+        eta: of one rung a share of 1 / eta gets on.
+
+    Source: Li et al. 2020, arXiv:1810.05934, with trials stopped rather than promoted.
+    """
+
+    def start(self, space: ModelSpace) -> Proposer:
+        """Begin a search."""
+        return _Asynchronous(self.strategy.start(space), self)
+
+    def among_the_best(self, score: float, scores: Sequence[float]) -> bool:
+        """Whether a score is good enough among all at a rung, itself included."""
+        better = sum(other > score for other in scores)
+        return score > -math.inf and better < max(1, len(scores) // self.eta)
+
+
+def _bracket(trials: int, steps: int, budget: int, eta: int) -> Bracket:
+    return tuple((trials // eta**i, budget // eta ** (steps - i)) for i in range(steps + 1))
+
+
+class _Halving(Wrapper):
+    """Fills the rungs of brackets in turn.
+
+    The view shows an architecture as one trial, which runs until the architecture is not promoted any more.
+
+    Args:
+        start: begins the wrapped proposer's search.
+        brackets: in order, again and again.
+    """
+
+    def __init__(self, start: Callable[[], Proposer], brackets: tuple[Bracket, ...]) -> None:
+        self.brackets = brackets
+        super().__init__(start)
+
+    def _reset(self) -> None:
+        super()._reset()
+        self._rungs: dict[tuple[int, int], dict[int, Trial]] = {}  # bracket, rung -> trials by first number
+
+    def take(self, trial: Trial) -> None:
+        """Enter a trial into its rung, and show what that decides."""
+        first = int(trial.note.get("first", trial.number))
+        self.places[trial.number] = self.places.get(first, len(self.view))
+        bracket = int(trial.note.get("bracket", 0))
+        if trial.state == "infeasible":
+            self.show(trial, self.places[first])
+            return
+        self._rungs.setdefault((bracket, int(trial.note.get("rung", 0))), {})[first] = trial
+        if self.places[first] == len(self.view):
+            self.show(trial, state="running", metrics={})
+        if trial.is_finished:
+            self._decide(bracket)
+
+    def _decide(self, bracket: int) -> None:
+        for rung, promoted in self._ended(bracket):
+            for first, trial in self._rung(bracket, rung).items():
+                if first not in promoted and not self.view[self.places[first]].is_finished:
+                    self.show(trial, self.places[first])
+
+    def propose(self, rng: np.random.Generator) -> Proposal:
+        """For the first bracket that has room."""
+        last = max((bracket for bracket, _ in self._rungs), default=0)
+        for bracket in range(last + 1):
+            for rung, promoted in self._ended(bracket):
+                for first, trial in promoted.items():
+                    if first not in self._rung(bracket, rung + 1):
+                        return self._next(trial, first, bracket, rung + 1)
+        full = len(self._rung(last, 0)) >= self._shape(last)[0][0]
+        return self._new(last + 1 if full else last, rng)
+
+    def _new(self, bracket: int, rng: np.random.Generator) -> Proposal:
+        proposal = self.inner.ask(self.view, rng)
+        note = {"inner": proposal.note, "bracket": bracket, "rung": 0}
+        return Proposal(proposal.arch, self._shape(bracket)[0][1], note)
+
+    def _next(self, trial: Trial, first: int, bracket: int, rung: int) -> Proposal:
+        note = {"inner": inner_note(trial.note), "bracket": bracket, "rung": rung, "first": first}
+        return Proposal(trial.arch, self._shape(bracket)[rung][1], note)
+
+    def _shape(self, bracket: int) -> Bracket:
+        return self.brackets[bracket % len(self.brackets)]
+
+    def _rung(self, bracket: int, rung: int) -> dict[int, Trial]:
+        return self._rungs.get((bracket, rung), {})
+
+    def _ended(self, bracket: int) -> Iterator[tuple[int, dict[int, Trial]]]:
+        """Rungs of which all trials have ended, each with those that are promoted from it, best first."""
+        shape = self._shape(bracket)
+        places = [*(n for n, _ in shape), 0]
+        wanted = places[0]
+        for rung in range(len(shape)):
+            trials = self._rung(bracket, rung)
+            if len(trials) < wanted or not all(trial.is_finished for trial in trials.values()):
+                return
+            promoted = self._best(trials, places[rung + 1])
+            yield rung, promoted
+            wanted = len(promoted)
+
+    def _best(self, trials: dict[int, Trial], places: int) -> dict[int, Trial]:
+        score = self.view.objectives[0].score
+        scores = {first: score(t.metrics) for first, t in trials.items() if t.state == "done"}
+        measured = [first for first in scores if scores[first] > -math.inf]
+        ranked = sorted(measured, key=lambda first: (-scores[first], first))
+        return {first: trials[first] for first in ranked[:places]}
+
+
+class _Asynchronous:
+    """Stops trials at rungs.
+
+    Args:
+        inner: proposes architectures.
+        settings: of the strategy.
+    """
+
+    def __init__(self, inner: Proposer, settings: ASHA) -> None:
+        self.inner = inner
+        self.settings = settings
+        self.rungs = [settings.min_budget * settings.eta**k for k in range(settings.steps + 1)]
+
+    def ask(self, history: History, rng: np.random.Generator) -> Proposal:
+        """See `Proposer`."""
+        return replace(self.inner.ask(history, rng), budget=self.settings.max_budget)
+
+    def goes_on(self, trial: Trial, history: History) -> bool:
+        """See `Stopper`."""
+        if isinstance(self.inner, Stopper) and not self.inner.goes_on(trial, history):
+            return False
+        epoch = trial.reports[-1].epoch
+        if epoch + 1 not in self.rungs:
+            return True
+        score = history.objectives[0].score
+        at_rung = [score(r.metrics) for other in history for r in other.reports if r.epoch == epoch]
+        return self.settings.among_the_best(score(trial.reports[-1].metrics), at_rung)

@@ -1,0 +1,1 @@
+"""One-shot strategies, a file each."""

@@ -1,0 +1,196 @@
+"""Searches with a predictor: what they find, their rounds, and what they remember."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from spacelang import SpaceError
+from spacelang.language import Architecture
+from spacelang.strategies.multi_trial import BOGCN, Bananas, Random
+from spacelang.strategies.multi_trial.bogcn import _by_front
+from spacelang.strategies.multi_trial.predictors import GraphNetwork, MLPEnsemble, Regressor
+from spacelang.testing import check_strategy
+from spacelang.trials import Exhausted, History, Maximize, Minimize, Objective, Trial, key_of
+
+from ...trials.toy import Chain
+
+VALUE = {"one": 0, "two": 1, "three": 2}
+
+
+def total(arch: Architecture) -> float:
+    return float(sum(VALUE[value] for value in arch.values()))
+
+
+class Counting:
+    """A predictor that knows the answer and counts how often it is asked."""
+
+    def __init__(self) -> None:
+        self.fits: list[int] = []
+
+    def fit(self, archs: Sequence[Architecture], values: Any, rng: np.random.Generator) -> None:
+        assert list(values) == [total(arch) for arch in archs]
+        self.fits.append(len(archs))
+
+    def predict(self, archs: Sequence[Architecture]) -> tuple[Any, Any]:
+        return np.array([total(arch) for arch in archs]), np.zeros(len(archs))
+
+
+def search(
+    strategy: Any,
+    trials: int,
+    layers: int = 6,
+    objectives: Sequence[Objective] = (Maximize("value"),),
+    seed: int = 0,
+    history: History | None = None,
+) -> History:
+    space = Chain(layers)
+    proposer = strategy.start(space)
+    history = history or History(space.decision_space, objectives)
+    for number in range(len(history), trials):
+        proposal = proposer.ask(history, np.random.default_rng((seed, number)))
+        metrics = {"value": total(proposal.arch), "ones": float(list(proposal.arch.values()).count("one"))}
+        history.add(Trial(number, proposal.arch, 0, "done", None, proposal.note, metrics))
+    return history
+
+
+def quick_mlp(space: Any) -> MLPEnsemble:
+    return MLPEnsemble(space.encode, members=2, depth=2, epochs=20)
+
+
+def quick_gcn(space: Any) -> GraphNetwork:
+    return GraphNetwork(space, layers=2, width=8, epochs=10)
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        Bananas(initial=4, round_size=3, candidates=12, predictor=quick_mlp),
+        BOGCN(initial=4, round_size=3, candidates=12, network=quick_gcn),
+    ],
+)
+def test_it_keeps_the_promises_of_a_strategy(strategy: Any) -> None:
+    check_strategy(strategy, trials=14)
+
+
+@pytest.mark.parametrize("strategy", [Bananas(round_size=5), BOGCN(round_size=5)])
+def test_it_finds_more_than_random_search(strategy: Any) -> None:
+    """Of 729 architectures 30 are tried; the best has 12."""
+
+    def found(searcher: Any, seed: int) -> float:
+        best = search(searcher, 30, seed=seed).leader
+        assert best is not None
+        return best.metrics["value"]
+
+    guided = [found(strategy, seed) for seed in range(3)]
+    random = [found(Random(), seed) for seed in range(3)]
+    assert sum(guided) > sum(random)
+    assert min(guided) >= 11
+
+
+def test_a_round_is_fitted_once_and_proposes_the_best_candidates() -> None:
+    counting = Counting()
+    history = search(
+        Bananas(initial=4, round_size=5, candidates=40, predictor=lambda space: counting), trials=15
+    )
+    assert counting.fits == [4, 9, 14]
+    assert len({key_of(trial.arch) for trial in history}) == 15
+    rounds = [trial.note.get("round") for trial in history]
+    assert rounds == [None] * 4 + [4] * 5 + [9] * 5 + [14]
+    values = [trial.metrics["value"] for trial in history]
+    assert values[4:9] == sorted(values[4:9], reverse=True)
+    assert min(values[4:9]) > np.mean(values[:4])
+
+
+def test_a_round_resumes_in_the_middle_with_trials_running() -> None:
+    """A proposer that begins anew sees trials measured that were running when the round began."""
+    strategy = Bananas(initial=4, round_size=5, candidates=20, predictor=quick_mlp)
+    space = Chain(5)
+    history = search(strategy, 4, layers=5)
+    history.add(Trial(4, space.sample(np.random.default_rng(77)), 0, "running"))
+    proposer = strategy.start(space)
+    expected = []
+    for number in range(5, 10):
+        proposal = proposer.ask(history, np.random.default_rng((0, number)))
+        resumed = strategy.start(space).ask(history, np.random.default_rng((0, number)))
+        assert (resumed.arch, resumed.note) == (proposal.arch, proposal.note)
+        expected.append(proposal.arch)
+        history.add(Trial(number, proposal.arch, 0, "running", None, proposal.note))
+        if number == 6:
+            history.add(Trial(4, history[4].arch, 0, "done", metrics={"value": 9.0}))
+    assert history[9].note["running"] == [4]
+    assert key_of(history[4].arch) not in {key_of(arch) for arch in expected}
+
+
+def test_failures_and_nan_are_not_learned_from() -> None:
+    counting = Counting()
+    strategy = Bananas(initial=4, round_size=2, predictor=lambda space: counting)
+    space = Chain(5)
+    history = search(Random(), 3, layers=5)
+    for number, state in ((3, "failed"), (4, "infeasible"), (5, "done")):
+        arch = space.sample(np.random.default_rng(90 + number))
+        metrics = {"value": float("nan")} if state == "done" else {}
+        history.add(Trial(number, arch, 0, state, metrics=metrics))  # type: ignore[arg-type]
+    search(strategy, 8, layers=5, history=history)
+    assert counting.fits == [3]
+
+
+def test_nothing_measured_yet_means_random() -> None:
+    space = Chain(5)
+    history = History(space.decision_space, [Maximize("value")])
+    for number in range(12):
+        arch = space.sample(np.random.default_rng(number))
+        history.add(Trial(number, arch, 0, "done", metrics={"value": float("nan")}))
+    proposal = Bananas(initial=2).start(space).ask(history, np.random.default_rng(0))
+    assert proposal.note == {}
+
+
+def test_a_known_space_ends_the_search() -> None:
+    strategy = Bananas(initial=3, round_size=4, predictor=lambda space: Counting())
+    history = search(strategy, 9, layers=2)
+    assert len({key_of(trial.arch) for trial in history}) == 9
+    with pytest.raises(Exhausted, match="all 9 architectures"):
+        search(strategy, 10, layers=2, history=history)
+
+
+def test_any_regressor_serves() -> None:
+    from sklearn.linear_model import BayesianRidge
+
+    strategy = Bananas(round_size=5, predictor=lambda space: Regressor(BayesianRidge(), space.encode))
+    best = search(strategy, 25).leader
+    assert best is not None
+    assert best.metrics["value"] >= 11
+
+
+def test_minimising() -> None:
+    best = search(Bananas(round_size=5), 25, objectives=[Minimize("value")]).leader
+    assert best is not None
+    assert best.metrics["value"] <= 1
+
+
+def test_fronts_come_one_after_another() -> None:
+    mean = np.array([[0.0, 0.0], [2.0, 0.0], [1.0, 1.0], [0.0, 2.0], [0.5, 0.5]])
+    orders = [_by_front(mean, np.random.default_rng(seed)) for seed in range(20)]
+    assert all(set(order[:3]) == {1, 2, 3} and order[3:] == [4, 0] for order in orders)
+    assert len({tuple(order) for order in orders}) > 1
+
+
+def test_bogcn_finds_a_pareto_front() -> None:
+    """The sum wants threes, the count of ones wants ones: fronts are sums over architectures of ones and threes."""
+    objectives = [Maximize("value"), Maximize("ones")]
+
+    def covered(strategy: Any) -> int:
+        history = search(strategy, 40, layers=4, objectives=objectives)
+        return len({history.scores(trial) for trial in history.pareto()} & best)
+
+    best = {(8.0, 0.0), (6.0, 1.0), (4.0, 2.0), (2.0, 3.0), (0.0, 4.0)}
+    assert covered(BOGCN(round_size=5)) >= max(4, covered(Random()))
+
+
+@pytest.mark.parametrize("kind", [Bananas, BOGCN])
+def test_refusals(kind: Any) -> None:
+    with pytest.raises(SpaceError, match="round_size=0 must be an integer of at least 1"):
+        kind(round_size=0)

@@ -1,0 +1,270 @@
+"""Predictors and encodings against numbers worked out by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from torch import nn
+
+from spacelang import Cell, ModelSpace, SpaceError
+from spacelang.strategies.multi_trial.predictors import (
+    BayesianRegression,
+    GraphNetwork,
+    MLPEnsemble,
+    Predictor,
+    Regressor,
+    expected_improvement,
+    one_hot,
+    path_encoding,
+    path_index,
+    thompson,
+    upper_confidence,
+)
+from spacelang.strategies.multi_trial.predictors._encoding import number_of_paths
+from spacelang.strategies.multi_trial.predictors._gcn import _importance
+from spacelang.strategies.multi_trial.predictors._mlp import mean_and_std
+from spacelang.testing import toy_spaces
+
+ENSEMBLE = np.array([[6, 5.5, 7], [6.4, 5.9, 6.6], [5.8, 5.1, 7.4], [6.2, 6.3, 6.8], [6.1, 5.7, 7.2]])
+RNG = np.random.default_rng(0)
+
+
+class TwoNodes(ModelSpace):
+    """A cell of two inputs, two nodes, two slots and three operations."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__()
+        operations = {"conv": nn.Identity(), "pool": nn.Identity(), "skip": nn.Identity()}
+        self.cell = Cell(operations, 2, 2, 2, label="cell", **settings)
+
+    def forward(self, x: Any) -> Any:
+        return self.cell(x, x)
+
+
+def cell(*slots: tuple[str, int]) -> dict[str, Any]:
+    places = ((2, 0), (2, 1), (3, 0), (3, 1))
+    return {
+        f"cell/{what}_{node}_{slot}": value
+        for (node, slot), (op, source) in zip(places, slots, strict=True)
+        for what, value in (("op", op), ("input", source))
+    }
+
+
+ARCH = cell(("conv", 0), ("pool", 1), ("skip", 2), ("conv", 1))
+
+
+# -- encodings
+
+
+def test_paths_are_numbered() -> None:
+    """NAS-Bench-101: three operations, up to five in a row."""
+    assert path_index([1, 2, 0], 3) == 20
+    assert path_index([], 3) == 0
+    assert number_of_paths(3, 5) == 364
+    import itertools
+
+    paths = [p for length in range(6) for p in itertools.product(range(3), repeat=length)]
+    assert sorted(path_index(p, 3) for p in paths) == list(range(364))
+
+
+def on(encoded: Any) -> list[int]:
+    return [int(i) for i in np.flatnonzero(encoded)]
+
+
+def test_path_encoding_of_a_cell() -> None:
+    """From input 0: conv; conv skip. From input 1: pool; pool skip; conv. 13 paths of up to two operations."""
+    encoded = path_encoding(TwoNodes())(ARCH)
+    assert encoded.shape == (26,)
+    from_0 = [path_index([0], 3), path_index([0, 2], 3)]
+    from_1 = [path_index([1], 3), path_index([1, 2], 3), path_index([0], 3)]
+    assert on(encoded) == sorted([*from_0, *(13 + i for i in from_1)])
+
+
+def test_paths_end_at_loose_ends() -> None:
+    """Node 2 is read, so that its paths go on."""
+    encoded = path_encoding(TwoNodes(merge_op="loose_end"))(ARCH)
+    assert on(encoded) == [path_index([0, 2], 3), 13 + path_index([0], 3), 13 + path_index([1, 2], 3)]
+
+
+def test_long_paths_are_left_out() -> None:
+    encoded = path_encoding(TwoNodes(), max_paths=12)(ARCH)
+    assert encoded.shape == (8,)
+    assert on(encoded) == [path_index([0], 3), 4 + path_index([0], 3), 4 + path_index([1], 3)]
+
+
+def test_what_is_outside_cells_is_one_hot() -> None:
+    for name, space in toy_spaces().items():
+        arch = space.sample(np.random.default_rng(1))
+        encoded, plain = path_encoding(space)(arch), one_hot(space)(arch)
+        assert np.array_equal(plain, space.encode(arch))
+        if name in ("Layers", "Inputs", "Depths", "Values"):
+            assert np.array_equal(encoded, plain)
+
+
+# -- acquisition; the numbers are for a value to be minimised
+
+
+def test_mean_and_deviation_of_an_ensemble() -> None:
+    mean, std = mean_and_std(ENSEMBLE)
+    assert mean == pytest.approx([6.1, 5.7, 7])
+    assert std == pytest.approx([0.2, 0.4, 0.28284271])
+
+
+def test_upper_confidence() -> None:
+    mean, std = mean_and_std(ENSEMBLE)
+    assert -upper_confidence(-mean, std, 0, RNG) == pytest.approx([6, 5.5, 6.85857864])
+
+
+def test_expected_improvement() -> None:
+    mean, std = mean_and_std(ENSEMBLE)
+    found = expected_improvement(-mean, std, -5.6, RNG)
+    assert found == pytest.approx([0.00040083, 0.11453788, 1.977e-8], rel=1e-3)
+    certain = expected_improvement(np.array([1.0, 3.0]), np.zeros(2), 2.0, RNG)
+    assert certain.tolist() == [0, 1]
+
+
+def test_thompson_draws_each_by_itself() -> None:
+    mean, std = np.array([0.0, 5.0]), np.array([1.0, 0.0])
+    draws = np.array([thompson(mean, std, 0, np.random.default_rng(i)) for i in range(400)])
+    assert draws.mean(0) == pytest.approx([0, 5], abs=0.2)
+    assert draws.std(0) == pytest.approx([1, 0], abs=0.1)
+
+
+# -- Bayesian linear regression
+
+
+def test_bayesian_regression() -> None:
+    fitted = BayesianRegression.fit(np.array([[1.0, 0], [1, 1]]), np.array([1.0, 2]), alpha=1, beta=4)
+    assert fitted.S * 29 == pytest.approx(np.array([[5, -4], [-4, 9]]))
+    assert fitted.m == pytest.approx([28 / 29, 24 / 29])
+    mean, variance = fitted.predict(np.array([[1, 0.5]]))
+    assert (mean[0], variance[0]) == pytest.approx((1.37931034, 0.36206897))
+
+
+def test_evidence_finds_the_noise() -> None:
+    rng = np.random.default_rng(0)
+    Phi = rng.normal(size=(400, 3))
+    y = Phi @ np.array([2.0, -1.0, 0.5]) + rng.normal(scale=0.3, size=400)
+    fitted = BayesianRegression.fit_evidence(Phi, y)
+    assert fitted.beta**-0.5 == pytest.approx(0.3, rel=0.1)
+    assert fitted.m == pytest.approx([2, -1, 0.5], abs=0.06)
+
+
+def test_evidence_of_values_that_say_nothing() -> None:
+    for Phi, y in ((np.zeros((3, 2)), np.ones(3)), (np.ones((1, 4)), np.zeros(1))):
+        mean, variance = BayesianRegression.fit_evidence(Phi, y).predict(np.ones((2, Phi.shape[1])))
+        assert np.isfinite(mean).all()
+        assert (variance > 0).all()
+
+
+# -- predictors
+
+
+def count_of_convs(arch: dict[str, Any]) -> float:
+    return 50 + 10 * sum(value == "conv" for value in arch.values())
+
+
+def gaussian_process(space: ModelSpace) -> Predictor:
+    from sklearn.gaussian_process import GaussianProcessRegressor
+
+    return Regressor(GaussianProcessRegressor(alpha=1e-3, normalize_y=True), space.encode)
+
+
+def forest(space: ModelSpace) -> Predictor:
+    from sklearn.ensemble import RandomForestRegressor
+
+    return Regressor(RandomForestRegressor(30), space.encode)
+
+
+def ridge(space: ModelSpace) -> Predictor:
+    from sklearn.linear_model import Ridge
+
+    return Regressor(Ridge(), space.encode)
+
+
+def mlp(space: ModelSpace) -> Predictor:
+    return MLPEnsemble(space.encode)
+
+
+MAKERS = [mlp, GraphNetwork, gaussian_process, forest, ridge]
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_predictors_learn_and_draw_from_their_generator(make: Any) -> None:
+    space = TwoNodes()
+    rng = np.random.default_rng(0)
+    archs = [space.sample(rng) for _ in range(90)]
+    values = np.array([count_of_convs(arch) for arch in archs])
+    first = make(space)
+    predictions = []
+    for predictor in (first, make(space), first):  # the last forgets what it has learned
+        predictor.fit(archs[60:], -values[60:], np.random.default_rng(9))
+        predictor.fit(archs[:60], values[:60], np.random.default_rng(5))
+        predictions.append(predictor.predict(archs[60:]))
+    (mean, std), *others = predictions
+    assert all(np.array_equal(mean, m) and np.array_equal(std, s) for m, s in others)
+    assert mean.shape == std.shape == (30,)
+    assert (std >= 0).all()
+    assert np.corrcoef(mean, values[60:])[0, 1] > 0.7
+    assert np.abs(mean - values[60:]).mean() < 8  # their standard deviation is 9.4
+    if make is not ridge:
+        assert (std > 0).any()
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_one_architecture_and_equal_values(make: Any) -> None:
+    for space in toy_spaces().values():
+        archs = [space.sample(np.random.default_rng(i)) for i in range(3)]
+        predictor = make(space)
+        for count in (1, 3):
+            predictor.fit(archs[:count], np.full(count, 7.0), np.random.default_rng(0))
+            mean, std = predictor.predict(archs)
+            assert mean == pytest.approx([7, 7, 7], abs=0.5), type(space)
+            assert np.isfinite(std).all()
+
+
+def test_a_graph_network_sees_every_decision() -> None:
+    """Architectures that differ are embedded differently, whatever kind of decision they differ in."""
+    for name, space in toy_spaces().items():
+        arch = space.default()
+        others = list(space.neighbours(arch))
+        network = GraphNetwork(space)
+        network.fit([arch, *others], np.arange(len(others) + 1.0), np.random.default_rng(0))
+        embedded = network._embedded([arch, *others])
+        assert all(not np.allclose(embedded[0], row) for row in embedded[1:]), name
+
+
+def test_a_graph_network_predicts_alone_as_in_a_batch() -> None:
+    space = toy_spaces()["Depths"]  # their graphs differ in size
+    archs = list(space.grid())
+    network = GraphNetwork(space)
+    network.fit(archs, np.arange(float(len(archs))), np.random.default_rng(0))
+    together = network.predict(archs)[0]
+    assert [network.predict([arch])[0][0] for arch in archs] == pytest.approx(together, abs=1e-4)
+
+
+def test_good_architectures_weigh_more() -> None:
+    import torch
+
+    weights = _importance(torch.tensor([[0.0], [5.0], [10.0]]))
+    assert (weights[2] / weights[0]).item() == pytest.approx(np.e)
+    assert weights.mean().item() == pytest.approx(1)
+    assert torch.equal(_importance(torch.ones(3, 1)), torch.ones(3, 1))
+
+
+def test_global_generators_are_left_alone() -> None:
+    import torch
+
+    space = TwoNodes()
+    archs = [space.sample(np.random.default_rng(i)) for i in range(5)]
+    before = torch.get_rng_state()
+    for make in (mlp, GraphNetwork):
+        make(space).fit(archs, np.arange(5.0), np.random.default_rng(0))  # type: ignore[operator]
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_what_is_no_regressor() -> None:
+    with pytest.raises(SpaceError, match=r"takes a scikit-learn regressor, such as Ridge\(\); got 3"):
+        Regressor(3, TwoNodes().encode)
