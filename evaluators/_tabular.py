@@ -72,23 +72,23 @@ class Tabular:
     def __init__(
         self, table: str | Path | Columns, *, metrics: Sequence[str] | None = None, average: bool = False
     ) -> None:
-        is_path = isinstance(table, str | Path)
-        self._name = f"the table {str(table)!r}" if is_path else "the table"
+        self._name = f"the table {str(table)!r}" if isinstance(table, str | Path) else "the table"
         self.seconds = 0.0
         self._average = average
         try:
-            cells = read_columns(Path(table)) if is_path else _columns(table)  # type: ignore[arg-type]
+            cells = read_columns(Path(table)) if isinstance(table, str | Path) else _columns(table)
             self._rows = _rows_by_key(cells)
-            self._columns = _metric_columns(cells, metrics)
-            # (rows, columns)
-            self._values = np.stack([_numbers(name, cells[name]) for name in self._columns], axis=1)
+            columns = _metric_columns(cells, metrics)
+            self._values = np.stack(
+                [_numbers(name, cells[name]) for name in columns], axis=1
+            )  # (rows, columns)
         except SpaceError as error:
             raise SpaceError(f"{self._name}: {error}") from None
-        self._final = {name: i for i, (name, epoch) in enumerate(self._columns.values()) if epoch is None}
-        self._epochs: dict[int, dict[str, int]] = {}
-        for i, (name, epoch) in sorted(enumerate(self._columns.values()), key=lambda c: c[1][1] or 0):
-            if epoch is not None:
-                self._epochs.setdefault(epoch, {})[name] = i
+        self._final: dict[str, int] = {}
+        epochs: dict[int, dict[str, int]] = {}
+        for i, (name, epoch) in enumerate(columns.values()):
+            (self._final if epoch is None else epochs.setdefault(epoch, {}))[name] = i
+        self._epochs = dict(sorted(epochs.items()))
 
     def __len__(self) -> int:
         return len(self._rows)

@@ -22,7 +22,9 @@ from .extras.entropy import EntropyPenalty as EntropyPenalty
 from .extras.monitor import Monitor as Monitor
 from .extras.penalty import Penalty as Penalty
 from .multi_trial import ASHA as ASHA
+from .multi_trial import BOGCN as BOGCN
 from .multi_trial import PPO as PPO
+from .multi_trial import Bananas as Bananas
 from .multi_trial import Deduplicate as Deduplicate
 from .multi_trial import Filter as Filter
 from .multi_trial import Grid as Grid

@@ -76,6 +76,8 @@ class TrialRun:
                 f"the second argument of Experiment measures a model; {type(evaluator).__name__} has no "
                 "evaluate(model, report). Give one of spacelang.evaluators."
             )
+        if executor is not None and not isinstance(executor, Executor):
+            raise SpaceError(f"executor={executor!r}; expected one such as ProcessPool() or RayExecutor().")
         self.space = space
         self.objectives = tuple(objectives) or (Maximize("default"),)
         self._check_objectives()

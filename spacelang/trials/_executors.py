@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from ._trial import Trial
 from ._work import OnReport, Outcome, Work
 
 
+@runtime_checkable
 class Executor(Protocol):
     """Runs trials; a driver submits up to `capacity` of them and waits for their outcomes.
 

@@ -86,8 +86,8 @@ class History:
 
     @property
     def running(self) -> list[Trial]:
-        """Trials that are waiting or running."""
-        return list(self._open.values())
+        """Trials that are waiting or running, by number."""
+        return [self._open[number] for number in sorted(self._open)]
 
     def count(self, state: State) -> int:
         """How many trials are in a state."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,6 @@ from ._update import FirstOrder, Update
 
 if TYPE_CHECKING:
     from ._gradient_search import GradientSearch
-    from ._search import OneShotSearch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,16 +87,7 @@ class Differentiable(OneShot):
             "in their place, or give them one value in the space's constructor.",
         )
 
-    def attach(
-        self,
-        supernet: Supernet,
-        *,
-        seed: int = 0,
-        stage: int = 0,
-        previous: OneShotSearch | None = None,
-        val_dataloader: Iterable[Any] | None = None,
-    ) -> GradientSearch:
+    def make_search(self, supernet: Supernet, previous: Any, **settings: Any) -> GradientSearch:
         from ._gradient_search import GradientSearch
 
-        self.check(supernet)
-        return GradientSearch(self, supernet, seed=seed, stage=stage, val_dataloader=val_dataloader)
+        return GradientSearch(self, supernet, **settings)

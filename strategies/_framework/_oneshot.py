@@ -93,4 +93,13 @@ class OneShot:
         Raises:
             SpaceError: the space has a choice this strategy cannot search.
         """
-        raise NotImplementedError(f"{type(self).__name__} must say which search it attaches")
+        self.check(supernet)
+        if stage > 0 and previous is None:
+            raise SpaceError(
+                f"stage={stage} of {type(self).__name__} needs the search of the stage before as previous=."
+            )
+        return self.make_search(supernet, previous, seed=seed, stage=stage, val_dataloader=val_dataloader)
+
+    def make_search(self, supernet: Supernet, previous: Any, **settings: Any) -> OneShotSearch:
+        """The search that `attach` returns; `previous` is None in the first stage."""
+        raise NotImplementedError(f"{type(self).__name__} must say how it searches")

@@ -18,7 +18,6 @@ from ._oneshot import OneShot
 
 if TYPE_CHECKING:
     from ._path_search import PathSearch
-    from ._search import OneShotSearch
 
 Scored: TypeAlias = tuple[float, Architecture]
 """A measured architecture: its mean loss or metric first."""
@@ -120,23 +119,10 @@ class PathSampling(OneShot):
         super().check(supernet)
         self.draw(supernet.decision_space, np.random.default_rng(0))
 
-    def attach(
-        self,
-        supernet: Supernet,
-        *,
-        seed: int = 0,
-        stage: int = 0,
-        previous: OneShotSearch | None = None,
-        val_dataloader: Iterable[Any] | None = None,
-    ) -> PathSearch:
-        self.check(supernet)
-        return self.search_type()(self, supernet, seed=seed, stage=stage, val_dataloader=val_dataloader)
-
-    def search_type(self) -> type[PathSearch]:
-        """Class of the search; imported when asked for, since it needs Lightning."""
+    def make_search(self, supernet: Supernet, previous: Any, **settings: Any) -> PathSearch:
         from ._path_search import PathSearch
 
-        return PathSearch
+        return PathSearch(self, supernet, **settings)
 
 
 class Unseen:

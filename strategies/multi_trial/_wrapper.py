@@ -6,6 +6,7 @@ import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -38,9 +39,8 @@ class Wrapped:
             raise SpaceError(f"{name}={value!r} must be an integer of at least {least}.")
 
     def starter(self, space: ModelSpace) -> Callable[[], Proposer]:
-        """How to begin the wrapped strategy's search, which is checked at once."""
-        self.strategy.start(space)
-        return lambda: self.strategy.start(space)
+        """How to begin the wrapped strategy's search."""
+        return partial(self.strategy.start, space)
 
 
 class Wrapper(ABC):

@@ -154,18 +154,21 @@ class _Halving(Wrapper):
     def _reset(self) -> None:
         super()._reset()
         self._rungs: dict[tuple[int, int], dict[int, Trial]] = {}  # bracket, rung -> trials by first number
+        self._oldest = 0  # bracket that has not ended
 
     def take(self, trial: Trial) -> None:
         """Enter a trial into its rung, and show what that decides."""
         first = int(trial.note.get("first", trial.number))
         self.places[trial.number] = self.places.get(first, len(self.view))
         bracket = int(trial.note.get("bracket", 0))
-        if trial.state == "infeasible":
+        rung = self._rungs.setdefault((bracket, int(trial.note.get("rung", 0))), {})
+        if trial.state == "infeasible":  # another takes its place in the rung
+            rung.pop(first, None)
             self.show(trial, self.places[first])
-            return
-        self._rungs.setdefault((bracket, int(trial.note.get("rung", 0))), {})[first] = trial
-        if self.places[first] == len(self.view):
-            self.show(trial, state="running", metrics={})
+        else:
+            rung[first] = trial
+            if self.places[first] == len(self.view):
+                self.show(trial, state="running", metrics={})
         if trial.is_finished:
             self._decide(bracket)
 
@@ -178,7 +181,9 @@ class _Halving(Wrapper):
     def propose(self, rng: np.random.Generator) -> Proposal:
         """For the first bracket that has room."""
         last = max((bracket for bracket, _ in self._rungs), default=0)
-        for bracket in range(last + 1):
+        while self._oldest < last and len(list(self._ended(self._oldest))) == len(self._shape(self._oldest)):
+            self._oldest += 1
+        for bracket in range(self._oldest, last + 1):
             for rung, promoted in self._ended(bracket):
                 for first, trial in promoted.items():
                     if first not in self._rung(bracket, rung + 1):

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import optuna
 
 _TRIES = 100
-_FALL_BACK = ("CmaEsSampler", "GPSampler", "QMCSampler")
+_JOINT = ("CmaEsSampler", "GPSampler", "QMCSampler", "NSGAIISampler", "NSGAIIISampler")
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Optuna:
     A decision is a parameter with its full label; its value is the position of the candidate, a whole number
     where candidates are numbers in order, a category elsewhere. Only decisions that are active are suggested.
     Decisions that are active in some architectures alone are drawn at random, whatever was learnt, by the GP,
-    QMC and CMA-ES samplers, and by CMA-ES all categories are: a warning says so.
+    QMC, CMA-ES and NSGA samplers, and by CMA-ES all categories are; a warning says so. TPE learns them all.
 
     Whatever a sampler keeps in the study is worked out again when a search is resumed, by asking it once more
     for every trial. What it keeps in itself is lost: there is a new one for every trial.
@@ -74,11 +74,13 @@ class Optuna:
         """Begin a search."""
         decisions = space.decision_space
         name = type(self.make(0)).__name__
-        conditional = [label for label, c in decisions.conditions.items() if c.labels]
-        if name in _FALL_BACK and conditional:
+        labels = decisions.by_label
+        lost = {label for label in labels if name in _JOINT and decisions.conditions[label].labels}
+        lost |= {label for label in labels if name == "CmaEsSampler" and not is_number(labels[label])}
+        if lost:
             warnings.warn(
-                f"{name} draws the {len(conditional)} decisions that exist in some architectures alone at "
-                "random; TPESampler and the NSGA samplers do not.",
+                f"{name} draws {len(lost)} of {len(labels)} decisions at random, whatever it has learnt: those "
+                "that exist in some architectures alone, and with CMA-ES all categories. TPESampler does not.",
                 stacklevel=2,
             )
         return _Search(self.make, decisions)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +21,6 @@ from ._partial import check_partial, partial_supernet, widen
 
 if TYPE_CHECKING:
     from .._framework._gradient_search import GradientSearch
-    from .._framework._search import OneShotSearch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,22 +82,10 @@ class DrNAS(Differentiable):
                 check_partial(space, later)
         return partial_supernet(space, self.partial_channels[stage])
 
-    def attach(
-        self,
-        supernet: Supernet,
-        *,
-        seed: int = 0,
-        stage: int = 0,
-        previous: OneShotSearch | None = None,
-        val_dataloader: Iterable[Any] | None = None,
-    ) -> GradientSearch:
-        from .._framework._gradient_search import GradientSearch
-
-        search = super().attach(supernet, seed=seed, stage=stage, val_dataloader=val_dataloader)
-        if stage > 0:
-            if not isinstance(previous, GradientSearch):
-                raise SpaceError(f"stage={stage} of DrNAS needs the search of the stage before as previous=.")
-            proceed(previous, search, self.operations[stage - 1])
+    def make_search(self, supernet: Supernet, previous: Any, **settings: Any) -> GradientSearch:
+        search = super().make_search(supernet, previous, **settings)
+        if previous is not None:
+            proceed(previous, search, self.operations[search.stage - 1])
         return search
 
 

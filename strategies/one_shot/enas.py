@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -105,7 +105,7 @@ class ENAS(PathSampling):
                     f"operation_bias names {name!r}, which is no operation of a cell." + closest(name, known)
                 )
 
-    def search_type(self) -> type[ControllerSearch]:
+    def make_search(self, supernet: Supernet, previous: Any, **settings: Any) -> ControllerSearch:
         from ._controller_search import ControllerSearch
 
-        return ControllerSearch
+        return ControllerSearch(self, supernet, **settings)

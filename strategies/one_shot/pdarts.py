@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,6 @@ from ._survivors import SurvivorSoftmax, drop_least_probable
 
 if TYPE_CHECKING:
     from .._framework._gradient_search import GradientSearch
-    from .._framework._search import OneShotSearch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,34 +122,15 @@ class PDARTS(Differentiable):
             what = f"PDARTS allows most_skips={self.most_skips} in cells"
             raise no_such_skips(supernet, self.cells, what)
 
-    def attach(
-        self,
-        supernet: Supernet,
-        *,
-        seed: int = 0,
-        stage: int = 0,
-        previous: OneShotSearch | None = None,
-        val_dataloader: Iterable[Any] | None = None,
-    ) -> GradientSearch:
+    def make_search(self, supernet: Supernet, previous: Any, **settings: Any) -> GradientSearch:
         from .._framework._gradient_search import GradientSearch
 
-        self.check(supernet)
-        relaxation = self.relaxation
-        if stage > 0:
-            if not isinstance(previous, GradientSearch):
-                raise SpaceError(
-                    f"stage={stage} of PDARTS needs the search of the stage before as previous=."
-                )
+        relaxation, stage = self.relaxation, settings["stage"]
+        if previous is not None:
             relaxation = drop_least_probable(previous, supernet, self.drops[stage - 1])
         dropout = SkipDropout(self.skip_dropout[stage], self.warmup_epochs)
-        return GradientSearch(
-            dataclasses.replace(self, extras=(*self.extras, dropout)),
-            supernet,
-            seed=seed,
-            stage=stage,
-            val_dataloader=val_dataloader,
-            relaxation=relaxation,
-        )
+        strategy = dataclasses.replace(self, extras=(*self.extras, dropout))
+        return GradientSearch(strategy, supernet, relaxation=relaxation, **settings)
 
     def derive(
         self, supernet: Supernet, probabilities: Mapping[str, Tensor], count: int

@@ -98,7 +98,9 @@ def test_a_checkpoint_is_plain_data(finished: Any) -> None:
     checkpoint = torch.load(finished.directory / "checkpoints" / "last.ckpt", weights_only=True)
     assert checkpoint["epoch"] == 2 or checkpoint["epoch"] == 1
     (state,) = [s for key, s in checkpoint["callbacks"].items() if key.startswith("GradientSearch")]
-    assert set(state) == {"logits", "moments", "history", "alive", "schedule", "records", "stopped"}
+    assert set(state) == {
+        *("logits", "moments", "history", "alive", "schedule", "records", "stopped", "returned_to")
+    }
 
 
 def test_a_used_folder_is_not_overwritten(finished: Any) -> None:

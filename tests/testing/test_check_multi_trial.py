@@ -33,6 +33,11 @@ from spacelang.strategies.multi_trial import (
 from spacelang.testing import check_strategy, toy_spaces
 from spacelang.trials import Exhausted, History, Proposal
 
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning"),
+    pytest.mark.filterwarnings("ignore:.* decisions at random, whatever it has learnt"),
+]
+
 EVERY = set(toy_spaces())
 SMALL = {name for name, space in toy_spaces().items() if space.size() <= 30}
 
@@ -91,7 +96,7 @@ def test_strategies_that_repeat_conform(name: str) -> None:
     assert result.exhausted == ()
 
 
-@pytest.mark.filterwarnings("ignore:.*draws the .* decisions that exist in some architectures alone")
+@pytest.mark.filterwarnings("ignore:.*CmaEsSampler will not use them")
 @pytest.mark.parametrize("name", INDEPENDENT)
 def test_samplers_for_numbers_conform(name: str) -> None:
     assert set(check_strategy(Optuna(INDEPENDENT[name])).searched) == EVERY

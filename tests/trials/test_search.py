@@ -133,6 +133,11 @@ def test_a_metric_nobody_returns_ends_the_search_with_an_error(tmp_path: Path) -
         run.run()
 
 
+def test_what_is_no_executor_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SpaceError, match="executor='pool'; expected one such as ProcessPool"):
+        experiment(tmp_path, executor="pool")
+
+
 def test_flops_need_an_example(tmp_path: Path) -> None:
     with pytest.raises(SpaceError, match="example_input"):
         experiment(tmp_path, constraints=[CostLimit("flops", at_most=1)])

@@ -49,7 +49,7 @@ class Regressor:
         x, model = self._encoded(archs), self._fitted
         if "return_std" in inspect.signature(model.predict).parameters:
             mean, std = model.predict(x, return_std=True)
-            return np.asarray(mean), np.asarray(std)
+            return np.asarray(mean), np.nan_to_num(std)  # some give the root of -1e-17
         mean = np.asarray(model.predict(x))
         members = getattr(model, "estimators_", None)
         if members is None or not all(hasattr(member, "predict") for member in members):

@@ -6,7 +6,6 @@ import builtins
 import functools
 import math
 import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -25,12 +24,7 @@ from ...spaces import CASES
 from ...trials.toy import Chain, Conditional, Scale
 from .drive import archs, search
 
-
-@pytest.fixture(autouse=True)
-def _quiet() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        yield
+pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 
 
 class Recording(optuna.samplers.RandomSampler):
@@ -228,8 +222,12 @@ def test_it_learns_from_a_warm_start() -> None:
 
 
 def test_it_warns_where_a_sampler_draws_at_random() -> None:
-    with pytest.warns(UserWarning, match="GPSampler draws the 2 decisions that exist in some architectures"):
-        Optuna(optuna.samplers.GPSampler).start(Conditional())
+    samplers = optuna.samplers
+    for sampler in (samplers.GPSampler, samplers.QMCSampler, samplers.NSGAIISampler, samplers.NSGAIIISampler):
+        with pytest.warns(UserWarning, match=f"{sampler.__name__} draws 2 of 4 decisions at random"):
+            Optuna(sampler).start(Conditional())
+    with pytest.warns(UserWarning, match="CmaEsSampler draws 4 of 4 decisions at random"):
+        Optuna(samplers.CmaEsSampler).start(Conditional())
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         Optuna(optuna.samplers.TPESampler).start(Conditional())
