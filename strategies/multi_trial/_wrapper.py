@@ -77,7 +77,7 @@ class Wrapper(ABC):
         if self._view is None:
             self._view = History(history.space, history.objectives)
             self.begin()
-        for number in [*self._open, *range(self._taken, len(history))]:
+        for number in [*sorted(self._open), *range(self._taken, len(history))]:
             trial = history[number]
             if trial is not self._open.get(number):
                 self.take(trial)

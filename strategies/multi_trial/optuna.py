@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spacelang import ModelSpace, SpaceError
-from spacelang.language import Architecture, Categorical, Decision, DecisionSpace
+from spacelang.language import Architecture, Categorical, Decision, DecisionSpace, Subset
 from spacelang.quiet import quiet
 from spacelang.trials import Exhausted, History, Maximize, Objective, Proposal, Proposer, Trial, key_of
 
@@ -31,7 +31,8 @@ class Optuna:
     An Optuna study in memory mirrors the history: objectives with their directions, failed and NaN trials as
     failed, infeasible ones as pruned (failed where there are several objectives) with a constraint violated.
     A decision is a parameter with its full label; its value is the position of the candidate, a whole number
-    where candidates are numbers in order, a category elsewhere. Only decisions that are active are suggested.
+    where candidates are numbers in order, a category elsewhere. A set of inputs of any size is one parameter,
+    0 or 1, for each input: `label[input]`. Only decisions that are active are suggested.
     Decisions that are active in some architectures alone are drawn at random, whatever was learnt, by the GP,
     QMC, CMA-ES and NSGA samplers, and by CMA-ES all categories are; a warning says so. TPE learns them all.
 
@@ -79,8 +80,9 @@ class Optuna:
         lost |= {label for label in labels if name == "CmaEsSampler" and not is_number(labels[label])}
         if lost:
             warnings.warn(
-                f"{name} draws {len(lost)} of {len(labels)} decisions at random, whatever it has learnt: those "
-                "that exist in some architectures alone, and with CMA-ES all categories. TPESampler does not.",
+                f"{name} draws {len(lost)} of {len(labels)} decisions at random, whatever it has learnt: "
+                "those that exist in some architectures alone, and with CMA-ES all categories. TPESampler "
+                "does not.",
                 stacklevel=2,
             )
         return _Search(self.make, decisions)
@@ -220,24 +222,41 @@ class _Search:
         arch: Architecture = {}
         for label, decision in self.space.by_label.items():
             if self.space.active(label, arch):
-                values = list(decision.values())
-                if is_number(decision):
-                    place = trial.suggest_int(label, 0, len(values) - 1)
-                else:
-                    place = trial.suggest_categorical(label, range(len(values)))
-                arch[label] = values[place]
+                arch[label] = _suggested_value(trial, decision)
         return arch
 
     def _given(self, arch: Architecture, history: History) -> optuna.Trial:
         """A trial of the study for an architecture that comes from elsewhere."""
         study = self._study(history)
-        decisions = self.space.by_label
-        places = {label: list(decisions[label].values()).index(value) for label, value in arch.items()}
         study.sampler = self.make(0)
-        study.enqueue_trial(places)
+        parameters = [_parameters_of(self.space.by_label[label], value) for label, value in arch.items()]
+        study.enqueue_trial({name: value for found in parameters for name, value in found.items()})
         trial = study.ask()
         self._suggested(trial)
         return trial
+
+
+def _suggested_value(trial: optuna.Trial, decision: Decision) -> Any:
+    """A value of a decision; of a set of any size perhaps the empty one, which is none."""
+    if is_any_set(decision):
+        chosen = {c: trial.suggest_categorical(f"{decision.label}[{c}]", (0, 1)) for c in decision.candidates}
+        return [c for c in decision.candidates if chosen[c]]
+    values = list(decision.values())
+    if is_number(decision):
+        return values[trial.suggest_int(decision.label, 0, len(values) - 1)]
+    return values[trial.suggest_categorical(decision.label, range(len(values)))]
+
+
+def _parameters_of(decision: Decision, value: Any) -> dict[str, int]:
+    """The parameters that make `_suggested_value` return a value."""
+    if is_any_set(decision):
+        return {f"{decision.label}[{c}]": int(c in value) for c in decision.candidates}
+    return {decision.label: list(decision.values()).index(value)}
+
+
+def is_any_set(decision: Decision) -> bool:
+    """Whether a decision is a set of inputs of any size."""
+    return isinstance(decision, Subset) and decision.n_chosen is None
 
 
 def _direction(objective: Objective) -> optuna.study.StudyDirection:

@@ -24,6 +24,13 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
 }
 BENCHMARK = [name for name in COUNTS if name.startswith("nb201")]
 BUILT = [(name, key) for name in COUNTS for key in COUNTS[name] if key != "cifar100" or name in BENCHMARK]
+SPACES = ("DARTS", "NASNet", "AmoebaNet", "PNAS", "ENAS", "FairDARTS", "NASBench201", "ENASMacro")
+NOT_KNOWN = [  # or not exactly
+    name
+    for name in hub.list_models()
+    if read_entry(name).space in SPACES
+    and not isinstance(COUNTS.get(name, {}).get("cifar10", [None])[-1], int)
+]
 
 
 @pytest.fixture(autouse=True)
@@ -39,8 +46,14 @@ def check_macs(model: nn.Module, expected: float | None, size: int) -> None:
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.forward = lambda x: x  # type: ignore[method-assign]  # slow without data, and not counted
-    found = n_macs(model, 3, size, size)
-    assert round(found / 1e6, 2) == expected if isinstance(expected, float) else found == expected
+    assert agree(n_macs(model, 3, size, size), expected)
+
+
+def agree(found: int, expected: float | None) -> bool:
+    """Whether multiply-accumulates are those expected, which may be rounded millions, or unknown."""
+    if isinstance(expected, float):
+        return round(found / 1e6, 2) == expected
+    return expected in (None, found)
 
 
 def check_parameters(model: Any, without: int, both: int | None) -> None:
@@ -86,7 +99,7 @@ def test_classes_of_another_dataset(name: str) -> None:
 
 def test_every_space_is_counted() -> None:
     spaces = {read_entry(name).space for name in COUNTS}
-    assert spaces == {"DARTS", "NASNet", "AmoebaNet", "PNAS", "ENAS", "FairDARTS", "NASBench201"}
+    assert spaces == set(SPACES) - {"ENASMacro"}
     assert sum(map(len, COUNTS.values())) > 100
 
 
@@ -98,10 +111,19 @@ def test_entries_say_the_same_counts() -> None:
             arguments = {k: list(v) if isinstance(v, tuple) else v for k, v in ARGUMENTS[key].items()}
             row = told[repr(sorted(arguments.items()))]
             assert row["parameters"] == parameters
-            assert row.get("macs") in (None, macs)
+            assert "macs" not in row or agree(row["macs"], macs)
             if with_auxiliary is not None:
                 row = told[repr(sorted({**arguments, "auxiliary_loss": True}.items()))]
                 assert row["parameters"] == with_auxiliary
+
+
+@pytest.mark.parametrize("name", NOT_KNOWN)
+def test_counts_that_only_the_entries_say(name: str) -> None:
+    (row,) = (row for row in read_entry(name).counts if not row["arguments"])
+    with torch.device("meta"):
+        model = hub.load(name)
+        assert n_parameters(model) == row["parameters"]
+        check_macs(model, row["macs"], row["image"][1])
 
 
 def test_counts_of_a_narrow_network() -> None:

@@ -18,7 +18,7 @@ from spacelang import InputChoice, LayerChoice, ModelSpace, SpaceError, value_ch
 from spacelang.language import Categorical
 from spacelang.strategies import Deduplicate, Optuna, WarmStart
 from spacelang.strategies.multi_trial.optuna import is_number
-from spacelang.trials import Maximize, Minimize, Trial
+from spacelang.trials import History, Maximize, Minimize, Trial
 
 from ...spaces import CASES
 from ...trials.toy import Chain, Conditional, Scale
@@ -52,6 +52,22 @@ class Mixed(ModelSpace):
         self.listed = LayerChoice([Scale(1), Scale(2)], label="listed")
         self.width = value_choice([16, 32, 64], label="width")
         self.inputs = InputChoice(3, n_chosen=None, label="inputs")
+        self.two = InputChoice(3, n_chosen=2, label="two")
+
+
+def test_architectures_from_elsewhere_become_the_same_parameters() -> None:
+    """Known ones stand in the study as if they had been suggested."""
+    space = Mixed()
+    rng = np.random.default_rng(0)
+    known = [space.sample(rng) for _ in range(20)]
+    proposer: Any = WarmStart(Optuna(), [(arch, {"value": 1.0}) for arch in known]).start(space)
+    proposer.ask(History(space.decision_space, [Maximize("value")]), rng)
+    for arch, trial in zip(known, proposer.inner.study.get_trials(), strict=False):
+        assert trial.params["layer"] == ["one", "two"].index(arch["layer"])
+        assert trial.params["width"] == [16, 32, 64].index(arch["width"])
+        assert [i for i in range(3) if trial.params[f"inputs[{i}]"]] == arch["inputs"]
+        assert trial.params["two"] == [[0, 1], [0, 2], [1, 2]].index(arch["two"])
+        assert trial.value == 1.0
 
 
 def test_parameters_are_positions_of_candidates() -> None:
@@ -59,7 +75,9 @@ def test_parameters_are_positions_of_candidates() -> None:
         assert trial.distributions["layer"] == CategoricalDistribution((0, 1))
         assert trial.distributions["listed"] == CategoricalDistribution((0, 1))
         assert trial.distributions["width"] == IntDistribution(0, 2)
-        assert trial.distributions["inputs"] == CategoricalDistribution(tuple(range(7)))
+        assert {f"inputs[{i}]" for i in range(3)} < trial.params.keys()
+        assert trial.distributions["inputs[2]"] == CategoricalDistribution((0, 1))
+        assert trial.distributions["two"] == CategoricalDistribution((0, 1, 2))
 
 
 def test_only_active_decisions_are_suggested() -> None:

@@ -29,7 +29,7 @@ def test_reinforce_loss() -> None:
     log_p = torch.tensor([-1.0, -2.0], requires_grad=True)
     loss = Reinforce().loss(log_p, log_p.detach(), torch.tensor([0.5, -1.0]))
     loss.backward()
-    assert float(loss) == pytest.approx((1 * 0.5 - 2 * 1.0) / 2)
+    assert loss.item() == pytest.approx((1 * 0.5 - 2 * 1.0) / 2)
     assert log_p.grad is not None
     assert log_p.grad.tolist() == [-0.25, 0.5]
 
@@ -39,7 +39,7 @@ def test_ppo_loss_follows_the_ratio_only_as_far_as_the_clip() -> None:
     ratios, advantages = torch.tensor([1.5, 0.5, 1.5, 0.5]), torch.tensor([1.0, 1.0, -1.0, -1.0])
     log_p = ratios.log().requires_grad_()
     loss = PPO(clip=0.2).loss(log_p, torch.zeros(4), advantages)
-    assert float(loss) == pytest.approx(-(1.2 + 0.5 - 1.5 - 0.8) / 4)
+    assert loss.item() == pytest.approx(-(1.2 + 0.5 - 1.5 - 0.8) / 4)
     loss.backward()
     assert log_p.grad is not None
     assert log_p.grad.tolist() == pytest.approx([0.0, -0.125, 0.375, 0.0])

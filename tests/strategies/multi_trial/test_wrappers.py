@@ -103,7 +103,7 @@ def test_another_process_may_take_the_number() -> None:
     history = search(strategy, space, value, 2)
     mine: Any = strategy.start(space)
     rng = np.random.default_rng(12)
-    mine.ask(history, rng)
+    assert mine.ask(history, rng).note["passed_over"]
     history.add(Trial(2, space.decision_space.at(8), 0, "done", metrics={"value": 1.0}, note={"inner": {}}))
     proposal = mine.ask(history, np.random.default_rng(5))
     fresh = strategy.start(space).ask(history, np.random.default_rng(5))

@@ -1,0 +1,84 @@
+"""Train the networks whose weights ship with the hub, on scikit-learn's digits.
+
+    OMP_NUM_THREADS=1 python benchmarks/train_hub_weights.py darts-digits autoformer-digits
+
+Each is built from its entry in hub/architectures/digits.yaml and trained from seed 0. Written to hub/weights:
+`NAME.safetensors`, and `NAME.reference.safetensors` with 8 test images and the logits they must give. Printed: what
+the entry has to say (SHA-256, accuracy). Weights depend on the machine's arithmetic in the last digits, so a second
+run gives another checksum.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import time
+from pathlib import Path
+
+import torch
+from safetensors.torch import save
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from spacelang import hub
+from spacelang.evaluators.data import digits
+
+FOLDER = Path(__file__).parent.parent / "hub" / "weights"
+BATCH = 64
+HIGHEST_RATE = {"darts-digits": 0.01, "autoformer-digits": 0.003}
+
+
+def train(model: nn.Module, images: Tensor, labels: Tensor, epochs: int, rate: float) -> None:
+    """AdamW on a one-cycle schedule; images are shifted by up to one pixel, labels smoothed by 0.1."""
+    generator = torch.Generator().manual_seed(0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.05)
+    steps = len(images) // BATCH
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=epochs * steps)
+    model.train()
+    for _ in range(epochs):
+        for batch in torch.randperm(len(images), generator=generator)[: steps * BATCH].split(BATCH):
+            logits = model(shifted(images[batch], generator))
+            optimizer.zero_grad()
+            F.cross_entropy(logits, labels[batch], label_smoothing=0.1).backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+            optimizer.step()
+            schedule.step()
+
+
+def shifted(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Move the whole batch by -1, 0 or 1 pixel each way, the border repeated; (B, 1, 8, 8) -> (B, 1, 8, 8)."""
+    row, column = torch.randint(3, (2,), generator=generator).tolist()
+    size = images.shape[-1]
+    padded = F.pad(images, (1, 1, 1, 1), mode="replicate")
+    return padded[:, :, row : row + size, column : column + size]
+
+
+def main() -> None:
+    """Train each network named, write its files, and print its record."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("names", nargs="*", default=hub.list_models("*-digits"))
+    parser.add_argument("--epochs", type=int, default=30)
+    options = parser.parse_args()
+    data = digits()
+    images, labels = data.train.tensors
+    test_images, test_labels = data.test.tensors
+    FOLDER.mkdir(exist_ok=True)
+    for name in options.names:
+        torch.manual_seed(0)
+        model = hub.load(name)
+        start = time.perf_counter()
+        train(model, images, labels, options.epochs, HIGHEST_RATE[name])
+        with torch.no_grad():
+            logits = model.eval()(test_images)  # (360, 10)
+        weights = save(dict(model.state_dict()))
+        reference = {"images": test_images[:8].contiguous(), "logits": logits[:8].contiguous()}
+        (FOLDER / f"{name}.safetensors").write_bytes(weights)
+        (FOLDER / f"{name}.reference.safetensors").write_bytes(save(reference))
+        correct = int((logits.argmax(1) == test_labels).sum())
+        print(f"{name}: {correct} of {len(test_labels)} right, {100 * correct / len(test_labels):.2f} %")
+        print(f"  sha256: {hashlib.sha256(weights).hexdigest()}; {len(weights):,} bytes")
+        print(f"  {time.perf_counter() - start:.0f} s, {options.epochs} epochs", flush=True)
+
+
+if __name__ == "__main__":
+    main()
