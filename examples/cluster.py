@@ -1,10 +1,10 @@
 """Search by trials on a Ray cluster, with the trials in a database that outlives it.
 
-    ray start --head                                   # on one machine; the others: ray start --address=HOST:6379
+    ray start --head                    # on one machine; on the others: ray start --address=HOST:6379
     python examples/cluster.py --address auto --ledger postgresql+psycopg://user@host/trials
 
-Without options it starts Ray on this machine and keeps the trials in the run folder. Killed and started again, it
-goes on where it was; a node that is lost costs time, no trial.
+Without options it starts Ray on this machine and keeps the trials in the run folder. Killed and started
+again, it goes on where it was; a node that is lost costs time, no trial.
 """
 
 import argparse

@@ -12,6 +12,7 @@ from ._entries import architecture as architecture
 from ._entries import list_models as list_models
 from ._load import load as load
 from .autoformer import AutoFormer as AutoFormer
+from .converters import convert_weights as convert_weights
 from .darts import DARTS as DARTS
 from .enas_macro import ENASMacro as ENASMacro
 from .fairdarts import FairDARTS as FairDARTS
@@ -52,6 +53,7 @@ __all__ = [
     "ProxylessNAS",
     "ShuffleNetSpace",
     "architecture",
+    "convert_weights",
     "from_blocks",
     "from_genotype",
     "from_mbconv",

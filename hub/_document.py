@@ -6,15 +6,13 @@ What stands above `MARKER` is written by hand and stays.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from inspect import getdoc
 from pathlib import Path
 from typing import Any
 
-from spacelang import hub
-
 from ._entries import Entry, list_models, read_entry
-from ._published import PublishedSpace
+from ._load import _SPACES
 
 MARKER = "<!-- From here on written by `python -m spacelang.hub._document docs/hub.md`. -->\n"
 HEADER = "| name | parameters | multiply-accumulates | published | source |\n|---|---|---|---|---|\n"
@@ -31,20 +29,13 @@ def tables() -> str:
     entries = [read_entry(name) for name in list_models()]
     notes: dict[str, int] = {}
     sections = [
-        _section(space, [entry for entry in entries if entry.space == space.__name__], notes)
-        for space in _spaces()
+        _section(space, [entry for entry in entries if entry.space == name], notes)
+        for name, space in _SPACES.items()
     ]
     return "\n".join(sections) + "".join(f"\n[^{number}]: {text}" for text, number in notes.items()) + "\n"
 
 
-def _spaces() -> Iterable[type[PublishedSpace]]:
-    for name in hub.__all__:
-        item = getattr(hub, name)
-        if isinstance(item, type) and issubclass(item, PublishedSpace):
-            yield item
-
-
-def _section(space: type[PublishedSpace], entries: list[Entry], notes: dict[str, int]) -> str:
+def _section(space: type, entries: list[Entry], notes: dict[str, int]) -> str:
     summary = (getdoc(space) or "").partition("\n")[0]
     table = HEADER + "".join(_row(entry, notes) for entry in entries) if entries else "No entries.\n"
     return f"## {space.__name__}\n\n{summary}\n\n{table}"
@@ -54,7 +45,7 @@ def _row(entry: Entry, notes: dict[str, int]) -> str:
     """Table row of an entry; its counts are those of `load(name)` without further arguments."""
     counts = [row for row in entry.counts if not row["arguments"] and "macs" in row]
     cells = (
-        f"`{entry.name}`",
+        f"`{entry.name}`{' (weights)' if entry.weights else ''}",
         f"{counts[0]['parameters']:,}",
         "<br>".join(f"{row['macs']:,} at {'x'.join(map(str, row['image']))}" for row in counts),
         "<br>".join(f"{_result(row)}{_note(row['evidence'], notes)}" for row in entry.published),

@@ -3,7 +3,8 @@
 A file holds one entry, or a list of them: those of one paper. An entry holds `name`, `space` (a class of
 `spacelang.hub`), `arguments` of its constructor, the `architecture` dict, `source`, `published` results with
 their evidence, and `counts`: exact parameters and multiply-accumulates for constructor arguments put on top
-of `arguments`.
+of `arguments`. `weights`, of an entry that has some, holds `sha256` of a file and its `url`, or the name of a
+`file` in `weights/`; everything else in it is for the reader.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from spacelang import model_context
 from spacelang.errors import SpaceError, closest, quoted
 from spacelang.results import load_yaml
 
+from ._weights import Pretrained, check_pretrained, load_weights
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -33,22 +36,23 @@ class Entry:
     source: str
     published: tuple[Mapping[str, Any], ...]
     counts: tuple[Mapping[str, Any], ...]
+    weights: Mapping[str, Any] | None = None
 
-    def build(self, space: type, *, pretrained: bool, overrides: Mapping[str, Any]) -> Any:
+    def build(self, space: type, *, pretrained: Pretrained, overrides: Mapping[str, Any]) -> Any:
         """Build the entry as a plain network of its space class; errors are `SpaceError`."""
         if self.space not in (base.__name__ for base in space.__mro__):
             raise SpaceError(f"{self.name!r} is an architecture of {self.space}, not of {space.__name__}.")
-        if pretrained:
-            raise SpaceError(
-                f"no weights are published for {self.name!r}. Type pretrained=False and train the network."
-            )
+        check_pretrained(self, pretrained)
         known = list(signature(space.__init__).parameters)[1:]  # type: ignore[misc]
         for argument in overrides:
             if argument not in known:
                 names = f"it takes {quoted(known)}.{closest(argument, known)}"
                 raise SpaceError(f"{self.space} takes no argument {argument!r}; {names}")
         with model_context(dict(self.architecture)):
-            return space(**{**self.arguments, **overrides})
+            model = space(**{**self.arguments, **overrides})
+        if pretrained is not False:
+            load_weights(model, self, pretrained)
+        return model
 
 
 def list_models(pattern: str = "*") -> list[str]:

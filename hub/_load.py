@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from ._entries import read_entry
+from ._weights import Pretrained
 from .autoformer import AutoFormer
 from .darts import DARTS
 from .enas_macro import ENASMacro
@@ -35,16 +36,21 @@ _SPACES: dict[str, Any] = {
 }
 
 
-def load(name: str, *, pretrained: bool = False, **overrides: Any) -> nn.Module:
+def load(name: str, *, pretrained: Pretrained = False, **overrides: Any) -> nn.Module:
     """Build a published architecture as a plain network: `load("darts-v2")` has 3,349,342 parameters.
 
     Args:
         name: an entry of `list_models()`.
-        pretrained: True asks for published weights.
+        pretrained: True loads the published weights, downloaded once to the cache folder. A path loads a
+            `.safetensors` or `.pth` file, a bundle of `save_bundle`, or `{name}.safetensors`, `{name}.pth`
+            or `model.safetensors` in a folder; "hf://owner/repository[@revision]/file" a file of a Hugging
+            Face repository (extra `huggingface`). Files in the layouts `convert_weights` knows are
+            converted.
         overrides: constructor arguments of the entry's space, in place of the entry's.
 
     Raises:
-        SpaceError: unknown name (names the closest), or weights asked for where none are published.
+        SpaceError: unknown name (names the closest), weights asked for where none are published, or a file
+            that is missing, damaged, unsafe, or does not fit.
     """
     entry = read_entry(name)
     model: nn.Module = entry.build(_SPACES[entry.space], pretrained=pretrained, overrides=overrides)

@@ -1,11 +1,14 @@
 """A small search on digits: made by tests in their process, and a script to be killed or distributed.
 
-python tests/search_script.py DIRECTORY OUTPUT.json STRATEGY [resume] [ddp]
+python tests/search_script.py DIRECTORY OUTPUT.json STRATEGY[,STRATEGY...] [resume] [ddp]
+
+NAME in the paths stands for the strategy, RANK for the process.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -125,16 +128,16 @@ def plain(state: Any) -> Any:
 
 
 def main() -> None:
-    """Run as the command line says and write the outcome of this rank."""
-    directory, output, name, *flags = sys.argv[1:]
+    """Run the strategies named on the command line in turn and write the outcomes of this rank."""
+    directory, output, names, *flags = sys.argv[1:]
     torch.set_num_threads(1)
     distributed = {"strategy": "ddp", "devices": 2} if "ddp" in flags else {}
-    experiment = make(Path(directory), method=strategies()[name], **distributed)
-    experiment.run(resume="resume" in flags)
-    import os
-
-    rank = os.environ.get("LOCAL_RANK", "0")
-    Path(output.replace("RANK", rank)).write_text(json.dumps(outcome(experiment)))
+    for name in names.split(","):
+        folder = Path(directory.replace("NAME", name))
+        experiment = make(folder, method=strategies()[name], **distributed)
+        experiment.run(resume="resume" in flags)
+        path = output.replace("RANK", os.environ.get("LOCAL_RANK", "0")).replace("NAME", name)
+        Path(path).write_text(json.dumps(outcome(experiment)))
 
 
 if __name__ == "__main__":

@@ -6,14 +6,14 @@ import copy
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 
 import numpy as np
 from torch import nn
 
 from ..errors import SpaceError, closest, quoted
 from ._conditions import Constraint
-from ._context import FreezeContext, current_context
+from ._context import FreezeContext, copy_with, current_context
 from ._decision_space import DecisionSpace, refuse
 from ._decisions import Architecture, Decision
 from ._primitive import BuilderType, Undecided, collect, frozen_copy, held_values
@@ -29,6 +29,31 @@ if TYPE_CHECKING:
 M = TypeVar("M", bound=nn.Module)
 
 
+class _Call(NamedTuple):
+    """Arguments a space was constructed with, as given.
+
+    In a frozen copy, values are those chosen and modules are the copy's own; a module that is no part of it,
+    because the candidate it was given for is not chosen, keeps its choices open.
+    """
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Call:
+        return _Call(_copied_argument(self.args, memo), _copied_argument(self.kwargs, memo))
+
+
+def _copied_argument(argument: Any, memo: dict[int, Any]) -> Any:
+    if type(argument) in (list, tuple):
+        return type(argument)(_copied_argument(item, memo) for item in argument)
+    if type(argument) is dict:
+        return {key: _copied_argument(item, memo) for key, item in argument.items()}
+    if isinstance(argument, nn.Module):
+        with copy_with(lambda item: item):  # with a memo of its own: what is part of the model is never open
+            return copy.deepcopy(argument, dict(memo))
+    return copy.deepcopy(argument, memo)
+
+
 class _SpaceType(BuilderType):
     """Constructing a space numbers its labels, records its arguments and checks it as a whole."""
 
@@ -36,7 +61,7 @@ class _SpaceType(BuilderType):
         context = current_context()
         with root_scope(), nullcontext() if context is None else context.building():
             space = super().__call__(*args, **kwargs)
-        space.__dict__["_call"] = (args, kwargs)
+        space.__dict__["_call"] = _Call(args, kwargs)
         if context is None:
             space.__dict__["_decision_space"] = collect(space)
             space._decision_space.by_label  # noqa: B018  (clashing labels raise here, not at first use)
@@ -77,6 +102,15 @@ class ModelSpace(nn.Module, metaclass=_SpaceType):
     def __init__(self) -> None:
         super().__init__()
         self._constraints: list[Constraint] = []
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # As a submodule it would be registered, and yet the name would go on to mean the method.
+        if isinstance(value, nn.Module | nn.Parameter) and name in vars(ModelSpace):
+            raise SpaceError(
+                f"{type(self).__name__}.{name} is a method or property of every ModelSpace; give the "
+                f"{type(value).__name__} another name, such as self.{name}_."
+            )
+        super().__setattr__(name, value)
 
     # -- declaring ---------------------------------------------------------------------------------
 

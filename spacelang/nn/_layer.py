@@ -75,9 +75,12 @@ class LayerSpec:
 
     def sliced(self, largest: nn.Module, arch: Mapping[str, Any]) -> nn.Module:
         """Plain layer of an architecture with copies of its slices of `largest`."""
-        with torch.random.fork_rng(devices=[]):  # first weights are overwritten: leave the generator alone
+        sources = dict(_tensors(largest))
+        # First weights are overwritten: whatever the default device, draw them where no generator advances.
+        device = torch.device("meta" if any(tensor.is_meta for tensor in sources.values()) else "cpu")
+        with torch.random.fork_rng(devices=[]), device:
             layer = self.build(arch)
-        cuts, sources = self.slices(largest, layer), dict(_tensors(largest))
+        cuts = self.slices(largest, layer)
         for name, tensor in _tensors(layer):
             tensor.data = cuts[name].detach().clone()  # device, dtype and memory layout with it
             tensor.requires_grad_(sources[name].requires_grad)

@@ -21,10 +21,11 @@ def test_the_page_is_up_to_date() -> None:
 def test_every_entry_has_a_row() -> None:
     tables = _document.tables()
     for name in hub.list_models():
-        assert tables.count(f"\n| `{name}` |") == 1
+        assert tables.count(f"\n| `{name}`") == 1
     assert (
         "| `darts-v2` | 3,349,342 | 528,359,040 at 3x32x32 | CIFAR-10: test error 2.76 ± 0.09 %[^" in tables
     )
+    assert "\n| `darts-digits` (weights) | 29,210 |" in tables
     assert "137,247,488 at 3x224x224<br>13,188,608 at 3x64x64" in tables
     assert "## NASBench101\n\nCells that are graphs of up to 7 vertices and 9 edges" in tables
 

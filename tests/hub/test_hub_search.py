@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from spacelang import Experiment, ModelSpace, SpaceError
+from spacelang import Experiment, ModelSpace, SpaceError, hub
 from spacelang.hub import (
     DARTS,
     ENAS,
@@ -27,6 +28,7 @@ from spacelang.hub import (
     NASNet,
     ProxylessNAS,
     ShuffleNetSpace,
+    shufflenet,
 )
 from spacelang.language import is_frozen
 from spacelang.strategies import DARTS as DartsSearch
@@ -38,7 +40,16 @@ WIDTHS = (8, 8, 8, 8, 8, 8, 8, 8, 8)
 
 SPACES: dict[str, tuple[type[ModelSpace], dict[str, Any]]] = {
     "DARTS": (DARTS, {**TINY, "num_cells": 3, "num_nodes": 2}),
-    "DARTS-sizes": (DARTS, {**TINY, "width": [2, 4], "num_cells": [4, 5], "num_nodes": 2}),
+    "DARTS-sizes": (
+        DARTS,
+        {
+            **TINY,
+            "width": [2, 4],
+            "num_cells": [4, 5],
+            "num_nodes": 1,
+            "operations": ["sep_conv_3x3", "skip_connect"],
+        },
+    ),
     "NASNet": (NASNet, {**TINY, "num_cells": 3, "num_nodes": 2}),
     "ENAS": (ENAS, {**TINY, "num_cells": 3, "num_nodes": 2}),
     "AmoebaNet": (AmoebaNet, {**TINY, "num_cells": 3, "num_nodes": 2}),
@@ -78,8 +89,10 @@ SPACES: dict[str, tuple[type[ModelSpace], dict[str, Any]]] = {
         },
     ),
 }
-MIXING = {"DARTS": DartsSearch(), "SGAS": SGAS(first_decision=0, period=1), "GDAS": GDAS()}
-PATHS = {
+STRATEGIES: dict[str, Any] = {
+    "DARTS": DartsSearch(),
+    "SGAS": SGAS(first_decision=0, period=1),
+    "GDAS": GDAS(),
     "SPOS": SPOS(
         population=2,
         generations=2,
@@ -93,7 +106,21 @@ PATHS = {
         candidates=2, first_batches=1, finalists=1, calibration_batches=1, validation_batches=1
     ),
 }
-REFUSED = {}
+MIXING = ("DARTS", "SGAS", "GDAS")  # compute with several candidates at once
+REFUSALS = {
+    "DARTS-sizes": (
+        "'num_cells': a network computes one number of cells",
+        "'width': .* one choice at a time",
+    ),
+    "NASBench101": ("'cell/num_vertices': channels follow from the graph, which is computed one at a time",),
+}
+SEARCHES = [(n, s) for n in SPACES for s in STRATEGIES if not (n in REFUSALS and s in MIXING)]
+
+
+@pytest.fixture(autouse=True)
+def narrow_shuffle_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one space whose constructor has no sizes."""
+    monkeypatch.setattr(shufflenet, "STAGES", ((20, 2), (40, 2), (60, 2), (80, 2)))
 
 
 class Classifier(pl.LightningModule):
@@ -117,6 +144,7 @@ class TwoSteps:
     """Evaluator that trains on two batches of random images."""
 
     max_epochs = 1
+    steps = 0
 
     def lightning_module(self, model: nn.Module) -> Classifier:
         return Classifier(model)
@@ -155,15 +183,32 @@ def random_batches(seed: int) -> DataLoader[Any]:
     return DataLoader(TensorDataset(images, classes), batch_size=2)
 
 
-@pytest.mark.parametrize("strategy", [*MIXING, *PATHS])
-@pytest.mark.parametrize("name", SPACES)
-def test_two_steps(name: str, strategy: str, tmp_path: Path) -> None:
+def experiment(name: str, strategy: str, folder: Path) -> Experiment:
     kind, arguments = SPACES[name]
-    space, evaluator = kind(**arguments), TwoSteps()
-    experiment = Experiment(space, evaluator, (MIXING | PATHS)[strategy], directory=tmp_path / "run", seed=0)
-    experiment.run()
-    assert evaluator.steps == 2
-    space.validate(experiment.best)
-    model = experiment.export_top_models(formatter="instance")[0]
+    return Experiment(kind(**arguments), TwoSteps(), STRATEGIES[strategy], directory=folder, seed=0)
+
+
+@pytest.mark.parametrize(("name", "strategy"), SEARCHES, ids=map("-".join, SEARCHES))
+def test_two_steps(name: str, strategy: str, tmp_path: Path) -> None:
+    search = experiment(name, strategy, tmp_path / "run")
+    search.run()
+    assert search.evaluator.steps == 2
+    search.space.validate(search.best)
+    model = search.export_top_models(formatter="instance")[0]
     assert is_frozen(model)
     assert model.eval()(torch.zeros(2, 1, 8, 8)).shape == (2, CLASSES)
+
+
+@pytest.mark.parametrize("strategy", MIXING)
+@pytest.mark.parametrize("name", REFUSALS)
+def test_refused_before_training(name: str, strategy: str, tmp_path: Path) -> None:
+    with pytest.raises(SpaceError, match=r"(?s)mixes candidates, so it cannot search.*SPOS") as refusal:
+        experiment(name, strategy, tmp_path / "run")
+    for reason in REFUSALS[name]:
+        assert re.search(reason, str(refusal.value))
+    assert not (tmp_path / "run").exists()
+
+
+def test_every_space_is_searched() -> None:
+    spaces = {item for item in vars(hub).values() if isinstance(item, type) and issubclass(item, ModelSpace)}
+    assert {kind for kind, _ in SPACES.values()} == spaces

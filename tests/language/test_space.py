@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn as plain
 
-from spacelang import LayerChoice, ModelSpace, SpaceError, Supernet, model_context, nn, value_choice
+from spacelang import LayerChoice, ModelSpace, Repeat, SpaceError, Supernet, model_context, nn, value_choice
 from spacelang.language import Value, is_frozen
 
 from ..spaces import CASES, Case
@@ -109,6 +109,65 @@ def test_value_choices_as_constructor_arguments() -> None:
     assert built.layers[0].out_features == 5
     with pytest.raises(SpaceError, match="'width' got 4"), model_context({"width": 4}):
         space.rebuild()
+
+
+class Optional(ModelSpace):
+    """Uses what it is given, or nothing."""
+
+    def __init__(self, layer: Any, others: Any = ()) -> None:
+        super().__init__()
+        self.layer = LayerChoice({"none": plain.Identity(), "some": plain.Sequential(layer)}, label="use")
+
+
+@pytest.mark.parametrize(
+    ("make", "inner"),
+    [
+        (lambda: LayerChoice([plain.ReLU(), plain.Tanh()], label="inner"), {"inner": 1}),
+        (lambda: nn.Linear(2, value_choice([2, 4], label="inner")), {"inner": 4}),
+        (lambda: Repeat(lambda i: plain.Tanh(), depth=(1, 2), label="inner"), {"inner": 2}),
+    ],
+    ids=["layer", "value", "depth"],
+)
+def test_choices_given_to_the_constructor_may_be_inactive(make: Any, inner: dict[str, Any]) -> None:
+    layer = make()
+    space = Optional(layer, others=[layer])
+    for frozen in (space.freeze({"use": "none"}), Supernet(space).freeze({"use": "none"})):
+        assert isinstance(frozen.layer, plain.Identity)
+        assert is_frozen(frozen)
+        assert not is_frozen(frozen.arguments["layer"])  # what was not chosen is still open
+    used = space.freeze({"use": "some", **inner})
+    assert used.arguments == {"layer": used.layer[0], "others": [used.layer[0]]}
+    assert space.arguments["layer"] is layer
+
+
+def test_a_choice_given_to_an_inner_space_may_be_held_by_the_outer_one() -> None:
+    class Inner(ModelSpace):
+        def __init__(self, layer: Any) -> None:
+            super().__init__()
+
+    class Outer(ModelSpace):
+        def __init__(self) -> None:
+            super().__init__()
+            layer = LayerChoice([plain.ReLU(), plain.Tanh()], label="layer")
+            self.inner = Inner(layer)
+            self.layer = layer
+
+    for frozen in (Outer().freeze({"layer": 1}), Supernet(Outer()).freeze({"layer": 1})):
+        assert isinstance(frozen.layer, plain.Tanh)
+
+
+@pytest.mark.parametrize("name", ["size", "decisions", "freeze", "graph"])
+@pytest.mark.parametrize(
+    "value", [plain.Linear(2, 2), plain.Parameter(torch.zeros(2))], ids=["module", "parameter"]
+)
+def test_names_of_methods_are_no_names_of_submodules(name: str, value: Any) -> None:
+    class Named(ModelSpace):
+        def __init__(self) -> None:
+            super().__init__()
+            setattr(self, name, value)
+
+    with pytest.raises(SpaceError, match=rf"Named\.{name} is a method or property.*self\.{name}_"):
+        Named()
 
 
 def test_constraints_within_nested_spaces_hold() -> None:

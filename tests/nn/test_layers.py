@@ -198,6 +198,17 @@ def test_selected_batch_norm_updates_its_part_of_the_running_statistics() -> Non
     assert supernet.network.layer.largest.num_batches_tracked == 1
 
 
+def test_a_choice_is_cut_on_the_device_of_the_weights() -> None:
+    with torch.device("meta"):
+        elsewhere = nn.Conv2d(2, v(2, 4), 3)
+    assert elsewhere.freeze({"v": 2}).weight.is_meta
+    assert elsewhere(torch.empty(1, 2, 6, 6, device="meta")).shape == (1, 2, 4, 4)
+    here = nn.Conv2d(2, v(2, 4), 3)
+    with torch.device("meta"):
+        frozen = here.freeze({"v": 2})
+    assert torch.equal(frozen.weight, here.largest.weight[:2])
+
+
 def test_elastic_layers_hold_one_set_of_weights() -> None:
     supernet = Supernet(One("kernel").double())
     assert sum(p.numel() for p in supernet.parameters()) == 3 * 2 * 25 + 3
@@ -206,6 +217,8 @@ def test_elastic_layers_hold_one_set_of_weights() -> None:
 def test_heads_and_groups_need_not_divide_the_largest_size() -> None:
     attention = nn.MultiheadAttention(v(4, 6), v(2, 4, label="h"))
     assert attention.freeze({"v": 4, "h": 4}).num_heads == 4
+    attention = nn.MultiheadAttention(v(6, 8), v(2, 3, label="h"))
+    assert attention.freeze({"v": 6, "h": 3}).in_proj_weight.shape == (18, 6)
     norm = nn.GroupNorm(v(2, 3), v(4, 8, label="c"))
     assert norm.freeze({"v": 2, "c": 8}).num_groups == 2
 

@@ -203,7 +203,7 @@ def test_constraints_are_kept() -> None:
 
 
 def test_constraints_that_link_many_decisions_are_kept_at_once() -> None:
-    """Ten edges of eight candidates, at most two of each five in use: few of 8 ** 10 combinations are legal."""
+    """Ten edges of eight candidates, at most two of each five in use."""
 
     class Sparse(ModelSpace):
         def __init__(self) -> None:
