@@ -102,9 +102,8 @@ class OneShotRun:
         supernet = self.strategy.supernet(self.space, stage)
         search = self.strategy.attach(supernet, seed=self.seed, stage=stage, previous=previous)
         later = stage + 1 < self.strategy.stages and self._folder.checkpoint(stage + 1).exists()
-        if not (resume and later) and not _ran_elsewhere(self._fit(supernet, search, stage, resume=resume)):
-            return supernet, search
-        self._load(supernet, search, stage)
+        if (resume and later) or _ran_elsewhere(self._fit(supernet, search, stage, resume=resume)):
+            self._load(supernet, search, stage)
         return supernet, search
 
     def _fit(self, supernet: Supernet, search: Any, stage: int, *, resume: bool) -> Trainer:
