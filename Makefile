@@ -9,7 +9,7 @@ WHEEL_ENV := build/wheel-env
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types pytest wheel bench clean
+.PHONY: help demo test lint types pytest wheel database bench clean
 
 help:
 	@echo "make demo     search, retrain and export a network on real data (under 4 minutes on 2 cores)"
@@ -18,13 +18,15 @@ help:
 	@echo "make types    mypy, strict, on the four source folders"
 	@echo "make pytest   the tests alone"
 	@echo "make wheel    build sdist and wheel, install the wheel, try it"
+	@echo "make database installs PostgreSQL from Debian's packages, for the tests of a shared ledger"
 	@echo "make bench    speed of a search step against the edge-by-edge reference"
 	@echo "make clean    remove builds and tool caches (the environment stays)"
 
 demo: $(INSTALLED)
 	$(BIN)/spacelang demo
 
-test: lint types pytest wheel
+# On a machine of its own (CI is set) the tests of a shared ledger get a real server where that can be had.
+test: $(if $(CI),database) lint types pytest wheel
 	@echo "make test: all passed"
 
 lint: $(INSTALLED)
@@ -52,6 +54,13 @@ wheel: $(INSTALLED)
 	@cd build && wheel-env/bin/spacelang --help > /dev/null
 	@cd build && PYTHONSAFEPATH=1 OMP_NUM_THREADS=1 wheel-env/bin/python -m pytest -q -p no:cacheprovider \
 		../tests/hub/test_entries.py ../tests/test_repository.py
+
+database:
+	@if ls /usr/lib/postgresql/*/bin/pg_ctl > /dev/null 2>&1; then echo "database: PostgreSQL is installed"; \
+	elif [ "$$(id -u)" != 0 ] || ! command -v apt-get > /dev/null; then \
+		echo "database: no PostgreSQL; installing it takes root and Debian's apt-get (its tests are skipped)"; \
+	else { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends postgresql; } \
+		> /dev/null || echo "database: PostgreSQL could not be installed (its tests are skipped)"; fi
 
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/supernet_step.py

@@ -9,6 +9,8 @@ An evaluator has one method, `evaluate(model, report=None) -> dict[str, float]`.
     Tabular("table.csv")                                     architectures whose metrics are known already
     ZeroCost("synflow", batch=next(iter(train)))             untrained models, by one minibatch
 
+`subset(evaluator, 0.1)` trains on a tenth of the data.
+
 Lightning takes seconds to import, so the names below are resolved when they are first used.
 """
 
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from ._functional import Functional as Functional
     from ._inherited import Inherited as Inherited
     from ._lightning import Lightning as Lightning
+    from ._subset import subset as subset
     from ._tabular import Tabular as Tabular
     from ._zero_cost import ZeroCost as ZeroCost
 
@@ -45,6 +48,7 @@ __all__ = [
     "Trainer",
     "ZeroCost",
     "data",
+    "subset",
 ]
 
 _HOME = {
@@ -57,6 +61,7 @@ _HOME = {
     "Lightning": "._lightning",
     "LightningModule": "lightning.pytorch",
     "Tabular": "._tabular",
+    "subset": "._subset",
     "Trainer": "lightning.pytorch",
     "ZeroCost": "._zero_cost",
 }

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torchmetrics.functional.classification import multiclass_accuracy
 
 from spacelang.errors import SpaceError
+from spacelang.language import Value
 
 from ._lightning import Lightning, Loaders
 
@@ -37,6 +38,8 @@ class ClassificationModule(LightningModule):
     Logs `train_loss, train_acc, val_loss, val_acc, test_loss, test_acc`, each the mean over the samples
     of an epoch. A subclass may override any hook; it finds `self.model`, `self.criterion`,
     `self.metrics` (functions of logits and labels by name) and `self.hparams.learning_rate`.
+
+    Numbers may be value choices, for `Lightning` to decide.
 
     Args:
         criterion: loss of (logits, labels), a module, a function or a class to call without arguments;
@@ -193,6 +196,11 @@ class Classification(Lightning):
         )
 
 
+def possible(setting: Any) -> tuple[Any, ...]:
+    """Every value a setting may take: those of a value choice, otherwise itself alone."""
+    return setting.possible() if isinstance(setting, Value) else (setting,)
+
+
 def _check_values(
     criterion: object,
     learning_rate: float,
@@ -203,17 +211,20 @@ def _check_values(
 ) -> None:
     if criterion is not None and not callable(criterion):
         raise SpaceError(f"criterion is {criterion!r}; expected a loss of (logits, labels)")
-    if criterion is not None and label_smoothing:
+    if criterion is not None and any(possible(label_smoothing)):
         raise SpaceError(
             f"label_smoothing={label_smoothing} and a criterion were given; "
             "smooth in the criterion: nn.CrossEntropyLoss(label_smoothing=...)"
         )
-    if not learning_rate > 0:
-        raise SpaceError(f"learning_rate is {learning_rate!r}; expected a number above 0")
-    if not weight_decay >= 0:
-        raise SpaceError(f"weight_decay is {weight_decay!r}; expected 0 or more")
-    if not 0 <= label_smoothing < 1:
-        raise SpaceError(f"label_smoothing is {label_smoothing!r}; expected a number in [0, 1)")
+    for value in possible(learning_rate):
+        if not value > 0:
+            raise SpaceError(f"learning_rate is {value!r}; expected a number above 0")
+    for value in possible(weight_decay):
+        if not value >= 0:
+            raise SpaceError(f"weight_decay is {value!r}; expected 0 or more")
+    for value in possible(label_smoothing):
+        if not 0 <= value < 1:
+            raise SpaceError(f"label_smoothing is {value!r}; expected a number in [0, 1)")
     if num_classes is not None and num_classes < 1:
         raise SpaceError(f"num_classes is {num_classes!r}; expected None or at least 1")
     if export_onnx:

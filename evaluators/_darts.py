@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from spacelang.errors import SpaceError
 
-from ._classification import Batch, ClassificationModule
+from ._classification import Batch, ClassificationModule, possible
 
 
 class DartsTrainingModule(ClassificationModule):
@@ -60,12 +60,12 @@ class DartsTrainingModule(ClassificationModule):
             label_smoothing=label_smoothing,
         )
         for name, value, legal in (
-            ("momentum", momentum, 0 <= momentum < 1),
+            ("momentum", momentum, (momentum >= 0) & (momentum < 1)),
             ("auxiliary_loss_weight", auxiliary_loss_weight, auxiliary_loss_weight >= 0),
             ("max_epochs", max_epochs, max_epochs >= 1),
-            ("eta_min", eta_min, 0 <= eta_min <= learning_rate),
+            ("eta_min", eta_min, (eta_min >= 0) & (eta_min <= learning_rate)),
         ):
-            if not legal:
+            if not all(possible(legal)):  # value choices make `legal` one, too
                 raise SpaceError(f"{name} is {value!r}, out of range for DartsTrainingModule")
         self.momentum = momentum
         self.auxiliary_loss_weight = auxiliary_loss_weight

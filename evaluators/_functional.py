@@ -10,11 +10,12 @@ from typing import Any, TypeAlias
 from torch import nn
 
 from spacelang.errors import SpaceError
+from spacelang.language import Tunable, require_decided
 
 Report: TypeAlias = Callable[[dict[str, float], int], None]
 
 
-class Functional:
+class Functional(Tunable):
     """Evaluate a model by calling `function(model, **arguments)`.
 
     The function returns one number, which is then the metric named `default`, or a dict of numbers by
@@ -23,7 +24,7 @@ class Functional:
 
     Args:
         function: called with the model first.
-        arguments: further keyword arguments of every call.
+        arguments: further keyword arguments of every call; each trial decides those that are value choices.
 
     Raises:
         SpaceError: `function` is not callable or does not take these arguments.
@@ -44,8 +45,10 @@ class Functional:
         """Call the function with `model`; return its metrics.
 
         Raises:
-            SpaceError: the function returned neither a number nor a dict of numbers by name.
+            SpaceError: the function returned neither a number nor a dict of numbers by name; arguments are
+                still to be chosen.
         """
+        require_decided(self, "The trials of an Experiment do so; to measure a model yourself, use")
         arguments = dict(self.arguments)
         if self._takes_report and "report" not in arguments:
             arguments["report"] = report if report is not None else _silent

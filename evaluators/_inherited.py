@@ -12,7 +12,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import nn
 
 from spacelang.errors import SpaceError
-from spacelang.language import Architecture, architecture_of
+from spacelang.language import Architecture, architecture_of, require_decided
 from spacelang.quiet import captured_log
 from spacelang.supernet import Supernet, recalibrate
 
@@ -49,6 +49,7 @@ class Inherited:
                 f"Inherited measures with a Lightning or Classification evaluator; got a "
                 f"{type(evaluator).__name__}."
             )
+        require_decided(evaluator, "Inherited trains nothing, so it would make no difference; give")
         if type(calibration_batches) is not int or calibration_batches < 0:
             raise SpaceError(f"calibration_batches={calibration_batches!r} must be an integer of at least 0.")
         self.supernet = supernet

@@ -14,6 +14,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import nn
 
 from spacelang.errors import SpaceError
+from spacelang.language import Tunable, require_decided
 
 from ._quiet import quiet_lightning
 from ._trainer import make_silent_trainer, make_trainer, trainer_source
@@ -23,12 +24,16 @@ Report: TypeAlias = Callable[[dict[str, float], int], None]
 Loaders: TypeAlias = Any  # whatever Trainer.fit takes: a loader, or a list or dict of loaders
 
 
-class Lightning:
+class Lightning(Tunable):
     """Evaluate a model by training it with a LightningModule, then reading the validation metrics.
 
     Nothing handed in is changed: each fit uses its own copy of the LightningModule and of the Trainer
     (its callbacks and loggers with it; the Trainer that `fit` returns holds the copies), and a shallow
     copy of the datamodule. Loaders are used as they are. So one evaluator serves any number of fits.
+
+    Settings may be value choices, which each trial of a multi-trial search decides: Trainer arguments, the
+    arguments of a `functools.partial` given as `module`, and what a LightningModule keeps as attributes. The
+    class of a datamodule must inherit `spacelang.language.Tunable` to take part.
 
     Args:
         module: a LightningModule, which gets the model through its `set_model(model)`, or as its
@@ -70,8 +75,10 @@ class Lightning:
         """Return a new LightningModule that holds `model` itself and trains it.
 
         Raises:
-            SpaceError: `model` is no module or still a space; the LightningModule does not take it.
+            SpaceError: `model` is no module or still a space; the LightningModule does not take it;
+                settings are still to be chosen.
         """
+        require_decided(self, "The trials of an Experiment do so; to train a model yourself, use")
         _check_model(model)
         if isinstance(self.module, LightningModule):
             return _with_model(deepcopy(self.module), model)

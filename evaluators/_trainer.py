@@ -19,13 +19,14 @@ from lightning.pytorch.strategies import DDPStrategy
 
 from spacelang.errors import SpaceError, closest
 from spacelang.folders import fresh_run_folder
+from spacelang.language import Tunable
 
 UNUSED_PARAMETERS = "ddp_find_unused_parameters_true"
 _RENAMED = {"gpus": "accelerator='gpu', devices=...", "progress_bar_refresh_rate": "enable_progress_bar=..."}
 
 
 @dataclass(frozen=True)
-class TrainerSource:
+class TrainerSource(Tunable):
     """Where Trainers come from: keyword arguments, or a pristine Trainer to copy.
 
     A Trainer counts its epochs and steps over its whole life: one that has trained stops at once when

@@ -8,34 +8,37 @@
 
 from __future__ import annotations
 
-from ._entries import architecture as architecture
-from ._entries import list_models as list_models
 from ._load import load as load
-from .autoformer import AutoFormer as AutoFormer
-from .converters import convert_weights as convert_weights
-from .darts import DARTS as DARTS
-from .enas_macro import ENASMacro as ENASMacro
-from .fairdarts import FairDARTS as FairDARTS
-from .genotypes import Genotype as Genotype
-from .genotypes import from_genotype as from_genotype
-from .genotypes import to_genotype as to_genotype
-from .mbconv import from_mbconv as from_mbconv
-from .mbconv import to_mbconv as to_mbconv
-from .mobilenetv3 import MobileNetV3Space as MobileNetV3Space
-from .nasbench101 import NASBench101 as NASBench101
-from .nasbench201 import NASBench201 as NASBench201
-from .nasnet import ENAS as ENAS
-from .nasnet import PNAS as PNAS
-from .nasnet import AmoebaNet as AmoebaNet
-from .nasnet import NASNet as NASNet
+from .cells import DARTS as DARTS
+from .cells import ENAS as ENAS
+from .cells import PNAS as PNAS
+from .cells import AmoebaNet as AmoebaNet
+from .cells import ENASMacro as ENASMacro
+from .cells import FairDARTS as FairDARTS
+from .cells import NASNet as NASNet
+from .mobile import MobileNetV3Space as MobileNetV3Space
+from .mobile import ProxylessNAS as ProxylessNAS
+from .mobile import ShuffleNetSpace as ShuffleNetSpace
+from .nasbench import DigitsCells as DigitsCells
+from .nasbench import NASBench101 as NASBench101
+from .nasbench import NASBench201 as NASBench201
+from .notations import Genotype as Genotype
 from .notations import from_blocks as from_blocks
+from .notations import from_genotype as from_genotype
+from .notations import from_mbconv as from_mbconv
+from .notations import from_nasbench101 as from_nasbench101
 from .notations import from_nasbench201 as from_nasbench201
 from .notations import from_sparse_genotype as from_sparse_genotype
 from .notations import to_blocks as to_blocks
+from .notations import to_genotype as to_genotype
+from .notations import to_mbconv as to_mbconv
+from .notations import to_nasbench101 as to_nasbench101
 from .notations import to_nasbench201 as to_nasbench201
 from .notations import to_sparse_genotype as to_sparse_genotype
-from .proxylessnas import ProxylessNAS as ProxylessNAS
-from .shufflenet import ShuffleNetSpace as ShuffleNetSpace
+from .published import architecture as architecture
+from .published import list_models as list_models
+from .published._converters import convert_weights as convert_weights
+from .transformers import AutoFormer as AutoFormer
 
 __all__ = [
     "DARTS",
@@ -43,6 +46,7 @@ __all__ = [
     "PNAS",
     "AmoebaNet",
     "AutoFormer",
+    "DigitsCells",
     "ENASMacro",
     "FairDARTS",
     "Genotype",
@@ -57,6 +61,7 @@ __all__ = [
     "from_blocks",
     "from_genotype",
     "from_mbconv",
+    "from_nasbench101",
     "from_nasbench201",
     "from_sparse_genotype",
     "list_models",
@@ -64,6 +69,7 @@ __all__ = [
     "to_blocks",
     "to_genotype",
     "to_mbconv",
+    "to_nasbench101",
     "to_nasbench201",
     "to_sparse_genotype",
 ]

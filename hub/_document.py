@@ -11,8 +11,9 @@ from inspect import getdoc
 from pathlib import Path
 from typing import Any
 
-from ._entries import Entry, list_models, read_entry
 from ._load import _SPACES
+from .nasbench import DigitsCells
+from .published import Entry, list_models, read_entry
 
 MARKER = "<!-- From here on written by `python -m spacelang.hub._document docs/hub.md`. -->\n"
 HEADER = "| name | parameters | multiply-accumulates | published | source |\n|---|---|---|---|---|\n"
@@ -30,15 +31,20 @@ def tables() -> str:
     notes: dict[str, int] = {}
     sections = [
         _section(space, [entry for entry in entries if entry.space == name], notes)
-        for name, space in _SPACES.items()
+        for name, space in [*_SPACES.items(), ("DigitsCells", DigitsCells)]
     ]
     return "\n".join(sections) + "".join(f"\n[^{number}]: {text}" for text, number in notes.items()) + "\n"
 
 
 def _section(space: type, entries: list[Entry], notes: dict[str, int]) -> str:
     summary = (getdoc(space) or "").partition("\n")[0]
-    table = HEADER + "".join(_row(entry, notes) for entry in entries) if entries else "No entries.\n"
-    return f"## {space.__name__}\n\n{summary}\n\n{table}"
+    if entries:
+        body = HEADER + "".join(_row(entry, notes) for entry in entries)
+    elif hasattr(space, "table"):
+        body = f"No entries; `{space.__name__}.table` has results of all, for the evaluator `Tabular`.\n"
+    else:
+        body = "No entries.\n"
+    return f"## {space.__name__}\n\n{summary}\n\n{body}"
 
 
 def _row(entry: Entry, notes: dict[str, int]) -> str:

@@ -6,18 +6,11 @@ from typing import Any
 
 from torch import nn
 
-from ._entries import read_entry
-from ._weights import Pretrained
-from .autoformer import AutoFormer
-from .darts import DARTS
-from .enas_macro import ENASMacro
-from .fairdarts import FairDARTS
-from .mobilenetv3 import MobileNetV3Space
-from .nasbench101 import NASBench101
-from .nasbench201 import NASBench201
-from .nasnet import ENAS, PNAS, AmoebaNet, NASNet
-from .proxylessnas import ProxylessNAS
-from .shufflenet import ShuffleNetSpace
+from .cells import DARTS, ENAS, PNAS, AmoebaNet, ENASMacro, FairDARTS, NASNet
+from .mobile import MobileNetV3Space, ProxylessNAS, ShuffleNetSpace
+from .nasbench import NASBench101, NASBench201
+from .published import Pretrained, read_entry
+from .transformers import AutoFormer
 
 _SPACES: dict[str, Any] = {
     "DARTS": DARTS,

@@ -23,12 +23,15 @@ from .extras.monitor import Monitor as Monitor
 from .extras.penalty import Penalty as Penalty
 from .multi_trial import ASHA as ASHA
 from .multi_trial import BOGCN as BOGCN
+from .multi_trial import PNAS as PNAS
 from .multi_trial import PPO as PPO
 from .multi_trial import Bananas as Bananas
 from .multi_trial import Deduplicate as Deduplicate
+from .multi_trial import FewerEpochs as FewerEpochs
 from .multi_trial import Filter as Filter
 from .multi_trial import Grid as Grid
 from .multi_trial import Hyperband as Hyperband
+from .multi_trial import LearningCurveStopping as LearningCurveStopping
 from .multi_trial import LocalSearch as LocalSearch
 from .multi_trial import Optuna as Optuna
 from .multi_trial import PolicyGradient as PolicyGradient
@@ -37,6 +40,7 @@ from .multi_trial import RegularizedEvolution as RegularizedEvolution
 from .multi_trial import Reinforce as Reinforce
 from .multi_trial import Repeat as Repeat
 from .multi_trial import Retry as Retry
+from .multi_trial import SmallerSpace as SmallerSpace
 from .multi_trial import SuccessiveHalving as SuccessiveHalving
 from .multi_trial import WarmStart as WarmStart
 from .one_shot.darts import DARTS as DARTS

@@ -23,11 +23,15 @@ def main() -> None:
         getattr(spacelang, name)
     shipped = {str(path).removeprefix("spacelang/") for path in files("spacelang") or ()}
     assert "py.typed" in shipped, "py.typed is not in the wheel"
-    architectures = {f"hub/architectures/{path.name}" for path in REPOSITORY.glob("hub/architectures/*.yaml")}
-    assert architectures <= shipped, f"not in the wheel: {sorted(architectures - shipped)}"
+    data = {
+        path.relative_to(REPOSITORY).as_posix()
+        for pattern in ("architectures/*.yaml", "weights/*.safetensors", "tables/*.csv")
+        for path in (REPOSITORY / "hub").glob(pattern)
+    }
+    assert data <= shipped, f"not in the wheel: {sorted(data - shipped)}"
     print(
         f"wheel: spacelang {version('spacelang')} imports from {home.relative_to(sys.prefix)}; "
-        f"{len(architectures)} architectures"
+        f"{len(data)} files of data"
     )
 
 

@@ -44,7 +44,7 @@ def all_python() -> list[Path]:
 
 
 def module_name(path: Path) -> str:
-    """Installed name of a source file: `hub/darts.py` is `spacelang.hub.darts`."""
+    """Installed name of a source file: `hub/cells/darts.py` is `spacelang.hub.cells.darts`."""
     folder, *rest = path.relative_to(ROOT).with_suffix("").parts
     return ".".join([FOLDERS[folder], *(part for part in rest if part != "__init__")])
 
@@ -106,7 +106,7 @@ def test_dependencies_have_lower_bounds_and_no_pins() -> None:
     lines = project["dependencies"] + [
         line for extra in project["optional-dependencies"].values() for line in extra
     ]
-    assert [line for line in lines if not re.fullmatch(r"[A-Za-z-]+(>=[\d.]+)?", line)] == []
+    assert [line for line in lines if not re.fullmatch(r"[A-Za-z-]+(\[[a-z]+\])?(>=[\d.]+)?", line)] == []
     assert [line for line in project["dependencies"] if ">=" not in line] == []
 
 

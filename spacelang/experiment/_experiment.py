@@ -12,7 +12,7 @@ import torch
 
 from ..errors import SpaceError
 from ..folders import fresh_run_folder
-from ..language import Architecture, ModelSpace, is_frozen
+from ..language import Architecture, ModelSpace, Value, architecture_of, is_frozen, open_decisions
 from ..supernet import Supernet
 from ..trials import Executor, History, Limits, MultiTrialStrategy, Objective, Trial
 from ..trials._export import candidates_of, to_dataframe, to_optuna
@@ -39,7 +39,9 @@ class Experiment:
 
     Args:
         space: what is searched.
-        evaluator: trains the supernet, or measures a model: see `spacelang.evaluators`.
+        evaluator: trains the supernet, or measures a model: see `spacelang.evaluators`. For a multi-trial
+            search its settings may be value choices (`spacelang.language.Tunable`); they are searched with
+            the space, and architectures have their labels, too.
         strategy: how it is searched, such as `DARTS()` or `RegularizedEvolution()`.
         directory: the run folder; nothing is written elsewhere. Default: a new one below the cache
             folder, `$SPACELANG_CACHE` or `~/.cache/spacelang`; `experiment.directory` names it.
@@ -77,8 +79,7 @@ class Experiment:
         example_input: Any = None,
         keep_weights: int = 1,
     ) -> None:
-        _check_arguments(space, strategy, seed)
-        self.space = space
+        _check_arguments(space, evaluator, strategy, seed)
         self.evaluator = evaluator
         self.strategy = strategy
         self.seed = seed
@@ -112,6 +113,7 @@ class Experiment:
                 keep_weights=keep_weights,
                 **trial_arguments,
             )
+        self.space = self._run.space  # joined with the decisions of the evaluator, if it has any
 
     def run(self, resume: bool = False) -> None:
         """Search.
@@ -204,8 +206,8 @@ class Experiment:
         }
 
 
-def _check_arguments(space: object, strategy: object, seed: object) -> None:
-    if not isinstance(space, ModelSpace) or is_frozen(space):
+def _check_arguments(space: object, evaluator: object, strategy: object, seed: object) -> None:
+    if not isinstance(space, ModelSpace) or not _is_open(space, evaluator):
         what = (
             f"{type(space).__name__} with nothing to choose" if isinstance(space, ModelSpace) else repr(space)
         )
@@ -223,6 +225,11 @@ def _check_arguments(space: object, strategy: object, seed: object) -> None:
         raise SpaceError(f"seed={seed!r} must be an integer of at least 0.")
 
 
+def _is_open(space: ModelSpace, evaluator: object) -> bool:
+    """Whether there is something to choose: in the space, or for one fixed network in the evaluator."""
+    return not is_frozen(space) or (architecture_of(space) is None and bool(open_decisions(evaluator)))
+
+
 def _described_space(space: ModelSpace) -> dict[str, Any]:
     decisions = "".join(map(repr, space.decisions))
     return {
@@ -238,7 +245,9 @@ def _described(part: Any) -> dict[str, Any]:
     if dataclasses.is_dataclass(part):
         description |= {field.name: _plain(getattr(part, field.name)) for field in dataclasses.fields(part)}
     if hasattr(part, "max_epochs"):
-        description["max_epochs"] = part.max_epochs
+        description["max_epochs"] = _plain(part.max_epochs)
+    if open_decisions(part):
+        description["decisions"] = {d.label: _plain(d.candidates) for d in open_decisions(part)}
     return description
 
 
@@ -246,6 +255,8 @@ def _plain(value: object) -> Any:
     """What YAML can hold of a value: itself, or its type's name."""
     if isinstance(value, str | int | float | bool | None):
         return value
+    if isinstance(value, Value):
+        return str(value)
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     if isinstance(value, dict):

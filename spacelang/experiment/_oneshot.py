@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ..errors import SpaceError
-from ..language import Architecture, ModelSpace
+from ..language import Architecture, ModelSpace, require_decided
 from ..supernet import Supernet
 from ._folder import RunFolder, finished
 from ._protocols import OneShotStrategy, Search, TrainingEvaluator
@@ -43,6 +43,11 @@ class OneShotRun:
                 f"{type(strategy).__name__} trains a supernet, which {type(evaluator).__name__} cannot; "
                 "give a Classification or a Lightning of spacelang.evaluators as the second argument."
             )
+        require_decided(
+            evaluator,
+            f"{type(strategy).__name__} trains one supernet in one way; search them with a multi-trial "
+            "strategy, such as RegularizedEvolution(), or give",
+        )
         self.space = space
         self.evaluator = evaluator
         self.strategy = strategy

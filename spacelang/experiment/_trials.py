@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from ..errors import SpaceError
-from ..language import Architecture, ModelSpace
+from ..language import Architecture, ModelSpace, open_decisions
 from ..results import load_yaml
 from ..trials import (
     ArchitectureEvaluator,
@@ -21,6 +21,8 @@ from ..trials import (
     Maximize,
     MultiTrialStrategy,
     Objective,
+    Proposal,
+    Rebuilt,
     Trial,
     TrialSearch,
     Work,
@@ -78,7 +80,7 @@ class TrialRun:
             )
         if executor is not None and not isinstance(executor, Executor):
             raise SpaceError(f"executor={executor!r}; expected one such as ProcessPool() or RayExecutor().")
-        self.space = space
+        self.space = space = space.joined(open_decisions(evaluator))
         self.objectives = tuple(objectives) or (Maximize("default"),)
         self._check_objectives()
         self.constraints = tuple(constraints)
@@ -92,7 +94,8 @@ class TrialRun:
         self._work = Work(type(space), dict(space.arguments), evaluator, self._weights)
         self._strategy = strategy
         strategy.start(space)  # what cannot be searched is refused before any work
-        self._costs = self._cost_functions(example_input)
+        self._costs = Rebuilt(space, lambda rebuilt: self._cost_functions(rebuilt, example_input))
+        self._costs({})  # what cannot be computed is refused before any work, too
         self._history: History | None = None
 
     def _check_objectives(self) -> None:
@@ -102,7 +105,7 @@ class TrialRun:
                     f"objectives holds {objective!r}; expected Maximize(metric) or Minimize(metric)."
                 )
 
-    def _cost_functions(self, example_input: Any) -> dict[str, Any]:
+    def _cost_functions(self, space: ModelSpace, example_input: Any) -> dict[str, Any]:
         """How to know, before training, the costs that objectives and constraints name."""
         from ..costs import expected_cost
 
@@ -117,7 +120,7 @@ class TrialRun:
                     f"{name!r} depends on the size of the input; give Experiment(..., example_input=tensor)."
                 )
             halves = metric == "macs"
-            cost = expected_cost(self.space, "flops" if halves else metric, inputs)
+            cost = expected_cost(space, "flops" if halves else metric, inputs)
             found[name] = (lambda arch, c=cost: c.of(arch) / 2) if halves else cost.of
         return found
 
@@ -139,7 +142,7 @@ class TrialRun:
                     objectives=self.objectives,
                     limits=self.limits,
                     seed=self.seed,
-                    costs=lambda arch: {name: float(cost(arch)) for name, cost in self._costs.items()},
+                    costs=self._costs_of,
                     check=self._broken,
                     on_change=lambda search: self._changed(search, progress),
                 )
@@ -157,6 +160,11 @@ class TrialRun:
             "ledger": "" if self._url is None else hidden_password(self._url),
             "constraints": [str(limit) for limit in self.constraints],
         }
+
+    def _costs_of(self, proposal: Proposal) -> dict[str, float]:
+        """Costs of the model that is searched for, which may be trained as a smaller one."""
+        costs = self._costs.concerned(proposal.arch, proposal.overrides)
+        return {name: float(cost(proposal.arch)) for name, cost in costs.items()}
 
     def _broken(self, costs: Mapping[str, float]) -> str:
         """The constraints an architecture of these costs breaks."""
@@ -199,6 +207,11 @@ class TrialRun:
         best = self.history.best(count)
         if not best:
             failed, infeasible = self.history.count("failed"), self.history.count("infeasible")
+            if self.history.done:
+                raise SpaceError(
+                    f"no architecture of this space was measured: the {len(self.history.done)} trials that "
+                    "were are of the space with other arguments; see experiment.history."
+                )
             raise SpaceError(
                 f"no trial was measured: {failed} failed and {infeasible} broke a constraint; the trials of "
                 "experiment.history tell why."
@@ -206,11 +219,14 @@ class TrialRun:
         return best
 
     def instance(self, arch: Architecture) -> nn.Module:
-        """A plain model with the weights its trial trained, or new ones where they were not kept."""
+        """A plain model with the weights its trial trained, or new ones where they were not kept.
+
+        Weights of a model with other constructor arguments are not this model's.
+        """
         model = self._work.build(arch)
-        number = next((t.number for t in self._best(len(self.history)) if t.arch == arch), None)
-        if number is not None and self._weights is not None:
-            path = weights_file(self._weights, number)
+        trial = next((t for t in self._best(len(self.history)) if t.arch == arch), None)
+        if trial is not None and not trial.overrides and self._weights is not None:
+            path = weights_file(self._weights, trial.number)
             if path.exists():
                 from safetensors.torch import load_model
 

@@ -12,6 +12,7 @@ import networkx as nx
 
 from ..language import ModelSpace
 from ..language._decisions import exported
+from ..language._space import further_decisions
 from ._cell_order import Arrow, canonical_numbers
 from ._plan import Edge, End, Plan, Region
 from ._read import plan_of
@@ -29,11 +30,16 @@ def architecture_hash(space: ModelSpace, arch: Mapping[str, Any]) -> str:
     on their edges are alike.
 
     It depends on decisions and their structure, not on sizes: a space rebuilt wider gives the same hash.
+    Decisions a space was joined with count as they are.
 
     Raises:
         SpaceError: `arch` is invalid.
     """
-    graph = _expanded(plan_of(space), space.canonical(arch))
+    canonical = space.canonical(arch)
+    graph = _expanded(plan_of(space), canonical)
+    beside = {decision.label: canonical[decision.label] for decision in further_decisions(space)}
+    if beside:
+        graph.add_node("beside", colour=_colour("beside", sorted(beside.items())))
     with warnings.catch_warnings():
         # networkx tells that hashes of directed graphs changed in 3.5; ours never were of an older one.
         warnings.simplefilter("ignore", UserWarning)

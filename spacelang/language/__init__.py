@@ -24,6 +24,9 @@ from ._report import SpaceReport as SpaceReport
 from ._scope import label_scope as label_scope
 from ._space import ModelSpace as ModelSpace
 from ._space import architecture_of as architecture_of
+from ._tunable import Tunable as Tunable
+from ._tunable import open_decisions as open_decisions
+from ._tunable import require_decided as require_decided
 from ._values import Value as Value
 from ._values import distinct as distinct
 from ._values import maximum as maximum

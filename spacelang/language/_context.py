@@ -106,7 +106,19 @@ def model_context(arch: Mapping[str, Any]) -> Iterator[None]:
         _context.reset(token)
     unused = [label for label in arch if label not in context.used]
     if unused:
-        warnings.warn(f"no choice asked for these labels: {quoted(unused)}.", UserWarning, stacklevel=3)
+        warnings.warn(
+            f"no choice asked for these labels: {quoted(unused)}. What an evaluator decides is for "
+            "evaluator.decided(arch).",
+            UserWarning,
+            stacklevel=3,
+        )
+
+
+def count_as_used(labels: Iterable[str]) -> None:
+    """Within `model_context`: these labels decide something beside the model, so do not warn of them."""
+    context = _context.get()
+    if context is not None:
+        context.used.update(labels)
 
 
 def replacing() -> Callable[[Any], Any] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 
@@ -14,7 +14,7 @@ from torch import nn
 from ..errors import SpaceError, closest, quoted
 from ._conditions import Constraint
 from ._context import FreezeContext, copy_with, current_context
-from ._decision_space import DecisionSpace, refuse
+from ._decision_space import DecisionSpace, Site, refuse
 from ._decisions import Architecture, Decision
 from ._primitive import BuilderType, Undecided, collect, frozen_copy, held_values
 from ._scope import root_scope
@@ -165,7 +165,28 @@ class ModelSpace(nn.Module, metaclass=_SpaceType):
                     + closest(name, known)
                 )
         args, kwargs = copy.deepcopy((bound.args[1:], bound.kwargs))
-        return type(self)(*args, **kwargs)
+        built = type(self)(*args, **kwargs)
+        return built.joined(further_decisions(self)) if current_context() is None else built
+
+    def joined(self, decisions: Iterable[Decision]) -> Self:
+        """This space with further decisions that are no part of its models, such as hyper-parameters.
+
+        It shares this space's modules. Its architectures have the labels of both; a label that both have is
+        one decision. The models it freezes are those of this space.
+
+        Raises:
+            SpaceError: a label is used for two different decisions.
+        """
+        given = tuple(decisions)
+        if not given:
+            return self
+        known = self.decision_space
+        sites = (*known.sites, *map(Site, given))
+        joint = copy.copy(self)
+        joint.__dict__["_own_space"] = own_decisions(self)
+        joint.__dict__["_decision_space"] = DecisionSpace(sites, known.constraints, known.symmetries)
+        joint.decision_space.by_label  # noqa: B018  (clashing labels raise here)
+        return joint
 
     # -- reading -----------------------------------------------------------------------------------
 
@@ -262,7 +283,10 @@ class ModelSpace(nn.Module, metaclass=_SpaceType):
         Raises:
             SpaceError: with every problem of `arch`.
         """
-        chosen = self.canonical(arch) | slot_order(self.decision_space, arch)
+        self.validate(arch)
+        own = own_decisions(self)
+        chosen = own.canonical({label: arch[label] for label in arch if label in own.by_label})
+        chosen |= slot_order(own, arch)
         return built_as(without_decisions(frozen_copy(self, chosen)), chosen)
 
 
@@ -271,11 +295,24 @@ def slot_order(space: DecisionSpace, arch: Mapping[str, Any]) -> Architecture:
     return {label: arch[label] for s in space.symmetries for label in s.labels if label in arch}
 
 
+def own_decisions(space: ModelSpace) -> DecisionSpace:
+    """What is decided in the modules of a space, without the decisions it was joined with."""
+    own: DecisionSpace = space.__dict__.get("_own_space", space.decision_space)
+    return own
+
+
+def further_decisions(space: ModelSpace) -> tuple[Decision, ...]:
+    """Decisions that a space was joined with."""
+    own = len(own_decisions(space).sites)
+    return tuple(site.decision for site in space.decision_space.sites[own:])
+
+
 def without_decisions(model: M) -> M:
     """Make the spaces in a frozen or relaxed copy forget the decisions and constraints of the original."""
     for child in model.modules():
         if isinstance(child, ModelSpace):
             child.__dict__.pop("_decision_space", None)
+            child.__dict__.pop("_own_space", None)
             child._constraints = []
     return model
 

@@ -118,10 +118,11 @@ class Value:
         return _Apply("-", 0, self)
 
     def __eq__(self, other: object) -> Value:  # type: ignore[override]
-        return _Apply("==", self, other)
+        # No value is a dict, and Lightning asks which argument of a module equals the dict it is to save.
+        return NotImplemented if isinstance(other, dict) else _Apply("==", self, other)
 
     def __ne__(self, other: object) -> Value:  # type: ignore[override]
-        return _Apply("!=", self, other)
+        return NotImplemented if isinstance(other, dict) else _Apply("!=", self, other)
 
     def __lt__(self, other: object) -> Value:
         return _Apply("<", self, other)

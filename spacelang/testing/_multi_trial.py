@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections import deque
+from collections.abc import Mapping, Set
 from dataclasses import replace
 from typing import Any
 
@@ -14,12 +14,24 @@ import numpy as np
 from ..errors import SpaceError
 from ..experiment._random import isolated_generators, seed_generators
 from ..language import Architecture, ModelSpace
-from ..trials import Exhausted, History, Maximize, MultiTrialStrategy, Proposal, Trial, key_of
+from ..trials import (
+    Exhausted,
+    History,
+    Maximize,
+    MultiTrialStrategy,
+    Proposal,
+    Rebuilt,
+    Report,
+    Stopper,
+    Trial,
+    key_of,
+)
 from ..trials._trial import State
 from ._promises import Conformance, on_space, require, unchanged
 from ._spaces import toy_spaces
 
 _SMALL = 30
+_EPOCHS = 4  # of a trial without a budget
 
 
 def check_multi_trial(strategy: MultiTrialStrategy, trials: int) -> Conformance:
@@ -27,6 +39,7 @@ def check_multi_trial(strategy: MultiTrialStrategy, trials: int) -> Conformance:
     searched: list[str] = []
     refused: dict[str, str] = {}
     exhausted: list[str] = []
+    stopped: list[str] = []
     with isolated_generators():
         for name, space in toy_spaces().items():
             with on_space(name), unchanged(space):
@@ -36,25 +49,28 @@ def check_multi_trial(strategy: MultiTrialStrategy, trials: int) -> Conformance:
                     refused[name] = str(error)
                     continue
                 searched.append(name)
-                exhausted += [name] * _check_space(strategy, space, trials)
+                search = _check_space(strategy, space, trials)
+                exhausted += [name] * search.ended
+                stopped += [name] * (search.stopped > 0)
     require(bool(searched), f"it refuses every space: {refused}")
-    return Conformance(tuple(searched), refused, tuple(exhausted))
+    return Conformance(tuple(searched), refused, tuple(exhausted), tuple(stopped))
 
 
-def _check_space(strategy: MultiTrialStrategy, space: ModelSpace, trials: int) -> bool:
-    """Search a space in several ways; returns whether the strategy ended a search by itself."""
+def _check_space(strategy: MultiTrialStrategy, space: ModelSpace, trials: int) -> _Search:
+    """Search a space in several ways; returns the first search."""
     size = space.size()
     count = 2 * size + 8 if size <= _SMALL else trials
     resumptions = {1, count // 3, 2 * count // 3}
     first = _Search(strategy, space, workers=1)
     first.run(count, resumptions)
     require(len(first.history) > 0, "it proposes nothing")
+    require(first.stopped == 0 or first.to_the_end > 0, "it stops every trial before its end")
     seed_generators(1)
     again = _Search(strategy, space, workers=1)
     again.run(count)
     require(_text(again.history) == _text(first.history), "the same seed gave two searches")
     _Search(strategy, space, workers=3).run(trials, resumptions)
-    return first.ended
+    return first
 
 
 class _Search:
@@ -63,7 +79,11 @@ class _Search:
     Args:
         strategy: searches.
         space: what is searched.
-        workers: trials at a time.
+        workers: trials at a time, whose epochs take turns.
+
+    Attributes:
+        ended: whether the strategy ended the search by itself.
+        stopped, to_the_end: number of trials that it stopped early, and that it did not.
     """
 
     def __init__(self, strategy: MultiTrialStrategy, space: ModelSpace, *, workers: int) -> None:
@@ -71,28 +91,71 @@ class _Search:
         self.space = space
         self.workers = workers
         self.proposer = strategy.start(space)
-        self.history = History(space.decision_space, [Maximize("value")])
+        decisions = Rebuilt(space, lambda rebuilt: rebuilt.decision_space)
+        self.history = History(space.decision_space, [Maximize("value")], rebuilt=decisions)
         self.ended = False
+        self.stopped = self.to_the_end = 0
 
-    def run(self, trials: int, resumptions: set[int] = frozenset()) -> None:  # type: ignore[assignment]
-        """Search until there are `trials`; before those in `resumptions` also ask a new proposer."""
-        running: deque[Trial] = deque()
+    def run(self, trials: int, resumptions: Set[int] = frozenset()) -> None:
+        """Search until there are `trials`; before and in those in `resumptions` also ask a new proposer."""
+        running: list[int] = []
         while len(self.history) < trials and not self.ended:
             number = len(self.history)
             before = _text(self.history)
             proposal = self._ask(self.proposer)
             require(_text(self.history) == before, "it changed the history")
             if number in resumptions:
-                resumed = History(self.history.space, self.history.objectives, list(self.history))
-                other = self._ask(self.strategy.start(self.space), resumed)
+                other = self._ask(self.strategy.start(self.space), self._copy())
                 require(_same(proposal, other), f"resumed before trial {number} it proposed something else")
             if proposal is None:
                 self.ended = not running
             else:
-                self.history.add(self._trial(number, proposal))
-                running.append(self.history[number])
+                trial = _begun(number, proposal)
+                self.history.add(trial)
+                running += [] if trial.is_finished else [number]
             while running and (proposal is None or len(running) >= self.workers):
-                self.history.add(_finished(running.popleft()))
+                self._train(running, resumptions)
+
+    def _train(self, running: list[int], resumptions: Set[int]) -> None:
+        """Train running trials for an epoch each, until one of them ends."""
+        for number in running:
+            if self._ends(self.history[number], also_anew=number in resumptions):
+                running.remove(number)
+                return
+
+    def _ends(self, trial: Trial, *, also_anew: bool) -> bool:
+        """Train a trial for another epoch; of ten one fails in its last. Returns whether it has ended."""
+        left = (trial.budget or _EPOCHS) - len(trial.reports) - 1
+        if trial.number % 10 == 3 and left == 0:
+            self.history.add(replace(trial, state="failed"))
+        else:
+            trial = _trained(trial, left)
+            self.history.add(trial)
+            if self._goes_on(trial, also_anew=also_anew) and left > 0:
+                return False
+            self.history.add(replace(trial, state="done", metrics=trial.reports[-1].metrics))
+        self.stopped += left > 0
+        self.to_the_end += left == 0
+        return True
+
+    def _goes_on(self, trial: Trial, *, also_anew: bool) -> bool:
+        """Whether the strategy goes on with a trial, and says so whenever and from wherever it is asked."""
+        if not isinstance(self.proposer, Stopper):
+            return True
+        before = _text(self.history)
+        answer = self.proposer.goes_on(trial, self.history)
+        require(isinstance(answer, bool), f"goes_on returned {answer!r}, which is neither True nor False")
+        require(_text(self.history) == before, "goes_on changed the history")
+        again = self.proposer.goes_on(trial, self.history)
+        require(again == answer, f"asked again whether trial {trial.number} goes on it changed its mind")
+        if also_anew or (not answer and self.stopped == 0):
+            anew: Any = self.strategy.start(self.space)
+            same = anew.goes_on(trial, self._copy()) == answer
+            require(same, f"resumed in trial {trial.number} it decided otherwise whether it goes on")
+        return answer
+
+    def _copy(self) -> History:
+        return self.history.of(list(self.history))
 
     def _ask(self, proposer: Any, history: History | None = None) -> Proposal | None:
         """The next proposal, checked; None if there is none."""
@@ -103,26 +166,34 @@ class _Search:
             require(bool(str(reason)), "it ended without saying why")
             return None
         require(isinstance(proposal, Proposal), f"it proposed {proposal!r}, which is no Proposal")
-        self.space.validate(proposal.arch)
-        try:
-            note = json.loads(json.dumps(dict(proposal.note)))
-        except TypeError as error:
-            raise AssertionError(
-                f"a strategy broke a promise: its note holds more than plain values ({error})."
-            ) from error
-        checked: Proposal = replace(proposal, arch=history.space.canonical(proposal.arch), note=note)
+        note, overrides = _plain("note", proposal.note), _plain("overrides", proposal.overrides)
+        arch = history.decisions(overrides).canonical(proposal.arch)  # raises what is wrong with it
+        checked: Proposal = replace(proposal, arch=arch, note=note, overrides=overrides)
         return checked
 
-    def _trial(self, number: int, proposal: Proposal) -> Trial:
-        return Trial(number, proposal.arch, number, "running", proposal.budget, proposal.note)
+
+def _plain(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values as they come back from the ledger."""
+    try:
+        plain: dict[str, Any] = json.loads(json.dumps(dict(values)))
+        return plain
+    except TypeError as error:
+        raise AssertionError(
+            f"a strategy broke a promise: its {name} holds more than plain values ({error})."
+        ) from error
 
 
-def _finished(trial: Trial) -> Trial:
-    """How a trial ended: of ten one failed, one broke a constraint and one gave NaN."""
-    states: dict[int, State] = {3: "failed", 6: "infeasible"}
-    state = states.get(trial.number % 10, "done")
-    value = math.nan if trial.number % 10 == 8 else value_of(trial.arch)
-    return replace(trial, state=state, metrics={"value": value} if state == "done" else {})
+def _begun(number: int, proposal: Proposal) -> Trial:
+    """A new trial; one of ten breaks a constraint."""
+    state: State = "infeasible" if number % 10 == 6 else "running"
+    return Trial(number, proposal.arch, number, state, proposal.budget, proposal.note, proposal.overrides)
+
+
+def _trained(trial: Trial, left: int) -> Trial:
+    """A trial after another epoch, with `left` to come; one of ten gives NaN."""
+    epoch = len(trial.reports)
+    value = math.nan if trial.number % 10 == 8 else value_of(trial.arch) * (epoch + 1) / (epoch + 1 + left)
+    return replace(trial, reports=(*trial.reports, Report(epoch, {"value": value})))
 
 
 def value_of(arch: Architecture) -> float:
@@ -134,7 +205,7 @@ def value_of(arch: Architecture) -> float:
 def _same(a: Proposal | None, b: Proposal | None) -> bool:
     if a is None or b is None:
         return a is b
-    return (key_of(a.arch), a.budget, a.note) == (key_of(b.arch), b.budget, b.note)
+    return (key_of(a.arch, a.overrides), a.budget, a.note) == (key_of(b.arch, b.overrides), b.budget, b.note)
 
 
 def _text(history: History) -> str:

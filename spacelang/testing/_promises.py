@@ -19,11 +19,13 @@ class Conformance:
         searched: names of the spaces it searched.
         refused: by name of the others, why.
         exhausted: names of those on which a multi-trial search ended by itself.
+        stopped: names of those on which it ended trials early.
     """
 
     searched: tuple[str, ...]
     refused: dict[str, str]
     exhausted: tuple[str, ...] = ()
+    stopped: tuple[str, ...] = ()
 
 
 def require(condition: bool, broken: str) -> None:

@@ -37,8 +37,8 @@ def _conv(size: int = 3) -> nn.Sequential:
     return nn.Sequential(nn.ReLU(), conv, nn.BatchNorm2d(_WIDTH))
 
 
-def _join() -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(2 * _WIDTH, _WIDTH, 1, bias=False), nn.BatchNorm2d(_WIDTH))
+def _join(num_nodes: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(num_nodes * _WIDTH, _WIDTH, 1, bias=False), nn.BatchNorm2d(_WIDTH))
 
 
 def _head(width: int = _WIDTH) -> nn.Sequential:
@@ -120,18 +120,18 @@ def _blocks() -> Repeat:
     return Repeat(lambda i: LayerChoice([_conv(1), _conv(3)], label=f"block{i}"), (0, 2), label="depth")
 
 
-def _cell(label: str, **settings: Any) -> Cell:
+def _cell(label: str, num_nodes: int = 2, **settings: Any) -> Cell:
     operations = {"conv": _conv(), "pool": nn.MaxPool2d(3, 1, 1), "skip_connect": nn.Identity()}
-    return Cell(operations, 2, 2, 2, label=label, **settings)
+    return Cell(operations, num_nodes, 2, 2, label=label, **settings)
 
 
 class Cells(ModelSpace):
     """Two cells that share their decisions, and a third."""
 
-    def __init__(self) -> None:
+    def __init__(self, num_nodes: int = 2) -> None:
         super().__init__()
-        self.cells = nn.ModuleList(_cell(label) for label in ("normal", "normal", "other"))
-        self.joins = nn.ModuleList(_join() for _ in self.cells)
+        self.cells = nn.ModuleList(_cell(label, num_nodes) for label in ("normal", "normal", "other"))
+        self.joins = nn.ModuleList(_join(num_nodes) for _ in self.cells)
         self.head = _head()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -144,9 +144,9 @@ class Cells(ModelSpace):
 class LooseEnds(ModelSpace):
     """A cell whose output is what nobody reads."""
 
-    def __init__(self) -> None:
+    def __init__(self, num_nodes: int = 2) -> None:
         super().__init__()
-        self.cell = _cell("cell", merge_op="loose_end", postprocessor=_mean_of_nodes)
+        self.cell = _cell("cell", num_nodes, merge_op="loose_end", postprocessor=_mean_of_nodes)
         self.head = _head()
 
     def forward(self, x: Tensor) -> Tensor:

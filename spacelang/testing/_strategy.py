@@ -29,13 +29,16 @@ def check_strategy(strategy: Any, *, epochs: int = 3, trials: int = 24) -> Confo
     - end in the same bits when it was interrupted in the last epoch and resumed,
     - checkpoint plain data alone, which `torch.load(weights_only=True)` reads.
 
-    Multi-trial strategies are asked for architectures whose values come from a hash, some of which fail, give
-    NaN or break a constraint; on spaces of up to 30 architectures for more than twice as many. They must
+    Multi-trial strategies are asked for architectures whose values come from a hash and rise with every
+    epoch; some fail, give NaN or break a constraint; on spaces of up to 30 architectures for more than twice
+    as many. They must
 
     - propose valid architectures, notes of plain values, and leave the history as it was,
     - propose the same from the same seed, whatever was drawn from global generators,
     - propose the same when they are begun anew from the history, with one trial running or with three,
-    - end a search only with `Exhausted`, which says why.
+    - end a search only with `Exhausted`, which says why,
+    - if they stop trials, say the same however often they are asked, also when they are begun anew from the
+      history, and let some trials run to their end.
 
     Args:
         strategy: settings with which something happens within `epochs` or `trials`.

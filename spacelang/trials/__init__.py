@@ -12,6 +12,8 @@ from ._objectives import Objective as Objective
 from ._objectives import pareto_front as pareto_front
 from ._pool import ProcessPool as ProcessPool
 from ._ray import RayExecutor as RayExecutor
+from ._rebuilt import Rebuilt as Rebuilt
+from ._rebuilt import plain_overrides as plain_overrides
 from ._search import Limits as Limits
 from ._search import TrialSearch as TrialSearch
 from ._strategy import Exhausted as Exhausted

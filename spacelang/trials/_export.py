@@ -18,9 +18,13 @@ if TYPE_CHECKING:
     import optuna
     import pandas
 
+_OVERRIDES = "overrides"
+
 
 def to_dataframe(trials: Iterable[Trial]) -> pandas.DataFrame:
     """A row a trial, by number: state, metrics, duration in seconds, and `arch/{label}` of each decision.
+
+    `overrides/{name}` are constructor arguments, where trials were measured with others than the space's.
 
     Raises:
         SpaceError: pandas is not installed.
@@ -35,6 +39,7 @@ def to_dataframe(trials: Iterable[Trial]) -> pandas.DataFrame:
             "seed": trial.seed,
             "budget": trial.budget,
             "error": trial.error,
+            **{f"overrides/{name}": value for name, value in trial.overrides.items()},
             **{f"arch/{label}": value for label, value in trial.arch.items()},
         }
         for trial in trials
@@ -55,7 +60,7 @@ def to_optuna(
     Args:
         trials: of a search.
         objectives: of the search.
-        candidates: values by label of a decision.
+        candidates: values by label of a decision; those that only occur in trials are added.
         storage: of Optuna; in memory by default.
         name: of the study.
 
@@ -68,6 +73,8 @@ def to_optuna(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", library.exceptions.ExperimentalWarning)
         study.set_metric_names([objective.metric for objective in objectives])
+    trials = list(trials)
+    candidates = _joined(candidates, candidates_seen(trials))
     finished = (trial for trial in trials if trial.is_finished)
     study.add_trials([_frozen(library, trial, objectives, candidates) for trial in finished])
     return study
@@ -92,7 +99,12 @@ def _frozen(
             label: optuna.distributions.CategoricalDistribution([_category(v) for v in candidates[label]])
             for label in params
         },
-        user_attrs={"number": trial.number, "state": trial.state, **_finite(trial.metrics)},
+        user_attrs={
+            "number": trial.number,
+            "state": trial.state,
+            **({_OVERRIDES: dict(trial.overrides)} if trial.overrides else {}),
+            **_finite(trial.metrics),
+        },
         intermediate_values=reports,
     )
 
@@ -100,7 +112,8 @@ def _frozen(
 def from_optuna(study: optuna.Study, space: DecisionSpace) -> list[Trial]:
     """Completed trials of a study whose parameters are the labels of a space.
 
-    Values are candidates themselves, as `to_optuna` writes them, or their text.
+    Values are candidates themselves, as `to_optuna` writes them, or their text. Trials that were measured
+    with other constructor arguments of the space are left out.
 
     Raises:
         SpaceError: a parameter is no label, or a value no candidate.
@@ -108,7 +121,7 @@ def from_optuna(study: optuna.Study, space: DecisionSpace) -> list[Trial]:
     names = study.metric_names or ["default", *(f"value_{i}" for i in range(1, len(study.directions)))]
     found: list[Trial] = []
     for frozen in study.trials:
-        if frozen.state.name == "COMPLETE":
+        if frozen.state.name == "COMPLETE" and _OVERRIDES not in frozen.user_attrs:
             arch = space.canonical({label: _value(space, label, v) for label, v in frozen.params.items()})
             metrics = dict(zip(names, frozen.values, strict=True))
             found.append(Trial(len(found), arch, 0, "done", metrics=metrics))
@@ -127,6 +140,15 @@ def candidates_seen(trials: Iterable[Trial]) -> dict[str, list[Any]]:
         for label, value in trial.arch.items():
             seen.setdefault(label, {})[_category(value)] = value
     return {label: list(values.values()) for label, values in seen.items()}
+
+
+def _joined(candidates: Mapping[str, Sequence[Any]], seen: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
+    """All values of either: trials of a rebuilt space may have decisions and values that are new."""
+    joined = {label: {_category(value): value for value in values} for label, values in candidates.items()}
+    for label, values in seen.items():
+        for value in values:
+            joined.setdefault(label, {}).setdefault(_category(value), value)
+    return {label: list(values.values()) for label, values in joined.items()}
 
 
 def _category(value: Any) -> Any:

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from ..errors import SpaceError
 from ._trial import Proposal, Report, Trial
 
-SCHEMA = 1
+SCHEMA = 2
 
 _metadata = sa.MetaData()
 
@@ -21,11 +21,12 @@ TRIALS = sa.Table(
     "trials",
     _metadata,
     sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
-    sa.Column("arch", sa.Text, nullable=False),  # JSON, as are note, metrics and reports
+    sa.Column("arch", sa.Text, nullable=False),  # JSON, as are note, overrides, metrics and reports
     sa.Column("seed", sa.BigInteger, nullable=False),
     sa.Column("state", sa.String(16), nullable=False, index=True),
     sa.Column("budget", sa.Integer),
     sa.Column("note", sa.Text, nullable=False),
+    sa.Column("overrides", sa.Text, nullable=False),
     sa.Column("metrics", sa.Text, nullable=False),
     sa.Column("reports", sa.Text, nullable=False),
     sa.Column("error", sa.Text, nullable=False),
@@ -52,16 +53,22 @@ class Ledger:
     """
 
     def __init__(self, url: str | Path, *, clock: Callable[[], float] = time.time) -> None:
-        self.url = f"sqlite:///{url}" if isinstance(url, Path) or "://" not in str(url) else str(url)
+        self.url = _as_url(url)
         self._clock = clock
         try:
             self._engine = sa.create_engine(self.url)
             if self._engine.dialect.name == "sqlite":
                 sa.event.listen(self._engine, "connect", _prepare_sqlite)
-            _metadata.create_all(self._engine)
+            self._create_table()
         except (sa.exc.SQLAlchemyError, ImportError) as error:
             raise SpaceError(f"the ledger {hidden_password(self.url)!r} cannot be opened: {error}") from error
         self._check_schema()
+
+    def _create_table(self) -> None:
+        try:
+            _metadata.create_all(self._engine)
+        except sa.exc.DBAPIError:  # perhaps since it looked, another process has created it
+            _metadata.create_all(self._engine)
 
     def _check_schema(self) -> None:
         columns = {column["name"] for column in sa.inspect(self._engine).get_columns("trials")}
@@ -121,6 +128,7 @@ class Ledger:
             "state": state,
             "budget": proposal.budget,
             "note": _dump(proposal.note),
+            "overrides": _dump(proposal.overrides),
             "metrics": _dump(metrics or {}),
             "reports": "[]",
             "error": infeasible,
@@ -195,8 +203,12 @@ class Ledger:
 
 
 def hidden_password(url: str) -> str:
-    """A database URL without its password."""
-    return sa.make_url(url).render_as_string(hide_password=True)
+    """A database URL, or the URL of an SQLite file, without its password."""
+    return sa.make_url(_as_url(url)).render_as_string(hide_password=True)
+
+
+def _as_url(url: str | Path) -> str:
+    return f"sqlite:///{url}" if isinstance(url, Path) or "://" not in url else url
 
 
 def _prepare_sqlite(connection: Any, record: object) -> None:
@@ -217,6 +229,7 @@ def _trial(row: Mapping[Any, Any]) -> Trial:
         state=row["state"],
         budget=row["budget"],
         note=json.loads(row["note"]),
+        overrides=json.loads(row["overrides"]),
         metrics=json.loads(row["metrics"]),
         reports=tuple(Report(epoch, metrics) for epoch, metrics in json.loads(row["reports"])),
         error=row["error"],

@@ -83,8 +83,13 @@ class RayExecutor:
             self._ray.init(address=self._address, log_to_driver=False, include_dashboard=False)
         self._on_report = on_report
         self._work = self._ray.put(work)
-        self._board = self._ray.remote(num_cpus=0)(_Board).remote()
+        self._board = self._ray.remote(num_cpus=0, scheduling_strategy=self._here())(_Board).remote()
         self._task = self._ray.remote(**self._options)(_run)
+
+    def _here(self) -> Any:
+        """On the driver's node: it is lost only with the driver."""
+        node = self._ray.get_runtime_context().get_node_id()
+        return self._ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node, soft=False)
 
     def submit(self, trial: Trial) -> None:
         """See `Executor`."""

@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -18,14 +17,15 @@ from ._history import History
 from ._ledger import Ledger
 from ._objectives import Objective
 from ._owner import dead_owners, new_owner
+from ._rebuilt import Rebuilt
 from ._strategy import Exhausted, Proposer, Stopper
-from ._trial import Report, Trial
+from ._trial import Proposal, Report, Trial
 from ._work import Outcome, Work
 
 LEASE = 60.0  # seconds
 _INFEASIBLE_IN_A_ROW = 1000
 
-Costs = Callable[[Mapping[str, Any]], Mapping[str, float]]
+Costs = Callable[[Proposal], Mapping[str, float]]
 Check = Callable[[Mapping[str, float]], str]
 
 
@@ -66,7 +66,7 @@ class TrialSearch:
         objectives: what makes a trial good.
         limits: when to end.
         seed: of everything random.
-        costs: an architecture's costs, known before it is trained; they join its metrics.
+        costs: of what is proposed, known before it is trained; they join the trial's metrics.
         check: from those costs, the constraint that is broken, or an empty text.
         on_change: called with the search when a trial began or ended.
     """
@@ -90,12 +90,13 @@ class TrialSearch:
         self.ledger = ledger
         self.limits = limits
         self.ended = ""
-        self.history = History(self.space, objectives, ledger.trials())
+        decisions = Rebuilt(space, lambda rebuilt: rebuilt.decision_space)
+        self.history = History(self.space, objectives, ledger.trials(), rebuilt=decisions)
         self._proposer = proposer
         self._executor = executor
         self._work = work
         self._seed = seed
-        self._costs = costs or (lambda arch: {})
+        self._costs = costs or (lambda proposal: {})
         self._check = check or (lambda costs: "")
         self._on_change = on_change or (lambda search: None)
         self._owner = new_owner()
@@ -166,8 +167,9 @@ class TrialSearch:
         except Exhausted as reason:
             self.ended = str(reason)
             return None
-        proposal = dataclasses.replace(proposal, arch=self.space.canonical(proposal.arch))
-        costs = dict(self._costs(proposal.arch))
+        decisions = self.history.decisions(proposal.overrides)
+        proposal = dataclasses.replace(proposal, arch=decisions.canonical(proposal.arch))
+        costs = dict(self._costs(proposal))
         broken = self._check(costs)
         trial = self.ledger.add(
             number,
@@ -200,7 +202,9 @@ class TrialSearch:
     def _on_report(self, number: int, report: Report) -> bool:
         with self._lock:
             trial = self._running[number]
-            trial = dataclasses.replace(trial, reports=(*trial.reports, report))
+            # A trial whose worker was lost begins anew: what it reports replaces what it had reported.
+            earlier = (known for known in trial.reports if known.epoch < report.epoch)
+            trial = dataclasses.replace(trial, reports=(*earlier, report))
             self._running[number] = trial
         self.history.add(trial)
         if not self.ledger.renew(number, self._owner, LEASE, trial.reports):

@@ -19,11 +19,14 @@ class Proposal:
         arch: architecture dict.
         budget: epochs after which the trial is stopped; None for as many as the evaluator trains.
         note: plain values the strategy wants to find again in the trial.
+        overrides: constructor arguments, plain values; the trial is measured on a model of
+            `space.rebuild(**overrides)`, whose architecture `arch` is.
     """
 
     arch: Architecture
     budget: int | None = None
     note: Mapping[str, Any] = field(default_factory=dict)
+    overrides: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -40,10 +43,10 @@ class Trial:
 
     Attributes:
         number: from 0, in the order of proposals.
-        arch: architecture dict, canonical.
+        arch: architecture dict, canonical; of the space rebuilt with `overrides`, if there are any.
         seed: of the model's first weights and of everything else random in the trial.
         state: "waiting", "running", "done", "failed" (it raised) or "infeasible" (never trained).
-        budget, note: of the proposal.
+        budget, note, overrides: of the proposal.
         metrics: of a finished trial; measured costs are among them.
         reports: metrics after each epoch that was announced.
         error: of a failed trial, with its traceback; of an infeasible one, the constraint.
@@ -57,6 +60,7 @@ class Trial:
     state: State = "waiting"
     budget: int | None = None
     note: Mapping[str, Any] = field(default_factory=dict)
+    overrides: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
     reports: tuple[Report, ...] = ()
     error: str = ""

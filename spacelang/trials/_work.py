@@ -8,12 +8,14 @@ import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from torch import nn
 
 from ..errors import SpaceError
-from ..language import Architecture, ModelSpace, model_context
+from ..language import Architecture, ModelSpace, Tunable, model_context, open_decisions
+from ..language._context import count_as_used
 from ._trial import Report, Trial
 
 OnReport: TypeAlias = Callable[[int, Report], bool]
@@ -56,7 +58,8 @@ class Work:
 
     Args:
         space_type, arguments: class of the space and arguments of its constructor.
-        evaluator: measures a model, or an architecture (`ArchitectureEvaluator`).
+        evaluator: measures a model, or an architecture (`ArchitectureEvaluator`); the architecture decides
+            the settings of one that is `Tunable`.
         weights: folder that keeps the weights of trained models; None to drop them.
     """
 
@@ -88,19 +91,33 @@ class Work:
 
     def _evaluate(self, trial: Trial, report: Callable[..., None]) -> Mapping[str, float]:
         seed_everything(trial.seed)
-        if isinstance(self.evaluator, ArchitectureEvaluator):
-            return self.evaluator.evaluate_architecture(trial.arch, report)
-        model = self.build(trial.arch)
+        tunable = isinstance(self.evaluator, Tunable)
+        evaluator = self.evaluator.decided(trial.arch) if tunable else self.evaluator
+        if isinstance(evaluator, ArchitectureEvaluator):
+            if trial.overrides:
+                raise SpaceError(
+                    f"{type(evaluator).__name__} knows architectures of the space as it is; this one is "
+                    f"proposed for the space with {dict(trial.overrides)!r}. Use an evaluator of models."
+                )
+            return evaluator.evaluate_architecture(trial.arch, report)
+        model = self.build(trial.arch, trial.overrides)
         try:
-            found: Mapping[str, float] = self.evaluator.evaluate(model, report)
+            found: Mapping[str, float] = evaluator.evaluate(model, report)
             return found
         finally:
             self._keep(trial.number, model)
 
-    def build(self, arch: Architecture) -> nn.Module:
-        """The plain model of an architecture, its weights newly drawn from torch's generator."""
+    def build(self, arch: Architecture, overrides: Mapping[str, Any] = MappingProxyType({})) -> nn.Module:
+        """The plain model of an architecture, its weights newly drawn from torch's generator.
+
+        Args:
+            arch: of the space, or of the space with other constructor arguments.
+            overrides: those.
+        """
         with model_context(arch):
-            return self.space_type(**self.arguments)
+            model = self.space_type(**{**self.arguments, **overrides})
+            count_as_used(decision.label for decision in open_decisions(self.evaluator))
+            return model
 
     def _keep(self, number: int, model: nn.Module) -> None:
         if self.weights is not None:

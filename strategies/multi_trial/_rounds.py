@@ -123,7 +123,7 @@ def known(history: History, number: int, running: Sequence[int]) -> History:
         and trial.number not in running
         and all(map(math.isfinite, history.scores(trial)))
     ]
-    return History(history.space, history.objectives, measured)
+    return history.of(measured)
 
 
 def _mutated(history: History, arch: Architecture, rng: np.random.Generator) -> Architecture:

@@ -75,7 +75,7 @@ class Wrapper(ABC):
     def look(self, history: History) -> None:
         """Bring the view up to date."""
         if self._view is None:
-            self._view = History(history.space, history.objectives)
+            self._view = self.empty_view(history)
             self.begin()
         for number in [*sorted(self._open), *range(self._taken, len(history))]:
             trial = history[number]
@@ -85,6 +85,10 @@ class Wrapper(ABC):
             if not trial.is_finished:
                 self._open[number] = trial
         self._taken = len(history)
+
+    def empty_view(self, history: History) -> History:
+        """A view without trials."""
+        return history.of()
 
     def begin(self) -> None:  # noqa: B027  (most have nothing to do)
         """Put into the view what stands before the first trial."""

@@ -194,11 +194,11 @@ class _Halving(Wrapper):
     def _new(self, bracket: int, rng: np.random.Generator) -> Proposal:
         proposal = self.inner.ask(self.view, rng)
         note = {"inner": proposal.note, "bracket": bracket, "rung": 0}
-        return Proposal(proposal.arch, self._shape(bracket)[0][1], note)
+        return replace(proposal, budget=self._shape(bracket)[0][1], note=note)
 
     def _next(self, trial: Trial, first: int, bracket: int, rung: int) -> Proposal:
         note = {"inner": inner_note(trial.note), "bracket": bracket, "rung": rung, "first": first}
-        return Proposal(trial.arch, self._shape(bracket)[rung][1], note)
+        return Proposal(trial.arch, self._shape(bracket)[rung][1], note, trial.overrides)
 
     def _shape(self, bracket: int) -> Bracket:
         return self.brackets[bracket % len(self.brackets)]

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     import optuna
 
 _TRIES = 100
-_JOINT = ("CmaEsSampler", "GPSampler", "QMCSampler", "NSGAIISampler", "NSGAIIISampler")
 
 
 @dataclass(frozen=True)
@@ -33,8 +32,11 @@ class Optuna:
     A decision is a parameter with its full label; its value is the position of the candidate, a whole number
     where candidates are numbers in order, a category elsewhere. A set of inputs of any size is one parameter,
     0 or 1, for each input: `label[input]`. Only decisions that are active are suggested.
-    Decisions that are active in some architectures alone are drawn at random, whatever was learnt, by the GP,
-    QMC, CMA-ES and NSGA samplers, and by CMA-ES all categories are; a warning says so. TPE learns them all.
+
+    TPE learns all decisions. With genetic samplers, NSGA-II and III, those that are active in some
+    architectures alone are crossed like the others: a parent that lacks one gets it from another parent.
+    The GP, QMC and CMA-ES samplers draw these at random, whatever was learnt, and CMA-ES all categories too;
+    a warning says so. CMA-ES is refused where there are several objectives.
 
     Whatever a sampler keeps in the study is worked out again when a search is resumed, by asking it once more
     for every trial. What it keeps in itself is lost: there is a new one for every trial.
@@ -73,19 +75,31 @@ class Optuna:
 
     def start(self, space: ModelSpace) -> Proposer:
         """Begin a search."""
-        decisions = space.decision_space
-        name = type(self.make(0)).__name__
+        from optuna.samplers import CmaEsSampler, GPSampler, QMCSampler
+
+        decisions, sampler = space.decision_space, self.make(0)
         labels = decisions.by_label
-        lost = {label for label in labels if name in _JOINT and decisions.conditions[label].labels}
-        lost |= {label for label in labels if name == "CmaEsSampler" and not is_number(labels[label])}
+        joint = isinstance(sampler, CmaEsSampler | GPSampler | QMCSampler)
+        lost = {label for label in labels if joint and decisions.conditions[label].labels}
+        if isinstance(sampler, CmaEsSampler):
+            lost |= {label for label in labels if not is_number(labels[label])}
         if lost:
             warnings.warn(
-                f"{name} draws {len(lost)} of {len(labels)} decisions at random, whatever it has learnt: "
-                "those that exist in some architectures alone, and with CMA-ES all categories. TPESampler "
-                "does not.",
+                f"{type(sampler).__name__} draws {len(lost)} of {len(labels)} decisions at random, whatever "
+                "it has learnt: those that exist in some architectures alone, and with CMA-ES all "
+                "categories. TPESampler and NSGAIISampler do not.",
                 stacklevel=2,
             )
-        return _Search(self.make, decisions)
+        return _Search(self._make_for_conditions, decisions)
+
+    def _make_for_conditions(self, seed: int) -> optuna.samplers.BaseSampler:
+        """A new sampler; a genetic one crosses conditional decisions too."""
+        from optuna.samplers import BaseGASampler
+
+        from ._genetic_sampler import WholeParents
+
+        sampler = self.make(seed)
+        return WholeParents(sampler, seed) if isinstance(sampler, BaseGASampler) else sampler
 
 
 @dataclass
@@ -188,6 +202,7 @@ class _Search:
         from optuna.study import Study
 
         if self.study is None:
+            _check_objectives(self.make(0), history.objectives)
             storage = InMemoryStorage()
             directions = [_direction(objective) for objective in history.objectives]
             with quiet(("optuna.storages._in_memory",), 30):
@@ -257,6 +272,18 @@ def _parameters_of(decision: Decision, value: Any) -> dict[str, int]:
 def is_any_set(decision: Decision) -> bool:
     """Whether a decision is a set of inputs of any size."""
     return isinstance(decision, Subset) and decision.n_chosen is None
+
+
+def _check_objectives(sampler: optuna.samplers.BaseSampler, objectives: Sequence[Objective]) -> None:
+    """Raise a `SpaceError` if a sampler cannot search for so many objectives."""
+    from optuna.samplers import CmaEsSampler
+
+    if isinstance(sampler, CmaEsSampler) and len(objectives) > 1:
+        raise SpaceError(
+            f"{type(sampler).__name__} searches for one objective; got {len(objectives)}: "
+            f"{', '.join(map(str, objectives))}. Write Optuna(NSGAIISampler) or Optuna(TPESampler), or give "
+            "one objective."
+        )
 
 
 def _direction(objective: Objective) -> optuna.study.StudyDirection:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -113,9 +113,9 @@ class _Grouping(Wrapper):
         if self._due:
             first = self._due[min(self._due)]
             note = {"inner": inner_note(first.note), "again": first.number}
-            return Proposal(first.arch, first.budget, note)
+            return Proposal(first.arch, first.budget, note, first.overrides)
         proposal = self.inner.ask(self.view, rng)
-        return Proposal(proposal.arch, proposal.budget, {"inner": proposal.note})
+        return replace(proposal, note={"inner": proposal.note})
 
 
 class _Retrying(_Grouping):

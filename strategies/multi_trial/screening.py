@@ -13,7 +13,7 @@ import numpy as np
 from spacelang import ModelSpace, SpaceError
 from spacelang.costs import CostLimit, expected_cost
 from spacelang.language import Architecture
-from spacelang.trials import Exhausted, History, Proposal, Proposer, Trial
+from spacelang.trials import Exhausted, History, Proposal, Proposer, Rebuilt, Trial
 
 from ._wrapper import Wrapped, Wrapper
 
@@ -68,12 +68,14 @@ class Filter(Wrapped):
         """Begin a search."""
         return _Filtering(self.starter(space), self.tries, self._predicate(space))
 
-    def _predicate(self, space: ModelSpace) -> Callable[[Architecture], bool]:
+    def _predicate(self, space: ModelSpace) -> Callable[[Proposal], bool]:
         if not isinstance(self.accepts, CostLimit):
-            return self.accepts
+            accepts = self.accepts
+            return lambda proposal: accepts(dict(proposal.arch))
         limit, inputs = self.accepts, () if self.example_inputs is None else self.example_inputs
-        cost = expected_cost(space, limit.metric, inputs)
-        return lambda arch: limit.excess(cost.of(arch)) == 0
+        costs = Rebuilt(space, lambda rebuilt: expected_cost(rebuilt, limit.metric, inputs))
+        costs({})  # what has no cost is refused before the search
+        return lambda p: limit.excess(costs.concerned(p.arch, p.overrides).of(p.arch)) == 0
 
 
 class _Screen(Wrapper):
@@ -120,8 +122,9 @@ class _Screen(Wrapper):
         for _ in range(self.tries):
             self.check_any_is_left()
             proposal = self.inner.ask(self.view, rng)
-            proposal = replace(proposal, arch=self.view.space.canonical(proposal.arch))
-            if self.passes(proposal.arch):
+            decisions = self.view.decisions(proposal.overrides)
+            proposal = replace(proposal, arch=decisions.canonical(proposal.arch))
+            if self.passes(proposal):
                 return replace(proposal, note={"inner": proposal.note, "passed_over": self._passed_over})
             entry = self._entry(proposal)
             self._pass_over(entry)
@@ -131,7 +134,9 @@ class _Screen(Wrapper):
     def _entry(self, proposal: Proposal) -> dict[str, Any]:
         """What the note keeps; the answer too, because a running trial may have ended when it is read."""
         kept = {"arch": proposal.arch, "budget": proposal.budget, "note": dict(proposal.note)}
-        return {**kept, **self.answer(proposal.arch)}
+        if proposal.overrides:
+            kept["overrides"] = dict(proposal.overrides)
+        return {**kept, **self.answer(proposal)}
 
     def _pass_over(self, entry: Mapping[str, Any]) -> None:
         self.view.add(Trial(number=len(self.view), seed=0, **entry))
@@ -142,12 +147,12 @@ class _Screen(Wrapper):
         """Raise `Exhausted` when no proposal can pass any more."""
 
     @abstractmethod
-    def passes(self, arch: Architecture) -> bool:
-        """Whether an architecture is tried."""
+    def passes(self, proposal: Proposal) -> bool:
+        """Whether a proposal is tried."""
 
     @abstractmethod
-    def answer(self, arch: Architecture) -> Mapping[str, Any]:
-        """What the view says of an architecture that is not."""
+    def answer(self, proposal: Proposal) -> Mapping[str, Any]:
+        """What the view says of a proposal that is not."""
 
 
 class _Overtaken(Exception):
@@ -161,11 +166,11 @@ class _Deduplicating(_Screen):
         if self.view.distinct >= self.view.space.size():
             raise Exhausted(f"all {self.view.distinct:,} architectures of the space were tried")
 
-    def passes(self, arch: Architecture) -> bool:
-        return arch not in self.view
+    def passes(self, proposal: Proposal) -> bool:
+        return self.view.find(proposal.arch, proposal.overrides) is None
 
-    def answer(self, arch: Architecture) -> Mapping[str, Any]:
-        known = self.view.find(arch)
+    def answer(self, proposal: Proposal) -> Mapping[str, Any]:
+        known = self.view.find(proposal.arch, proposal.overrides)
         if known is None or not known.is_finished:
             return {"state": "infeasible"}
         return {"state": known.state, "metrics": dict(known.metrics)}
@@ -175,13 +180,13 @@ class _Filtering(_Screen):
     wanted = "accepted by the filter"
 
     def __init__(
-        self, start: Callable[[], Proposer], tries: int, accepts: Callable[[Architecture], bool]
+        self, start: Callable[[], Proposer], tries: int, accepts: Callable[[Proposal], bool]
     ) -> None:
         super().__init__(start, tries)
         self.accepts = accepts
 
-    def passes(self, arch: Architecture) -> bool:
-        return self.accepts(dict(arch))
+    def passes(self, proposal: Proposal) -> bool:
+        return self.accepts(proposal)
 
-    def answer(self, arch: Architecture) -> Mapping[str, Any]:
+    def answer(self, proposal: Proposal) -> Mapping[str, Any]:
         return {"state": "infeasible"}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,8 @@ class WarmStart(Wrapped):
 
     Args:
         strategy: what is wrapped.
-        known: a history, of which the measured trials are taken, or pairs of an architecture and its metrics.
+        known: pairs of an architecture and its metrics; or a history, of which the measured trials are taken,
+            except those with other constructor arguments of the space.
     """
 
     known: History | Iterable[tuple[Architecture, Mapping[str, float]]]
@@ -32,7 +33,7 @@ class WarmStart(Wrapped):
     def __post_init__(self) -> None:
         super().__post_init__()
         if isinstance(self.known, History):
-            pairs = [(dict(trial.arch), dict(trial.metrics)) for trial in self.known.done]
+            pairs = [(dict(t.arch), dict(t.metrics)) for t in self.known.done if not t.overrides]
         else:
             pairs = [_pair(entry) for entry in self.known]
         object.__setattr__(self, "known", tuple(pairs))
@@ -75,4 +76,4 @@ class _WarmStarting(Wrapper):
 
     def propose(self, rng: np.random.Generator) -> Proposal:
         proposal = self.inner.ask(self.view, rng)
-        return Proposal(proposal.arch, proposal.budget, {"inner": proposal.note})
+        return replace(proposal, note={"inner": proposal.note})

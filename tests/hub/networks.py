@@ -63,6 +63,15 @@ def n_macs(model: nn.Module, *image: int) -> int:
     return total
 
 
+def use_statistics_of(images: torch.Tensor, model: nn.Module) -> None:
+    """Let batch norms have the statistics of these images, under which signals neither vanish nor explode."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 1.0
+    with torch.no_grad():
+        model.train()(images)
+
+
 def one_hot(supernet: Supernet, arch: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     """Mixture with all weight on one architecture (on the first candidate where it has none)."""
     mixture = {}

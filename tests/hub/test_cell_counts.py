@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from spacelang import hub, profile
-from spacelang.hub._entries import read_entry
+from spacelang.hub.published import read_entry
 from spacelang.results import load_yaml
 
 from .networks import n_macs, n_parameters

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import warnings
-from functools import cache
+from dataclasses import replace
 from math import comb, prod
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
 
-from spacelang import ModelSpace, SpaceError, Supernet, hub, model_context, profile
+from spacelang import ModelSpace, SpaceError, Supernet, hub, model_context
 from spacelang.hub import (
     DARTS,
     ENAS,
@@ -24,126 +23,30 @@ from spacelang.hub import (
     NASBench201,
     NASNet,
 )
-from spacelang.hub._cells import CellSpace
-from spacelang.hub._concat import ConcatLayer
-from spacelang.hub._entries import read_entry
-from spacelang.hub.operations import OPERATIONS, DropPath
+from spacelang.hub.cells import CellSpace
+from spacelang.hub.operations.cells import OPERATIONS, DropPath
+from spacelang.hub.operations.concat import ConcatLayer
+from spacelang.hub.published import read_entry
 from spacelang.language import is_frozen
 
+from .spaces import SMALL, Small, pairs, small_space
+
 DIGITS = (1, 8, 5)
-TINY: dict[str, tuple[type[ModelSpace], dict[str, Any]]] = {
-    "darts": (DARTS, {"width": 2, "num_cells": 3, "num_nodes": 3}),
-    "nasnet": (NASNet, {"width": 2, "num_cells": 3, "num_nodes": 2}),
-    "enas": (ENAS, {"width": 2, "num_cells": 3, "num_nodes": 3}),
-    "amoebanet": (AmoebaNet, {"width": 2, "num_cells": 3, "num_nodes": 3}),
-    "pnas": (PNAS, {"width": 2, "num_cells": 3, "num_nodes": 3}),
-    "fairdarts": (FairDARTS, {"width": 2, "num_cells": 3}),
-    "nasbench101": (NASBench101, {"width": 4, "num_cells": 1}),
-    "nasbench201": (NASBench201, {"width": 2, "num_cells": 2}),
-    "enas-macro": (ENASMacro, {"width": 2, "num_layers": 6}),
-    "darts-sizes": (
-        DARTS,
-        {"width": [2, 4], "num_cells": [4, 5], "num_nodes": 2, "auxiliary_loss": True},
-    ),
-    "enas-sizes": (ENAS, {"width": [4, 2], "num_cells": [4, 6], "num_nodes": 2}),
-    "fairdarts-sizes": (FairDARTS, {"width": [2, 4], "num_cells": 2, "num_nodes": 3}),
-}
+SPARSE = Small(FairDARTS, {"width": 2, "num_cells": 3, "dataset": DIGITS})
 
 
-@cache
-def space_of(name: str) -> ModelSpace:
-    space, arguments = TINY[name]
-    torch.manual_seed(0)
-    return space(**arguments, dataset=DIGITS).double()
-
-
-def images(count: int = 2) -> Tensor:
-    return torch.randn(count, 1, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-
-
-def rebuilt(space: ModelSpace, arch: dict[str, Any]) -> nn.Module:
-    """The same network made under `model_context`: the search network, where there are two."""
-    with model_context(arch):
-        return space.rebuild(**({"affine": False} if isinstance(space, CellSpace) else {})).double()
-
-
-@pytest.mark.parametrize("name", TINY)
-def test_default_and_random_architectures_train(name: str) -> None:
-    space, rng = space_of(name), np.random.default_rng(0)
-    count = 5 if name.endswith("sizes") else 20  # these are spaces seen before
-    for arch in [space.default(), *(space.sample(rng) for _ in range(count))]:
-        model = rebuilt(space, arch)
-        assert is_frozen(model)
-        logits = model(images())
-        sum(part.sum() for part in (logits if isinstance(logits, tuple) else (logits,))).backward()
-        assert model.eval()(images()).shape == (2, 5)
-        assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
-        assert model.classifier.weight.grad is not None
-
-
-def check_mixture(supernet: Supernet, refused: bool) -> None:
-    """The supernet computes a mixture, or says why not."""
-    assert bool(supernet.soft_refusals()) == refused
-    if refused:
-        with pytest.raises(SpaceError, match=r"call supernet\.select"):
-            supernet(images())
-        return
-    supernet(images()).sum().backward()
-    assert all(p.grad is not None for p in supernet.network.classifier.parameters())
-
-
-@pytest.mark.parametrize("name", TINY)
-def test_frozen_and_selected_are_the_same(name: str) -> None:
-    space, rng = space_of(name), np.random.default_rng(1)
-    supernet = Supernet(space).eval()
-    check_mixture(supernet, refused=name == "nasbench101" or name.endswith("sizes"))
-    for arch in [space.default(), *(space.sample(rng) for _ in range(5))]:
-        supernet.select(arch)
-        expected = supernet(images())
-        frozen, from_space = supernet.freeze(arch).eval(), space.freeze(arch).eval()
-        torch.testing.assert_close(frozen(images()), expected, rtol=0, atol=1e-10)
-        torch.testing.assert_close(from_space(images()), expected, rtol=0, atol=1e-10)
-        again = rebuilt(space, arch).eval()
-        again.load_state_dict(frozen.state_dict())
-        torch.testing.assert_close(again(images()), expected, rtol=0, atol=1e-10)
-
-
-@pytest.mark.parametrize("name", ["enas", "fairdarts", "nasbench101"])
-def test_a_selected_path_trains_its_own_statistics(name: str) -> None:
-    """In training mode too the path is the frozen network: output, gradients and running statistics."""
-    space = space_of(name)
+@pytest.mark.parametrize("name", ["ENAS", "FairDARTS", "NASBench101"])
+def test_a_selected_path_has_the_gradients_of_its_network(name: str) -> None:
+    space = small_space(name)
     supernet = Supernet(space).train()
     arch = space.sample(np.random.default_rng(3))
     frozen = supernet.freeze(arch).train()
     supernet.select(arch)
-    prefix = "layers.0." if isinstance(space, NASBench101) else "stem0."
-    paths = [(supernet.network, prefix), (frozen, prefix)]
-    outputs = [model(images()) for model in (supernet, frozen)]
-    torch.testing.assert_close(*outputs, rtol=0, atol=1e-10)
-    for output in outputs:
-        output.sum().backward()
-    stems = [model.get_parameter(f"{path}0.weight").grad for model, path in paths]
-    torch.testing.assert_close(*stems, rtol=0, atol=1e-10)
-    after = supernet.freeze(arch).state_dict()
-    for key, tensor in frozen.state_dict().items():
-        torch.testing.assert_close(after[key], tensor, rtol=0, atol=1e-10)
-
-
-@pytest.mark.parametrize("name", TINY)
-def test_profiles_and_graphs(name: str) -> None:
-    space = space_of(name)
-    arch = space.sample(np.random.default_rng(5))
-    model = rebuilt(space, arch)
-    found = profile(model, images(1))
-    assert found.parameters == sum(p.numel() for p in model.parameters())
-    assert found.macs > 0
-    assert space.graph.number_of_nodes() > 0
-    assert space.hash(arch) == space.hash(space.canonical(arch))
-
-
-def size_of_cell(operations: int, nodes: int) -> int:
-    """Two slots of a node are a multiset of (operation, input)."""
-    return prod(comb(operations * n + 1, 2) for n in range(2, 2 + nodes))
+    stem = "layers.0.0.weight" if isinstance(space, NASBench101) else "stem0.0.weight"
+    for model in (supernet, frozen):
+        model(SMALL[name].images()).square().sum().backward()
+    gradients = [network.get_parameter(stem).grad for network in (supernet.network, frozen)]
+    torch.testing.assert_close(*gradients, rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize(
@@ -152,7 +55,7 @@ def size_of_cell(operations: int, nodes: int) -> int:
 def test_sizes_of_the_nasnet_family(space: type[ModelSpace], operations: int) -> None:
     with torch.device("meta"):
         declared = space(width=2, num_cells=3)
-    assert declared.size() == size_of_cell(operations, 5) ** 2
+    assert declared.size() == pairs(operations, 5) ** 2
     assert len(declared.decisions) == 40
 
 
@@ -166,14 +69,27 @@ def test_the_first_block_of_pnas() -> None:
     assert PNAS(width=2, num_cells=1, num_nodes=1).size() == 136
 
 
-def test_sizes_with_chosen_widths_and_depths() -> None:
-    fixed = DARTS(width=2, num_cells=4, num_nodes=2).size()
-    assert space_of("darts-sizes").size() == 4 * fixed
-    labels = [decision.label for decision in space_of("darts-sizes").decisions]
+def test_labels_of_chosen_widths_and_depths() -> None:
+    labels = [decision.label for decision in small_space("DARTS-sizes").decisions]
     assert labels[:2] == ["width", "num_cells"]
 
 
-CELLS = [n for n in hub.list_models() if read_entry(n).space in {s.__name__ for s, _ in TINY.values()}]
+def test_auxiliary_head_of_chosen_widths_and_depths() -> None:
+    row = SMALL["DARTS-sizes"]
+    space = replace(row, arguments={**row.arguments, "auxiliary_loss": True}).make()
+    supernet, rng = Supernet(space), np.random.default_rng(1)
+    for arch in (space.sample(rng) for _ in range(5)):
+        supernet.select(arch)
+        frozen = supernet.freeze(arch)
+        torch.testing.assert_close(supernet(row.images()), frozen(row.images()), rtol=0, atol=1e-10)
+        assert len(frozen(row.images())) == 2
+
+
+CELLS = [
+    name
+    for name in hub.list_models()
+    if issubclass(getattr(hub, read_entry(name).space), CellSpace | NASBench201 | ENASMacro)
+]
 
 
 @pytest.mark.parametrize("name", CELLS)
@@ -301,33 +217,37 @@ def sparse(**edges: str) -> dict[str, str]:
     return cells | {"reduce/0_2": "skip_connect"} | {f"normal/{k[1:]}": v for k, v in edges.items()}
 
 
-def test_size_of_sparse_cells() -> None:
+@pytest.fixture(scope="module")
+def fair() -> ModelSpace:
+    """A small space of sparse cells, with all four nodes."""
+    return SPARSE.make()
+
+
+def test_size_of_sparse_cells(fair: ModelSpace) -> None:
     """A node with n inputs to choose from takes none, one or two; the first node of a cell takes one."""
     nodes = [1 + 7 * n + 49 * comb(n, 2) for n in range(2, 6)]
-    assert space_of("fairdarts").size() == ((nodes[0] - 1) * prod(nodes[1:])) ** 2
+    assert fair.size() == ((nodes[0] - 1) * prod(nodes[1:])) ** 2
 
 
-def test_limits_of_sparse_cells() -> None:
-    space = space_of("fairdarts")
+def test_limits_of_sparse_cells(fair: ModelSpace) -> None:
     three = sparse(_0_2="skip_connect", _0_4="skip_connect", _1_4="skip_connect", _2_4="skip_connect")
     with pytest.raises(SpaceError, match="node 4 of cell 'normal' takes at most 2 edges"):
-        space.validate(three)
+        fair.validate(three)
     with pytest.raises(SpaceError, match="node 4 of cell 'normal'"):
-        rebuilt(space, three)
+        SPARSE.build(three, fair)
     with pytest.raises(SpaceError, match="node 2 of cell 'normal' takes an edge"):
-        space.validate(sparse(_0_3="skip_connect"))
+        fair.validate(sparse(_0_3="skip_connect"))
     with pytest.raises(SpaceError, match="needs 'none'"):
         FairDARTS(operations=["skip_connect"])
 
 
-def test_empty_nodes_leave_the_output() -> None:
-    space = space_of("fairdarts")
+def test_empty_nodes_leave_the_output(fair: ModelSpace) -> None:
     arch = sparse(_0_2="skip_connect", _3_4="sep_conv_3x3", _0_5="max_pool_3x3", _3_5="sep_conv_3x3")
-    model = rebuilt(space, arch)
+    model: Any = SPARSE.build(arch, fair)
     assert model.cells[0].num_outputs == 2  # node 3 is empty, so node 4 is, too
-    x = images()
+    x = SPARSE.images(2)
     assert model.cells[0]([model.stem0(x), model.stem0(x)]).shape == (2, 2 * 2, 8, 8)
-    without = rebuilt(space, {**arch, "normal/3_4": "none", "normal/3_5": "none"})
+    without = SPARSE.build({**arch, "normal/3_4": "none", "normal/3_5": "none"}, fair)
     shared = {k: v for k, v in model.state_dict().items() if k in without.state_dict()}
     without.load_state_dict(shared)
     torch.testing.assert_close(model.eval()(x), without.eval()(x))  # what reads an empty node reads nothing

@@ -18,9 +18,9 @@ from safetensors.torch import save
 from torch import nn
 
 from spacelang import SpaceError
-from spacelang.hub import DARTS, _download, _entries, load
-from spacelang.hub._download import cached_path, download
-from spacelang.hub._entries import Entry, read_entry
+from spacelang.hub import DARTS, load
+from spacelang.hub.published import Entry, _download, _entries, read_entry
+from spacelang.hub.published._download import cached_path, download
 
 SMALL = {"width": 2, "num_cells": 3, "dataset": [1, 8, 10]}
 

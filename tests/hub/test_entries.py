@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from spacelang import ModelSpace, SpaceError, hub
-from spacelang.hub import DARTS, _entries
-from spacelang.hub._entries import read_entry
+from spacelang.hub import DARTS
+from spacelang.hub.published import _entries, read_entry
 
 
 def test_names_and_wildcards() -> None:
@@ -20,6 +20,23 @@ def test_names_and_wildcards() -> None:
 def test_names_are_unique() -> None:
     names = [entry.name for file in _entries._files() for entry in _entries._read(file.read_text("utf-8"))]
     assert sorted(names) == hub.list_models()
+
+
+def test_published_cells_of_other_spaces_than_darts() -> None:
+    """Those of DARTS are in published_genotypes.yaml, those of mobile spaces in test_mobile.py."""
+    benchmark = ("resnet", "best-cifar10-family", "all-conv3x3", "all-conv1x1", "all-skip", "all-none")
+    expected = {
+        "NASNet": {"nasnet-a"},
+        "AmoebaNet": {"amoebanet-a"},
+        "PNAS": {"pnasnet-5"},
+        "ENAS": {"enas-micro-paperfig", "enas-micro-repo-fixed-arc", "naonet-b", "naonet-v2"},
+        "ENASMacro": {"enas-macro-24l"},
+        "FairDARTS": {f"fairdarts-{letter}" for letter in "abcdefg"},
+        "NASBench201": {f"nb201-{name}" for name in benchmark},
+        "AutoFormer": {"autoformer-tiny", "autoformer-small", "autoformer-base", "autoformer-digits"},
+    }
+    for space, names in expected.items():
+        assert {name for name in hub.list_models() if read_entry(name).space == space} == names
 
 
 @pytest.mark.parametrize("name", hub.list_models())

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from spacelang import SpaceError
 from spacelang.hub import DARTS, Genotype, architecture, from_genotype, list_models, to_genotype
-from spacelang.hub._entries import read_entry
-from spacelang.hub.operations import DARTS_OPERATIONS
+from spacelang.hub.operations.cells import DARTS_OPERATIONS
+from spacelang.hub.published import read_entry
 from spacelang.results import load_yaml
 
 PUBLISHED: dict[str, str] = load_yaml(Path(__file__).with_name("published_genotypes.yaml"))

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from spacelang import SpaceError
-from spacelang.hub import operations as ops
+from spacelang.hub.operations import cells as ops
 
 CONVOLUTIONS = [name for name in ops.DARTS_OPERATIONS if "conv" in name]
 

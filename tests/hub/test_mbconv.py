@@ -11,7 +11,7 @@ import torch
 
 from spacelang import ModelSpace, SpaceError, hub
 from spacelang.hub import MobileNetV3Space, ProxylessNAS, ShuffleNetSpace, from_mbconv, to_mbconv
-from spacelang.hub._entries import read_entry
+from spacelang.hub.published import read_entry
 
 PROXYLESS = {
     "proxyless-mobile": """[["k5e3", "k3e3"], ["k7e3", "k3e3", "k5e3", "k5e3"],

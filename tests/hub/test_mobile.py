@@ -15,12 +15,13 @@ from torch import nn
 
 from spacelang import ModelSpace, SpaceError, Supernet, hub, model_context, profile
 from spacelang.hub import MobileNetV3Space, ProxylessNAS, ShuffleNetSpace
-from spacelang.hub import proxylessnas as proxylessnas_module
-from spacelang.hub._entries import read_entry
-from spacelang.hub.mobile_operations import Residual, SqueezeExcite, inverted_residual, make_divisible
+from spacelang.hub.mobile import proxylessnas as proxylessnas_module
+from spacelang.hub.operations.mobile import Residual, SqueezeExcite, inverted_residual, make_divisible
+from spacelang.hub.published import read_entry
 from spacelang.language import is_frozen
 
-from .networks import Tally, n_macs, n_parameters, one_hot
+from .networks import Tally, n_macs, n_parameters, one_hot, use_statistics_of
+from .spaces import SMALL, small_space
 
 CLASSES: dict[str, type[ModelSpace]] = {
     "ProxylessNAS": ProxylessNAS,
@@ -48,43 +49,6 @@ PUBLISHED = [
     ("cream-481", 7_713_360, 224, 460_398_080),
 ]
 
-# Narrow spaces with the structure of the wide ones, for arithmetic in double precision.
-NARROW: dict[str, Callable[[], ModelSpace]] = {
-    "proxylessnas": lambda: ProxylessNAS(
-        5, base_widths=(8, 8, 8, 16, 16, 24, 24, 32, 40), in_channels=2, dropout_rate=0.0
-    ),
-    "mobilenetv3": lambda: MobileNetV3Space(
-        5,
-        base_widths=(8, 8, 16, 16, 16, 24, 24, 32, 40),
-        width_multipliers=(0.5, 1.0, 2.0),
-        expand_ratios=(1.0, 2.5, 3.0),
-        squeeze_excite=("optional", "none", "optional", "force", "optional", "none"),
-        depth_range=[[1, 2], [1, 3], [2, 2], [1, 2], [1, 2]],
-        in_channels=2,
-        dropout_rate=0.0,
-    ),
-    "mobilenetv3-fixed": lambda: MobileNetV3Space(
-        5,
-        base_widths=(8, 8, 16, 16, 16, 24, 32, 40),
-        width_multipliers=1.0,
-        squeeze_excite=("force", "none", "optional", "force", "none"),
-        stride=(2, 1, 2, 1, 1, 2, 1, 1),  # stages 2 and 3 keep width and size: residual from the first block
-        activation=("swish",) * 8,
-        in_channels=2,
-        dropout_rate=0.0,
-    ),
-    "shufflenet": lambda: ShuffleNetSpace(5, in_channels=2, dropout_rate=0.0),
-    "shufflenet-channels": lambda: ShuffleNetSpace(
-        5, channel_search=True, in_channels=2, dropout_rate=0.0, affine=False
-    ),
-}
-
-
-@cache
-def narrow(name: str) -> ModelSpace:
-    torch.manual_seed(0)
-    return NARROW[name]().double()
-
 
 @cache
 def wide(name: str) -> ModelSpace:
@@ -96,11 +60,6 @@ def build(space: type[ModelSpace], arch: dict[str, Any], **arguments: Any) -> Mo
     with warnings.catch_warnings(), model_context(arch):
         warnings.simplefilter("error")  # labels no choice asks for
         return space(**arguments)
-
-
-def images(size: int, batch: int = 3) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(size)
-    return torch.randn(batch, 2, size, size, generator=generator, dtype=torch.float64)
 
 
 # -- counts ----------------------------------------------------------------------------------------------
@@ -314,50 +273,15 @@ def test_labels_are_those_of_published_dicts() -> None:
     assert not {"s0_depth", "s0_i0_exp", "s1_i0_se", "s8_width_mult"} & labels
 
 
-@pytest.mark.parametrize("name", NARROW)
-def test_a_selected_path_is_the_frozen_network(name: str) -> None:
-    """Both ways to a model, and the supernet: outputs and running statistics, in double precision."""
-    space, rng, x = narrow(name), np.random.default_rng(2), images(32)
-    supernet = Supernet(space, memory_format=None)
-    inherited = space.freeze(arch := space.sample(rng))
-    own = {parameter.data_ptr() for parameter in space.parameters()}
-    assert own.isdisjoint(parameter.data_ptr() for parameter in inherited.parameters())
-    for key, value in supernet.freeze(arch).state_dict().items():
-        assert torch.equal(inherited.state_dict()[key], value)
-    for arch in [space.default(), *(space.sample(rng) for _ in range(4))]:
-        supernet.select(arch)
-        frozen = supernet.freeze(arch)
-        built = build(type(space), arch, **space.arguments).double()
-        built.load_state_dict(frozen.state_dict())
-        expected = frozen(x)
-        assert expected.std() > 1e-3
-        torch.testing.assert_close(supernet(x), expected, rtol=0, atol=1e-10)
-        torch.testing.assert_close(built(x), expected, rtol=0, atol=1e-10)
-        after = supernet.freeze(arch).state_dict()
-        for key, value in frozen.state_dict().items():
-            torch.testing.assert_close(after[key], value, rtol=0, atol=1e-10)
-        frozen.eval()
-        supernet.eval()
-        torch.testing.assert_close(supernet(x), frozen(x), rtol=0, atol=1e-10)
-        supernet.train()
-
-
-@pytest.mark.parametrize("name", ["mobilenetv3", "mobilenetv3-fixed"])
+@pytest.mark.parametrize("name", ["MobileNetV3Space", "MobileNetV3Space-fixed"])
 def test_a_mixture_with_one_candidate_each_is_the_frozen_network(name: str) -> None:
-    space, x = narrow(name), images(32)
+    space, x = small_space(name), SMALL[name].images()
     supernet = Supernet(space, memory_format=None)
     assert supernet.soft_refusals() == []
     arch = space.sample(np.random.default_rng(6))
     frozen = supernet.freeze(arch)
     supernet.set_mixture(one_hot(supernet, arch))
     torch.testing.assert_close(supernet(x), frozen(x), rtol=0, atol=1e-6)  # padding reorders sums
-
-
-def test_the_space_itself_runs() -> None:
-    for name in NARROW:
-        logits = narrow(name)(images(32))
-        assert logits.shape == (3, 5)
-        logits.sum().backward()
 
 
 def test_model_context_builds_chosen_blocks_only(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -406,11 +330,8 @@ def test_mobilenetv3_computes_what_torchvision_computes(
 ) -> None:
     torch.manual_seed(5)
     theirs = reference()
-    for module in theirs.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.momentum = 1.0
     x = torch.randn(4, 3, 64, 64)
-    theirs(x)  # running statistics under which signals neither vanish nor explode
+    use_statistics_of(x, theirs)
     ours = hub.load(name, bn_eps=1e-3)  # as torchvision has it
     own, given = ours.state_dict(), theirs.state_dict()
     ours.load_state_dict(
@@ -423,13 +344,13 @@ def test_mobilenetv3_computes_what_torchvision_computes(
 
 def test_a_shuffle_block_shuffles() -> None:
     """At stride 1 the even channels pass, the odd ones are transformed: a channel shuffle and a split."""
-    space = narrow("shufflenet")
-    block = space.freeze(space.default()).features[1].eval()
-    x = torch.randn(2, 64, 4, 4, dtype=torch.float64)
-    shuffled = x.view(2, 32, 2, 4, 4).transpose(1, 2).reshape(2, 64, 4, 4)
+    space: Any = small_space("ShuffleNetSpace")
+    block = space.freeze(space.default()).features[2].eval()
+    x = torch.randn(2, 30, 4, 4, dtype=torch.float64)
+    shuffled = x.view(2, 15, 2, 4, 4).transpose(1, 2).reshape(2, 30, 4, 4)
     y = block(x)
-    assert torch.equal(y[:, :32], shuffled[:, :32])
-    assert torch.equal(y[:, 32:], block.branch_main(shuffled[:, 32:]))
+    assert torch.equal(y[:, :15], shuffled[:, :15])
+    assert torch.equal(y[:, 15:], block.branch_main(shuffled[:, 15:]))
 
 
 def test_residuals() -> None:
@@ -446,7 +367,7 @@ def test_residuals() -> None:
             [False, True],
             [False, True, True],
         ]
-    space = narrow("mobilenetv3-fixed")
+    space = small_space("MobileNetV3Space-fixed")
     stages = residuals(space.freeze(space.default()))
     assert [stage[0] for stage in stages] == [False, True, True, False]
 
@@ -485,6 +406,12 @@ def test_squeeze_excite_scales_channels() -> None:
 def test_wrong_arguments_of_mobilenetv3(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(SpaceError, match=message), torch.device("meta"):
         MobileNetV3Space(**arguments)
+
+
+@pytest.mark.parametrize("stages", [((16, 1),), ((21, 1),), ((20, 0),), ((40, 1), (20, 1))])
+def test_wrong_stages_of_shufflenet(stages: tuple[tuple[int, int], ...]) -> None:
+    with pytest.raises(SpaceError, match=r"stages are \(channels, blocks\), channels even and more than"):
+        ShuffleNetSpace(stages=stages)
 
 
 def test_wrong_arguments_of_proxylessnas() -> None:

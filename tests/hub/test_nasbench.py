@@ -12,11 +12,11 @@ import torch
 from torch import nn
 
 from spacelang import SpaceError, Supernet, hub, model_context, profile
-from spacelang.hub import ENASMacro, NASBench101, NASBench201
-from spacelang.hub.nasbench101 import OPERATIONS, CellGraph, from_matrix, to_matrix
-from spacelang.hub.nasbench201 import OPERATIONS as EDGE_OPERATIONS
-from spacelang.hub.nasbench201 import unique_name
-from spacelang.hub.operations import Zero
+from spacelang.hub import ENASMacro, NASBench101, NASBench201, from_nasbench101, to_nasbench101
+from spacelang.hub.nasbench._graphs import OPERATIONS, CellGraph
+from spacelang.hub.nasbench.nasbench201 import OPERATIONS as EDGE_OPERATIONS
+from spacelang.hub.nasbench.nasbench201 import unique_name
+from spacelang.hub.operations.cells import Zero
 
 from .networks import n_parameters
 
@@ -110,12 +110,12 @@ def test_hash_is_the_same_for_isomorphic_cells() -> None:
     changed = 0
     for _ in range(60):
         arch = space.sample(rng)
-        matrix, operations = map(np.array, to_matrix(arch))
+        matrix, operations = map(np.array, to_nasbench101(arch))
         inner = rng.permutation(range(1, len(matrix) - 1))
         order = [0, *inner, len(matrix) - 1]
         moved = matrix[order][:, order]
         if (np.tril(moved) == 0).all():
-            other = from_matrix(moved.tolist(), operations[order].tolist())
+            other = from_nasbench101(moved.tolist(), operations[order].tolist())
             assert space.hash(other) == space.hash(arch)
             changed += other != arch
         else:
@@ -137,7 +137,7 @@ def test_samples_of_the_whole_space_are_valid() -> None:
     for _ in range(50):
         arch = space.sample(rng)
         space.validate(arch)
-        matrix, _ = to_matrix(arch)
+        matrix, _ = to_nasbench101(arch)
         assert sum(map(sum, matrix)) <= 9
         assert all(any(row) for row in matrix[:-1])
 
@@ -162,8 +162,8 @@ def test_limits_of_a_cell() -> None:
 
 
 def test_parameters_of_the_benchmarks_example() -> None:
-    arch = from_matrix(*INCEPTION_LIKE)
-    assert to_matrix(arch) == INCEPTION_LIKE
+    arch = from_nasbench101(*INCEPTION_LIKE)
+    assert to_nasbench101(arch) == INCEPTION_LIKE
     with model_context(arch), torch.device("meta"):
         assert n_parameters(NASBench101()) == 2_694_282
 
@@ -178,7 +178,7 @@ def test_channels_are_shared_out_among_what_the_output_reads() -> None:
 
 def test_a_cell_computes_its_graph() -> None:
     """Against sums and concatenations written out."""
-    arch = from_matrix(
+    arch = from_nasbench101(
         [[0, 1, 1, 1, 1], [0, 0, 1, 0, 1], [0, 0, 0, 0, 1], [0, 0, 0, 0, 1], [0] * 5],
         ["", CONV3, POOL, CONV1, ""],
     )
@@ -196,7 +196,7 @@ def test_a_cell_computes_its_graph() -> None:
 
 def test_vertices_without_effect_are_left_out() -> None:
     matrix = [[0, 1, 1, 0, 0], [0, 0, 0, 0, 1], [0, 0, 0, 0, 0], [0, 0, 0, 0, 1], [0] * 5]
-    arch = from_matrix(matrix, ["", CONV1, CONV3, POOL, ""])
+    arch = from_nasbench101(matrix, ["", CONV1, CONV3, POOL, ""])
     assert arch == {"cell/num_vertices": 3, "cell/op_1": CONV1, "cell/input_1": [0], "cell/input_2": [1]}
 
 
@@ -212,7 +212,7 @@ def test_vertices_without_effect_are_left_out() -> None:
 )
 def test_wrong_matrices(matrix: list[list[int]], operations: list[str], expected: str) -> None:
     with pytest.raises(SpaceError, match=expected):
-        from_matrix(matrix, operations)
+        from_nasbench101(matrix, operations)
 
 
 def test_one_graph_at_a_time() -> None:

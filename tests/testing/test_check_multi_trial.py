@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import functools
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import optuna
 import pytest
+from sklearn.linear_model import Ridge
 
 from spacelang import ModelSpace
 from spacelang.strategies.multi_trial import (
     ASHA,
+    PNAS,
     PPO,
     Deduplicate,
+    FewerEpochs,
     Filter,
     Grid,
     Hyperband,
+    LearningCurveStopping,
     LocalSearch,
     Optuna,
     PolicyGradient,
@@ -27,11 +31,13 @@ from spacelang.strategies.multi_trial import (
     Reinforce,
     Repeat,
     Retry,
+    SmallerSpace,
     SuccessiveHalving,
     WarmStart,
 )
+from spacelang.strategies.multi_trial.predictors import MLPEnsemble, partial_one_hot
 from spacelang.testing import check_strategy, toy_spaces
-from spacelang.trials import Exhausted, History, Proposal
+from spacelang.trials import Exhausted, History, Proposal, Trial
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning"),
@@ -40,11 +46,13 @@ pytestmark = [
 
 EVERY = set(toy_spaces())
 SMALL = {name for name, space in toy_spaces().items() if space.size() <= 30}
+LARGE = {name for name, space in toy_spaces().items() if space.size() > 8}
 
 CONTROLLER: dict[str, Any] = {"batch": 6, "hidden": 4, "learning_rate": 0.01}
 EVOLUTION = RegularizedEvolution(population=5, sample=3)
 TPE = functools.partial(optuna.samplers.TPESampler, n_startup_trials=5, multivariate=True, group=True)
 SAMPLERS = optuna.samplers
+CURVES = LearningCurveStopping(Random(), min_curves=5, regressor=Ridge())
 
 STRATEGIES: dict[str, Any] = {
     "random": Random(),
@@ -56,8 +64,12 @@ STRATEGIES: dict[str, Any] = {
     "hyperband": Hyperband(Random(), 9),
     "halving": SuccessiveHalving(Deduplicate(EVOLUTION), 9, trials=9),
     "asha": ASHA(Random(), 9),
+    "curves": CURVES,
+    "curves-asha": LearningCurveStopping(ASHA(Random(), 9), min_curves=3, regressor=Ridge()),
+    "deduplicated-curves": Deduplicate(CURVES),
     "retried": Retry(Grid(), times=2),
     "repeated": Repeat(Grid(), times=2),
+    "shortened": FewerEpochs(Deduplicate(EVOLUTION), 3),
     "stacked": Repeat(
         Deduplicate(Filter(LocalSearch(), lambda arch: sum(str(arch).encode()) % 4 > 0)), times=2
     ),
@@ -87,6 +99,8 @@ def test_every_strategy_conforms(name: str) -> None:
     result = check_strategy(STRATEGIES[name])
     assert set(result.searched) == EVERY
     assert set(result.exhausted) == SMALL
+    stops = "asha" in name or "curves" in name
+    assert set(result.stopped) >= LARGE if stops else not result.stopped
 
 
 @pytest.mark.parametrize("name", ENDLESS)
@@ -107,6 +121,32 @@ def test_a_warm_start_conforms_on_its_space_and_refuses_the_others() -> None:
     result = check_strategy(WarmStart(Deduplicate(EVOLUTION), known))
     assert result.searched == ("Cells",)
     assert "not a label of this space" in result.refused["Layers"]
+
+
+CELLS = {"Cells", "LooseEnds"}  # take num_nodes, and decide nothing but cells
+
+
+@pytest.mark.parametrize(
+    "wrap", [lambda strategy: strategy, lambda strategy: Repeat(Deduplicate(strategy), 2)]
+)
+def test_pnas_conforms_on_cells_and_refuses_the_others(wrap: Any) -> None:
+    """21 cells of one node and 4 of two: a search ends by itself, also where failures are."""
+    result = check_strategy(wrap(PNAS(beam=4, predictor=quick_predictor)), trials=60)
+    assert set(result.searched) == set(result.exhausted) == CELLS
+    assert "Everything also decides 'stem', 'depth'" in result.refused["Everything"]
+    assert "those of Layers are []" in result.refused["Layers"]
+
+
+def quick_predictor(space: ModelSpace) -> MLPEnsemble:
+    return MLPEnsemble(partial_one_hot(space), members=2, depth=1, epochs=5)
+
+
+def test_a_smaller_space_conforms_and_is_refused_where_it_cannot_be() -> None:
+    result = check_strategy(SmallerSpace(Deduplicate(EVOLUTION), {"num_nodes": 2}))
+    assert set(result.searched) == CELLS
+    assert "Layers takes no argument 'num_nodes'" in result.refused["Layers"]
+    with pytest.raises(AssertionError, match=r"it refuses every space.*none of the space itself"):
+        check_strategy(SmallerSpace(Random(), {"num_nodes": 1}))
 
 
 # -- strategies that break a promise -------------------------------------------------------------------------
@@ -165,6 +205,11 @@ class Bare(Base):
         return history.space.sample(rng)
 
 
+class Unwritable(Base):
+    def ask(self, history: History, rng: np.random.Generator) -> Proposal:
+        return Proposal(history.space.sample(rng), overrides={"num_nodes": np.zeros(2)})
+
+
 class Rich(Base):
     def ask(self, history: History, rng: np.random.Generator) -> Proposal:
         return Proposal(history.space.sample(rng), note={"array": np.zeros(2)})
@@ -207,6 +252,50 @@ class Fragile(Base):
         return super().ask(history, rng)
 
 
+class Stopping(Base):
+    def start(self, space: ModelSpace) -> Any:
+        return type(self)()
+
+
+class Fickle(Stopping):
+    """Stops every third trial it is asked about, and counts how often that was."""
+
+    count = 0
+
+    def goes_on(self, trial: Trial, history: History) -> bool:
+        self.count += 1
+        return self.count % 3 > 0
+
+
+class Mindful(Stopping):
+    """Stops trials by how many it has proposed since it was begun."""
+
+    seen = 0
+
+    def ask(self, history: History, rng: np.random.Generator) -> Proposal:
+        self.seen += 1
+        return super().ask(history, rng)
+
+    def goes_on(self, trial: Trial, history: History) -> bool:
+        return self.seen < 5
+
+
+class Ruthless(Stopping):
+    def goes_on(self, trial: Trial, history: History) -> bool:
+        return False
+
+
+class Vague(Stopping):
+    def goes_on(self, trial: Trial, history: History) -> Any:
+        """Nothing."""
+
+
+class Tampering(Stopping):
+    def goes_on(self, trial: Trial, history: History) -> bool:
+        history.add(replace(trial, note={"seen": True}))
+        return True
+
+
 @pytest.mark.parametrize(
     ("strategy", "message"),
     [
@@ -215,10 +304,16 @@ class Fragile(Base):
         (Waiting(), "resumed before trial .* it proposed something else"),
         (Bare(), "which is no Proposal"),
         (Rich(), "its note holds more than plain values"),
+        (Unwritable(), "its overrides holds more than plain values"),
         (Meddling(), "it changed the history"),
         (Idle(), "it proposes nothing"),
         (Silent(), "it ended without saying why"),
         (Adaptive(), "settings changed"),
+        (Fickle(), "asked again whether trial 0 goes on it changed its mind"),
+        (Mindful(), "resumed in trial 4 it decided otherwise whether it goes on"),
+        (Ruthless(), "it stops every trial before its end"),
+        (Vague(), "goes_on returned None"),
+        (Tampering(), "goes_on changed the history"),
     ],
 )
 def test_a_broken_promise_is_caught(strategy: Any, message: str) -> None:

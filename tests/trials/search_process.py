@@ -1,6 +1,6 @@
 """A search in a process of its own, to be killed; it says `begin` when it begins.
 
-python search_process.py DIRECTORY in-process|fork|forkserver|spawn TRIALS
+python search_process.py DIRECTORY in-process|fork|forkserver|spawn|ADDRESS_OF_A_RAY_CLUSTER TRIALS
 """
 
 from __future__ import annotations
@@ -12,10 +12,14 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))
 
 
-def _pool(method: Any) -> Any:
-    from spacelang.trials import ProcessPool
+def _executor(name: Any) -> Any:
+    from spacelang.trials import InProcess, ProcessPool, RayExecutor
 
-    return ProcessPool(2 if method == "fork" else 1, start_method=method)
+    if name == "in-process":
+        return InProcess()
+    if name not in ("fork", "forkserver", "spawn"):
+        return RayExecutor(1, address=name)
+    return ProcessPool(2 if name == "fork" else 1, start_method=name)
 
 
 def main() -> None:
@@ -24,7 +28,6 @@ def main() -> None:
     from spacelang import Experiment
     from spacelang.evaluators import Functional
     from spacelang.strategies.multi_trial import Random
-    from spacelang.trials import InProcess
 
     directory, executor, count = sys.argv[1:]
     experiment = Experiment(
@@ -33,7 +36,7 @@ def main() -> None:
         Random(),
         directory=directory,
         max_trials=int(count),
-        executor=InProcess() if executor == "in-process" else _pool(executor),
+        executor=_executor(executor),
     )
     print("begin", flush=True)
     experiment.run(resume=True)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import multiprocessing
-import os
 import sqlite3
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,28 +25,11 @@ class Clock:
         return self.now
 
 
-@pytest.fixture(params=["sqlite", "server"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """A new database of each kind; SPACELANG_TEST_DATABASE names a PostgreSQL or MySQL server to use."""
-    if request.param == "sqlite":
-        yield str(tmp_path / "trials.db")
-        return
-    server = os.environ.get("SPACELANG_TEST_DATABASE")
-    if not server:
-        pytest.skip("SPACELANG_TEST_DATABASE names no server, such as postgresql+psycopg://user@host/name")
-    import sqlalchemy
-
-    engine = sqlalchemy.create_engine(server)
-    with engine.begin() as connection:
-        connection.execute(sqlalchemy.text("DROP TABLE IF EXISTS trials"))
-    engine.dispose()
-    yield server
-
-
 def test_a_trial_comes_back_as_it_was(url: str) -> None:
     ledger = Ledger(url)
     note = {"parent": 3, "bracket": [1, 2]}
-    entered = ledger.add(0, Proposal(ARCH, 5, note), seed=2**40, owner="me", lease=60)
+    overrides = {"width": 4, "layers": [1, 2]}
+    entered = ledger.add(0, Proposal(ARCH, 5, note, overrides), seed=2**40, owner="me", lease=60)
     assert entered is not None
     reports = (Report(0, {"acc": 0.5}), Report(1, {"acc": float("nan")}))
     ended = dataclasses.replace(
@@ -58,6 +39,7 @@ def test_a_trial_comes_back_as_it_was(url: str) -> None:
     (read,) = Ledger(url).trials()
     assert repr(read) == repr(ended)  # NaN is not equal to itself
     assert (read.arch, read.note, read.budget, read.seed) == (ARCH, note, 5, 2**40)
+    assert read.overrides == overrides
 
 
 def test_a_number_is_entered_once(url: str) -> None:
@@ -146,7 +128,17 @@ def test_another_version_is_refused(tmp_path: Path) -> None:
     Ledger(path).add(0, Proposal(ARCH), seed=1)
     with sqlite3.connect(path) as connection:
         connection.execute("UPDATE trials SET schema = 7")
-    with pytest.raises(SpaceError, match=r"has version 7 of the table.*reads version 1"):
+    with pytest.raises(SpaceError, match=r"has version 7 of the table.*reads version 2"):
+        Ledger(path)
+
+
+def test_the_table_without_overrides_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "trials.db"
+    Ledger(path).add(0, Proposal(ARCH), seed=1)
+    with sqlite3.connect(path) as connection:
+        connection.execute("ALTER TABLE trials DROP COLUMN overrides")
+        connection.execute("UPDATE trials SET schema = 1")
+    with pytest.raises(SpaceError, match=r"has version 1 of the table.*reads version 2"):
         Ledger(path)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -80,3 +81,31 @@ def test_nan_is_on_no_front() -> None:
     objectives = [Maximize("a"), Minimize("b")]
     known = history({"a": 1.0, "b": NAN}, {"a": 0.5, "b": 2.0}, objectives=objectives)
     assert [t.number for t in known.pareto()] == [1]
+
+
+def test_an_architecture_is_judged_by_the_mean_of_its_trials() -> None:
+    """One lucky seed of three does not make the best; its weights would be those of the best seed."""
+    lucky, steady = {"layer": "lucky"}, {"layer": "steady"}
+    values = [(lucky, 0.9), (steady, 0.5), (lucky, 0.1), (steady, 0.7), (lucky, 0.2), (steady, 0.6)]
+    trials = [Trial(i, arch, 0, "done", metrics={"a": value}) for i, (arch, value) in enumerate(values)]
+    known = History(Chain().decision_space, [Maximize("a")], trials)
+    assert [(t.arch, t.number, t.metrics["a"]) for t in known.best(9)] == [
+        (steady, 3, pytest.approx(0.6)),
+        (lucky, 0, pytest.approx(0.4)),
+    ]
+    known = History(Chain().decision_space, [Maximize("a"), Minimize("b")])
+    for trial in trials:
+        known.add(replace(trial, metrics={**trial.metrics, "b": 1.0}))
+    assert [t.number for t in known.pareto()] == [3]
+
+
+def test_an_architecture_is_judged_by_its_largest_budget() -> None:
+    trials = [
+        Trial(0, {"layer": "early"}, 0, "done", budget=1, metrics={"a": 0.8}),
+        Trial(1, {"layer": "late"}, 0, "done", budget=1, metrics={"a": 0.3}),
+        Trial(2, {"layer": "early"}, 0, "done", budget=9, metrics={"a": 0.5}),
+        Trial(3, {"layer": "late"}, 0, "done", metrics={"a": 0.6}),
+        Trial(4, {"layer": "late"}, 0, "done", budget=9, metrics={"a": 0.9}),
+    ]
+    known = History(Chain().decision_space, [Maximize("a")], trials)
+    assert [(t.number, t.metrics["a"]) for t in known.best(9)] == [(3, 0.6), (2, 0.5)]

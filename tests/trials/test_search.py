@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import random
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -195,10 +196,10 @@ def test_a_one_shot_strategy_takes_no_trial_arguments(tmp_path: Path) -> None:
         experiment(tmp_path, strategy=DARTS(), max_trials=3)
 
 
-def _drive(folder: Path, pool: bool) -> None:
+def _drive(folder: Path, pool: bool, ledger: str | None = None) -> None:
     """Body of a driver process."""
     executor = ProcessPool(2, start_method="fork") if pool else InProcess()
-    run = experiment(folder, toy.slow, space=toy.Chain(4), max_trials=60, executor=executor)
+    run = experiment(folder, toy.slow, space=toy.Chain(4), max_trials=60, executor=executor, ledger=ledger)
     run.run(resume=True)
 
 
@@ -226,3 +227,23 @@ def test_kill_the_driver_again_and_again(tmp_path: Path, pool: bool) -> None:
         assert [(t.arch, t.seed, t.metrics) for t in trials] == [
             (t.arch, t.seed, t.metrics) for t in whole.history
         ]
+
+
+def test_two_machines_share_a_ledger(tmp_path: Path, url: str) -> None:
+    """Together they do what one would have done alone, each trial once; one of them is killed on the way."""
+    context: Any = multiprocessing.get_context("fork")
+    drivers = [context.Process(target=_drive, args=(tmp_path / name, False, url)) for name in ("a", "b", "c")]
+    for driver in drivers:
+        driver.start()
+    time.sleep(0.5)
+    drivers[0].kill()
+    for driver in drivers:
+        driver.join(120)
+    assert [driver.exitcode for driver in drivers] == [-signal.SIGKILL, 0, 0]
+    whole = experiment(tmp_path / "whole", toy.noisy, space=toy.Chain(4), max_trials=60)
+    whole.run()
+    shared = Ledger(url).trials()
+    assert [(t.arch, t.seed, t.state, t.metrics) for t in shared] == [
+        (t.arch, t.seed, t.state, t.metrics) for t in whole.history
+    ]
+    assert len({trial.owner for trial in shared}) > 1

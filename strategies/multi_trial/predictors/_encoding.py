@@ -18,6 +18,19 @@ def one_hot(space: ModelSpace) -> Encoding:
     return space.encode
 
 
+def partial_one_hot(space: ModelSpace) -> Encoding:
+    """As `one_hot`, of canonical architectures, which may lack labels: zeros stand for them."""
+    decisions = space.decisions
+
+    def encode(arch: Mapping[str, Any]) -> Array:
+        parts = [
+            d.indicator(arch[d.label]) if d.label in arch else [0.0] * len(d.candidates) for d in decisions
+        ]
+        return np.array([x for part in parts for x in part], dtype=np.float32)
+
+    return encode
+
+
 def path_encoding(space: ModelSpace, *, max_paths: int = 1000) -> Encoding:
     """Which paths of operations lead from each input of a cell to its output.
 

@@ -27,9 +27,10 @@ class GraphNetwork:
 
     Feature maps and operations are nodes, told apart by what they are; each takes the mean over itself and
     what it is computed from. A global node is computed from all others and gives the embedding, phi.
-    Decisions that are no operation, such as widths, are features of the global node. The network is trained
-    with a linear last layer on the squared error, in which good architectures weigh more; then a Bayesian
-    regression on phi takes the place of that layer.
+    Decisions that are no operation, such as widths, are features of every node; on the global node alone
+    they would fade, as each convolution takes the mean over all. The network is trained with a linear last
+    layer on the squared error, in which good architectures weigh more; then a Bayesian regression on phi
+    takes the place of that layer.
 
     Args:
         space: whose architectures are predicted.
@@ -162,8 +163,8 @@ class _Graphs:
             for row, (_, kind) in enumerate(graph.nodes(data="kind")):
                 nodes[i, row, self.kinds[kind]] = 1
             beside = self.space.encode(arch)[self.beside]
-            nodes[i, 0, len(self.kinds) :] = torch.from_numpy(beside)
             count = len(graph)
+            nodes[i, :count, len(self.kinds) :] = torch.from_numpy(beside)
             matrix = nx.to_numpy_array(graph, dtype=np.float32).T + np.eye(count, dtype=np.float32)
             adjacency[i, :count, :count] = torch.from_numpy(matrix / matrix.sum(axis=1, keepdims=True))
         return nodes, adjacency

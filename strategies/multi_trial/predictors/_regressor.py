@@ -30,19 +30,13 @@ class Regressor:
     """
 
     def __init__(self, model: Any, encode: Encoding) -> None:
-        if isinstance(model, type) or not (hasattr(model, "fit") and hasattr(model, "predict")):
-            raise SpaceError(f"Regressor takes a scikit-learn regressor, such as Ridge(); got {model!r}.")
+        check_regressor(model, "Regressor")
         self.model = model
         self.encode = encode
 
     def fit(self, archs: Sequence[Architecture], values: Array, rng: np.random.Generator) -> None:
         """See `Predictor`."""
-        from sklearn.base import clone
-
-        self._fitted = clone(self.model)
-        names = [name for name in self._fitted.get_params() if name.split("__")[-1] == "random_state"]
-        self._fitted.set_params(**{name: int(rng.integers(2**31)) for name in sorted(names)})
-        self._fitted.fit(self._encoded(archs), np.asarray(values))
+        self._fitted = fresh(self.model, rng).fit(self._encoded(archs), np.asarray(values))
 
     def predict(self, archs: Sequence[Architecture]) -> tuple[Array, Array]:
         """See `Predictor`."""
@@ -58,3 +52,18 @@ class Regressor:
 
     def _encoded(self, archs: Sequence[Architecture]) -> Array:
         return np.stack([self.encode(arch) for arch in archs])
+
+
+def check_regressor(model: Any, taker: str) -> None:
+    """Raise a `SpaceError` unless `model` is an unfitted regressor."""
+    if isinstance(model, type) or not (hasattr(model, "fit") and hasattr(model, "predict")):
+        raise SpaceError(f"{taker} takes a scikit-learn regressor, such as Ridge(); got {model!r}.")
+
+
+def fresh(model: Any, rng: np.random.Generator) -> Any:
+    """An unfitted clone of a regressor whose random states, if it has any, come from `rng`."""
+    from sklearn.base import clone
+
+    new = clone(model)
+    names = [name for name in new.get_params() if name.split("__")[-1] == "random_state"]
+    return new.set_params(**{name: int(rng.integers(2**31)) for name in sorted(names)})

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from spacelang import ModelSpace
-from spacelang.trials import Exhausted, History, Maximize, Objective, Proposal, Trial
+from spacelang.trials import Exhausted, History, Maximize, Objective, Proposal, Rebuilt, Trial
 
 Measure = Callable[[Trial], "dict[str, float] | None"]
 """Metrics of a trial; None where it fails."""
@@ -27,25 +27,26 @@ def search(
 ) -> History:
     """Search until there are `trials` or the strategy ends."""
     proposer = strategy.start(space)
-    history = History(space.decision_space, objectives)
+    history = History(space.decision_space, objectives, rebuilt=Rebuilt(space, lambda s: s.decision_space))
     running: list[Trial] = []
     ended = False
     while len(history) < trials and not ended:
+        waits = False
         try:
             proposal = proposer.ask(history, np.random.default_rng((seed, len(history))))
         except Exhausted:
-            ended = not running
+            waits, ended = True, not running
         else:
             running.append(enter(history, proposal))
-        while running and (len(running) >= workers or ended):
+        while running and (len(running) >= workers or waits):
             finish(history, running.pop(0), measure)
     return history
 
 
 def enter(history: History, proposal: Proposal) -> Trial:
     """Begin a trial."""
-    number, arch = len(history), history.space.canonical(proposal.arch)
-    trial = Trial(number, arch, number, "running", proposal.budget, proposal.note)
+    number, arch = len(history), history.decisions(proposal.overrides).canonical(proposal.arch)
+    trial = Trial(number, arch, number, "running", proposal.budget, proposal.note, proposal.overrides)
     history.add(trial)
     return trial
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from spacelang import ModelSpace, SpaceError
-from spacelang.hub.darts import DARTS
+from spacelang.hub import DARTS
 from spacelang.strategies import Grid
 from spacelang.strategies.multi_trial.grid import permuted
 from spacelang.trials import Exhausted, History, Maximize

@@ -6,6 +6,7 @@ import builtins
 import functools
 import math
 import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,8 @@ import pytest
 from optuna.distributions import CategoricalDistribution, IntDistribution
 from optuna.trial import TrialState
 
-from spacelang import InputChoice, LayerChoice, ModelSpace, SpaceError, value_choice
+from spacelang import Experiment, InputChoice, LayerChoice, ModelSpace, SpaceError, value_choice
+from spacelang.evaluators import Functional
 from spacelang.language import Categorical
 from spacelang.strategies import Deduplicate, Optuna, WarmStart
 from spacelang.strategies.multi_trial.optuna import is_number
@@ -167,9 +169,10 @@ def test_samplers_search(sampler: Any) -> None:
     [
         functools.partial(optuna.samplers.TPESampler, n_startup_trials=5),
         functools.partial(optuna.samplers.NSGAIISampler, population_size=8),
+        functools.partial(optuna.samplers.NSGAIIISampler, population_size=8),
         functools.partial(optuna.samplers.CmaEsSampler, n_startup_trials=1, warn_independent_sampling=False),
     ],
-    ids=["tpe", "nsga2", "cma"],
+    ids=["tpe", "nsga2", "nsga3", "cma"],
 )
 def test_it_proposes_what_optuna_does(make: Any) -> None:
     """Against a loop of Optuna's own `ask` and `tell` with the samplers' seeds of our trials."""
@@ -209,6 +212,104 @@ def test_several_objectives() -> None:
     assert len([p for p in points if sum(p) == 6]) >= 4
 
 
+class OwnGenetic(optuna.samplers.NSGAIISampler):
+    """A user's: the last four trials of a generation are parents."""
+
+    def select_parent(self, study: Any, generation: int) -> Any:
+        return self.get_population(study, generation - 1)[-4:]
+
+
+@pytest.mark.parametrize(
+    "sampler", [optuna.samplers.NSGAIISampler, optuna.samplers.NSGAIIISampler, OwnGenetic]
+)
+def test_genetic_samplers_inherit_conditional_decisions(sampler: Any) -> None:
+    """Without mutation children have what some parent has: here blocks are always two, and the bias 3."""
+    space = Conditional()
+    known = [
+        {"depth": 0, "bias": 3},
+        {"depth": 1, "block0": "two", "bias": 3},
+        {"depth": 2, "block0": "two", "block1": "two", "bias": 3},
+        {"depth": 2, "block0": "two", "block1": "two", "bias": 3},
+    ]
+    make = functools.partial(sampler, population_size=4, mutation_prob=0.0)
+    strategy = WarmStart(Optuna(make), [(arch, {"value": 1.0}) for arch in known])
+    history = search(strategy, space, lambda trial: {"value": 1.0}, 24)
+    depths = {arch["depth"] for arch in archs(history)}
+    assert depths == {0, 1, 2}
+    for arch in archs(history):
+        blocks = {f"block{i}": "two" for i in range(arch["depth"])}
+        assert arch == {"depth": arch["depth"], "bias": 3, **blocks}
+
+
+def test_genetic_samplers_cross_what_only_one_parent_has() -> None:
+    """Parents without a second block never say what it is; the one with it does."""
+    space = Conditional()
+    deep = {"depth": 2, "block0": "two", "block1": "two", "bias": 3}
+    known = [deep, *({"depth": 1, "block0": "one", "bias": bias} for bias in (0, 1, 2))]
+    make = functools.partial(optuna.samplers.NSGAIISampler, population_size=4, mutation_prob=0.0)
+    strategy = WarmStart(Optuna(make), [(arch, {"value": 1.0}) for arch in known])
+    children = archs(search(strategy, space, lambda trial: {"value": 1.0}, 40))
+    assert {arch["block1"] for arch in children if arch["depth"] == 2} == {"two"}
+    assert {arch["block0"] for arch in children if arch["depth"] == 2} == {"one", "two"}  # both have it
+
+
+def test_what_no_parent_has_is_drawn() -> None:
+    """All parents are of depth 1; a mutation of the depth leads to second blocks of both kinds."""
+    known = [({"depth": 1, "block0": "two", "bias": bias}, {"value": 1.0}) for bias in range(4)]
+    make = functools.partial(optuna.samplers.NSGAIISampler, population_size=4, mutation_prob=0.5)
+    history = search(WarmStart(Optuna(make), known), Conditional(), lambda trial: {"value": 0.0}, 40)
+    assert {arch.get("block1") for arch in archs(history)} == {None, "one", "two"}
+
+
+def test_cma_es_has_one_objective(tmp_path: Path) -> None:
+    objectives = [Maximize("value"), Minimize("params")]
+    make = functools.partial(optuna.samplers.CmaEsSampler, warn_independent_sampling=False)
+    run = Experiment(
+        Numbers(), Functional(never), Optuna(make), objectives=objectives, directory=tmp_path, max_trials=3
+    )
+    with pytest.raises(
+        SpaceError, match=r"got 2: maximize value, minimize params. Write Optuna\(NSGAIISampler\)"
+    ):
+        run.run()
+    assert len(run.history) == 0
+
+
+def never(model: Any) -> dict[str, float]:
+    raise AssertionError("nothing is trained")
+
+
+class Own(optuna.samplers.BaseSampler):
+    """A user's: depth and first block together, the highest of what it is asked besides."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def infer_relative_search_space(self, study: Any, trial: Any) -> Any:
+        return {"depth": CategoricalDistribution((0, 1, 2)), "block0": CategoricalDistribution((0, 1))}
+
+    def sample_relative(self, study: Any, trial: Any, search_space: Any) -> Any:
+        told = len(study.get_trials(states=[TrialState.COMPLETE]))
+        return {"depth": told % 3, "block0": told % 2}
+
+    def sample_independent(self, study: Any, trial: Any, name: str, distribution: Any) -> Any:
+        if isinstance(distribution, CategoricalDistribution):
+            return distribution.choices[-1]
+        return distribution.high
+
+
+def test_a_sampler_of_ones_own() -> None:
+    """What it says is proposed, and what is not active is dropped."""
+    history = search(Optuna(Own), Conditional(), lambda trial: {"value": 1.0}, 6)
+    assert archs(history) == [
+        {"depth": 0, "bias": 3},
+        {"depth": 1, "block0": "two", "bias": 3},
+        {"depth": 2, "block0": "one", "block1": "two", "bias": 3},
+        {"depth": 0, "bias": 3},
+        {"depth": 1, "block0": "one", "bias": 3},
+        {"depth": 2, "block0": "two", "block1": "two", "bias": 3},
+    ]
+
+
 def test_qmc_walks_one_sequence() -> None:
     """Eight points of a Sobol sequence on two numbers of four candidates fall into eight different fields."""
 
@@ -241,14 +342,15 @@ def test_it_learns_from_a_warm_start() -> None:
 
 def test_it_warns_where_a_sampler_draws_at_random() -> None:
     samplers = optuna.samplers
-    for sampler in (samplers.GPSampler, samplers.QMCSampler, samplers.NSGAIISampler, samplers.NSGAIIISampler):
+    for sampler in (samplers.GPSampler, samplers.QMCSampler):
         with pytest.warns(UserWarning, match=f"{sampler.__name__} draws 2 of 4 decisions at random"):
             Optuna(sampler).start(Conditional())
     with pytest.warns(UserWarning, match="CmaEsSampler draws 4 of 4 decisions at random"):
         Optuna(samplers.CmaEsSampler).start(Conditional())
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        Optuna(optuna.samplers.TPESampler).start(Conditional())
+        Optuna(samplers.TPESampler).start(Conditional())
+        Optuna(samplers.NSGAIISampler).start(Conditional())
         Optuna(optuna.samplers.GPSampler).start(Chain())
 
 

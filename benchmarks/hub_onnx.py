@@ -1,0 +1,88 @@
+"""Export every published network at its own size to ONNX and compare onnxruntime with PyTorch.
+
+    python benchmarks/hub_onnx.py --only "sgas-*"
+
+Weights are random, and batch norms take the statistics of a few random images first: with those they start
+with, the signal of a deep network vanishes, and any two outputs would agree. All 95 take an hour on one core.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from spacelang import SpaceError, export_onnx, hub
+from spacelang.hub.published import read_entry
+
+
+def measure(name: str) -> dict[str, Any]:
+    """Export one entry; `difference` is the largest, relative to the largest output if that is above 1."""
+    entry = read_entry(name)
+    image = next(row["image"] for row in entry.counts if not row["arguments"] and "macs" in row)
+    torch.manual_seed(0)
+    images = torch.randn(4, *image)
+    model = with_statistics_of(images, hub.load(name))
+    with torch.no_grad():
+        result = {"name": name, "image": image, "output": model(images).abs().max().item()}
+    start = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            written = export_onnx(model, Path(folder) / "model.onnx", images[:2], arch=entry.architecture)
+        except SpaceError as error:
+            return result | {"error": str(error)}
+    return result | {
+        "difference": written.max_difference,
+        "megabytes": written.size_bytes / 1e6,
+        "seconds": time.perf_counter() - start,
+    }
+
+
+def with_statistics_of(images: Tensor, model: nn.Module) -> nn.Module:
+    """The model in evaluation mode, its batch norms with the statistics of these images."""
+    for layer in model.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.momentum = None  # an average, so of one batch alone
+    with torch.no_grad():
+        model.train()(images)
+    return model.eval()
+
+
+def line(result: dict[str, Any]) -> str:
+    """One line of the table."""
+    image = "x".join(map(str, result["image"]))
+    if "error" in result:
+        return f"{result['name']:28} {image:>9}  {result['error']}"
+    return (
+        f"{result['name']:28} {image:>9}  difference {result['difference']:.1e}  largest output "
+        f"{result['output']:6.2f}  {result['megabytes']:6.1f} MB  {result['seconds']:6.1f} s"
+    )
+
+
+def main() -> None:
+    """Export and print; exit code 1 if a network failed."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--only", nargs="+", default=["*"], help="names, with shell wildcards")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    args = parser.parse_args()
+    results = []
+    for name in dict.fromkeys(name for pattern in args.only for name in hub.list_models(pattern)):
+        results.append(measure(name))
+        if not args.json:
+            print(line(results[-1]), flush=True)
+    failed = [result["name"] for result in results if "error" in result]
+    worst = max((result["difference"] for result in results if "error" not in result), default=None)
+    total = {"networks": len(results), "failed": failed, "difference": worst, "torch": torch.__version__}
+    print(json.dumps(total | {"entries": results}) if args.json else total)
+    sys.exit(bool(failed))
+
+
+if __name__ == "__main__":
+    main()

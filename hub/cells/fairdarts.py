@@ -1,0 +1,185 @@
+"""The sparse cell space of FairDARTS."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from spacelang import LayerChoice
+from spacelang.errors import SpaceError
+from spacelang.language import Categorical, Decision, Value, current_architecture
+from spacelang.supernet import Builder, Group
+
+from ..operations.cells import DARTS_OPERATIONS, Channels, DropPath, Zero, make_operation
+from ..operations.concat import Concat
+from ._cells import INPUTS, CellDesign, CellPlan, CellSpace
+
+MOST_INPUTS = 2  # of a node
+
+
+@dataclass(frozen=True)
+class SparseNodes:
+    """The nodes of a sparse cell that have something to add to its output.
+
+    A node is empty when every edge into it is "none" or comes from an empty node.
+    """
+
+    kind: str
+    operations: tuple[str, ...]
+    num_nodes: int
+
+    @property
+    def rows(self) -> list[list[Categorical]]:
+        """Decisions on the edges into each node, by source."""
+        return [
+            [Categorical(f"{self.kind}/{source}_{node}", self.operations) for source in range(node)]
+            for node in range(INPUTS, INPUTS + self.num_nodes)
+        ]
+
+    def decisions(self) -> tuple[Decision, ...]:
+        """Every edge's."""
+        return tuple(decision for row in self.rows for decision in row)
+
+    def present(self, arch: Mapping[str, Any]) -> list[int]:
+        """Positions of the nodes that are not empty."""
+        full = [True] * INPUTS
+        for row in self.rows:
+            used = [arch[decision.label] != "none" for decision in row]
+            full.append(any(edge and source for edge, source in zip(used, full, strict=True)))
+        return [k for k, present in enumerate(full[INPUTS:]) if present]
+
+    def groups(self, builder: Builder) -> list[Group]:
+        """Tables of the edges."""
+        return [builder.group(decision) for decision in self.decisions()]
+
+    def selected(self, groups: Sequence[Group]) -> list[int] | None:
+        """`present` of the selected architecture; None in a mixture, where every node has inputs."""
+        if not all(group.is_selected for group in groups):
+            return None
+        return self.present({group.label: group.selected for group in groups})
+
+
+class EdgesIn(Value):
+    """Number of edges that are not "none"."""
+
+    def __init__(self, edges: Sequence[Categorical]) -> None:
+        self.edges = tuple(edges)
+
+    def decisions(self) -> tuple[Decision, ...]:
+        return self.edges
+
+    def evaluate(self, arch: Mapping[str, Any]) -> int:
+        return sum(edge.parse(arch[edge.label]) != "none" for edge in self.edges)
+
+    def possible(self) -> tuple[int, ...]:
+        return tuple(range(len(self.edges) + 1))
+
+    def __str__(self) -> str:
+        return f"edges({', '.join(edge.label for edge in self.edges)})"
+
+
+class FairDARTS(CellSpace):
+    """DARTS cells whose nodes have up to two inputs; a node without any leaves the output.
+
+    Every edge has its own decision, `{cell}/{source}_{node}`: an operation or "none". What would read an
+    empty node reads nothing; the first node of a cell has an input, so that no cell is empty. Drop path acts
+    on the sum in a node. See `CellSpace` for the arguments; `merge_op` and `distinct_inputs` change nothing.
+    Source: arXiv:1911.12126.
+    """
+
+    design: ClassVar[CellDesign] = CellDesign(
+        (*DARTS_OPERATIONS, "none"), num_nodes=4, merge_op="all", distinct_inputs=True
+    )
+
+    def _cell(self, plan: CellPlan, channels: Channels, inputs: nn.Module) -> nn.Module:
+        if "none" not in self._design.operations:
+            raise SpaceError(f"FairDARTS needs 'none' among its operations, got {self._design.operations!r}.")
+        nodes = SparseNodes(plan.kind, self._design.operations, self._design.num_nodes)
+        self._constrain(nodes)
+        edges = [
+            [self._edge(decision, plan, channels, source) for source, decision in enumerate(row)]
+            for row in nodes.rows
+        ]
+        with_drop_path = self.affine or self.drop_path_prob > 0
+        return SparseCell(nodes, inputs, edges, self.drop_path_prob if with_drop_path else None)
+
+    def _edge(self, decision: Categorical, plan: CellPlan, channels: Channels, source: int) -> nn.Module:
+        stride = 2 if plan.reduction and source < INPUTS else 1
+        build = partial(make_operation, channels=channels, stride=stride, affine=self.affine)
+        return LayerChoice({name: partial(build, name) for name in decision.candidates}, label=decision.label)
+
+    def _constrain(self, nodes: SparseNodes) -> None:
+        """Limit the inputs of each node; after every edge, so that counting stops early."""
+        for position, row in enumerate(nodes.rows):
+            name = f"node {INPUTS + position} of cell {nodes.kind!r}"
+            for end in range(MOST_INPUTS + 1, len(row) + 1):
+                text = f"{name} takes at most {MOST_INPUTS} edges that are not 'none'."
+                self._require(EdgesIn(row[:end]) <= MOST_INPUTS, text)
+        self._require(EdgesIn(nodes.rows[0]) >= 1, f"node {INPUTS} of cell {nodes.kind!r} takes an edge.")
+
+    def _require(self, expression: Value, message: str) -> None:
+        arch = current_architecture()
+        if arch is None:
+            self.constrain(expression, message)
+        elif all(decision.label in arch for decision in expression.decisions()):
+            self.constrain(expression.evaluate(arch), message)
+
+    def _output(self, cell: Any, channels: Channels) -> Channels | Concat:
+        if isinstance(cell.edges[0][0], LayerChoice):
+            return Concat(self._design.num_nodes, cell.nodes, channels)
+        return cell.num_outputs * channels  # type: ignore[no-any-return]
+
+
+class SparseCell(nn.Module):
+    """Cell whose nodes add the edges that are there; its output is every node that has one.
+
+    Args:
+        nodes: decisions on the edges.
+        inputs: preprocessing of the two inputs.
+        edges: operations into each node, by source.
+        drop_path: initial probability of a `DropPath` on each node's sum, None for no such module.
+    """
+
+    def __init__(
+        self,
+        nodes: SparseNodes,
+        inputs: nn.Module,
+        edges: Sequence[Sequence[nn.Module]],
+        drop_path: float | None,
+    ) -> None:
+        super().__init__()
+        self.nodes = nodes
+        self.inputs = inputs
+        self.edges = nn.ModuleList(map(nn.ModuleList, edges))
+        self.drop_path = nn.Identity() if drop_path is None else DropPath(drop_path)
+
+    @property
+    def num_outputs(self) -> int:
+        """Number of nodes in the output of a fixed cell."""
+        full = [True] * INPUTS
+        for row in self.edges:
+            edges = zip(full, row.children(), strict=True)
+            full.append(any(source and not _absent(edge) for source, edge in edges))
+        return sum(full[INPUTS:])
+
+    def forward(self, inputs: Sequence[Tensor]) -> Tensor:
+        """Two maps -> (B, n C, H, W) for n nodes that are not empty."""
+        states: list[Tensor | None] = list(self.inputs(inputs))
+        for row in self.edges:
+            total: Tensor | None = None
+            for state, edge in zip(states, row.children(), strict=True):
+                if state is not None and not _absent(edge):
+                    total = edge(state) if total is None else total + edge(state)
+            states.append(None if total is None else self.drop_path(total))
+        return torch.cat([state for state in states[INPUTS:] if state is not None], dim=1)
+
+
+def _absent(edge: nn.Module) -> bool:
+    """Whether "none" was chosen: for good, or by the architecture a supernet computes at present."""
+    group: Group | None = getattr(edge, "group", None)
+    return isinstance(edge, Zero) or (group is not None and group.is_selected and group.selected == "none")

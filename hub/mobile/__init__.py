@@ -1,0 +1,7 @@
+"""Spaces of networks for phones, made of inverted residual and of shuffle blocks."""
+
+from __future__ import annotations
+
+from .mobilenetv3 import MobileNetV3Space as MobileNetV3Space
+from .proxylessnas import ProxylessNAS as ProxylessNAS
+from .shufflenet import ShuffleNetSpace as ShuffleNetSpace

@@ -1,0 +1,95 @@
+"""The cell space of NAS-Bench-101: small graphs with an operation on every inner vertex."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from spacelang.errors import SpaceError
+from spacelang.language import Architecture
+
+from .._images import Dataset, check_positive, resolve_images
+from ..published import PublishedSpace
+from ._graph_cells import GraphCellChoice, conv_bn_relu
+from ._graphs import OPERATIONS as OPERATIONS
+from ._graphs import GraphLimits
+
+MOST_VERTICES = 7
+MOST_EDGES = 9
+
+
+class NASBench101(PublishedSpace):
+    """Cells that are graphs of up to 7 vertices and 9 edges; 423,624 are different.
+
+    Three stacks of cells; a max pool halves the map and the channels double between two. A cell's output
+    concatenates what it reads; a vertex adds what it reads, cut to its own channels; what reads the cell's
+    input reads a 1x1 convolution of it. Decisions are `cell/num_vertices`, `cell/op_{i}` of the inner
+    vertices and `cell/input_{i}`, the vertices that vertex i reads. Every vertex but the output is read by
+    another, so a cell has no part without effect. `hash(arch)` is the same for isomorphic cells; `sample`
+    gives all architectures of the `size()` the same probability. Source: arXiv:1902.09635.
+
+    Args:
+        width: channels of the first stack (128 in the benchmark).
+        num_cells: cells of each stack (3 in the benchmark).
+        dataset: "cifar" or (channels, size, classes) of square images.
+        num_classes: overrides the dataset's.
+        num_stacks: number of stacks.
+        max_vertices: of a cell, 2 to 7.
+        max_edges: of a cell.
+
+    Raises:
+        SpaceError: an argument is out of range; says what is legal.
+    """
+
+    def __init__(
+        self,
+        width: int = 128,
+        num_cells: int = 3,
+        dataset: Dataset = "cifar",
+        *,
+        num_classes: int | None = None,
+        num_stacks: int = 3,
+        max_vertices: int = MOST_VERTICES,
+        max_edges: int = MOST_EDGES,
+    ) -> None:
+        super().__init__()
+        sizes = {"width": width, "num_cells": num_cells, "num_stacks": num_stacks, "max_edges": max_edges}
+        for name, value in sizes.items():
+            check_positive(name, value)
+        if type(max_vertices) is not int or not 2 <= max_vertices <= MOST_VERTICES:
+            raise SpaceError(f"max_vertices must be 2 to {MOST_VERTICES}, got {max_vertices!r}.")
+        data = resolve_images(dataset, num_classes)
+        if data.imagenet:
+            raise SpaceError("NASBench101 has no stem for 'imagenet'; give (channels, size, classes).")
+        self._limits = GraphLimits(max_vertices, max_edges)
+        layers: list[nn.Module] = [conv_bn_relu(data.channels, width, 3)]
+        channels = width
+        for stack in range(num_stacks):
+            if stack > 0:
+                layers.append(nn.MaxPool2d(2, ceil_mode=True))
+            for _ in range(num_cells):
+                layers.append(GraphCellChoice(self._limits, channels, width * 2**stack))
+                channels = width * 2**stack
+        self.layers = nn.Sequential(*layers)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.classifier = nn.Linear(channels, data.num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Classify images, (B, channels, H, W) -> (B, num_classes)."""
+        logits: Tensor = self.classifier(self.pool(self.layers(images)).flatten(1))
+        return logits
+
+    def size(self) -> int:
+        """Exact number of architectures; isomorphic ones count apart."""
+        return self._limits.size()
+
+    def sample(self, rng: np.random.Generator) -> Architecture:
+        """Draw an architecture, all of the `size()` alike."""
+        return self._limits.architecture(self._limits.sample(rng))
+
+    def hash(self, arch: Mapping[str, Any]) -> str:
+        """Fingerprint of the cell: equal for isomorphic ones."""
+        return self._limits.graph(self.canonical(arch)).fingerprint()

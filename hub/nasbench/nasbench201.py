@@ -1,0 +1,136 @@
+"""The cell space of NAS-Bench-201."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+
+from spacelang import LayerChoice
+from spacelang.errors import SpaceError
+
+from .._images import Dataset, check_positive, resolve_images
+from ..operations.cells import cifar_stem, make_operation, relu_conv_bn
+from ..published import PublishedSpace
+
+OPERATIONS = ("none", "skip_connect", "conv_1x1", "conv_3x3", "avg_pool_3x3")
+NODES = 4
+STAGES = 3  # of maps of 32, 16 and 8 pixels for CIFAR
+
+
+class NASBench201(PublishedSpace):
+    """One cell of four nodes with an operation on each of its six edges: 15,625 architectures.
+
+    Three stages of cells with width, 2 width and 4 width channels; a residual block halves the map between
+    two. The decisions are `cell/{source}_{node}`. Source: arXiv:2001.00326.
+
+    Args:
+        width: channels of the first stage (16 in the benchmark).
+        num_cells: cells of each stage (5 in the benchmark).
+        dataset: "cifar" or (channels, size, classes); (3, 16, 120) is the benchmark's ImageNet16-120.
+        num_classes: overrides the dataset's; 100 for CIFAR-100.
+        affine: batch norms have parameters; the benchmark's networks do, its weight-sharing searches do not.
+
+    Raises:
+        SpaceError: an argument is out of range; says what is legal.
+    """
+
+    def __init__(
+        self,
+        width: int = 16,
+        num_cells: int = 5,
+        dataset: Dataset = "cifar",
+        *,
+        num_classes: int | None = None,
+        affine: bool = True,
+    ) -> None:
+        super().__init__()
+        check_positive("width", width)
+        check_positive("num_cells", num_cells)
+        data = resolve_images(dataset, num_classes)
+        if data.imagenet:
+            raise SpaceError("NASBench201 has no stem for 'imagenet'; its ImageNet16-120 is (3, 16, 120).")
+        self.stem = cifar_stem(data.channels, width)
+        layers: list[nn.Module] = []
+        for stage in range(STAGES):
+            channels = width * 2**stage
+            if stage > 0:
+                layers.append(ReductionBlock(channels // 2, channels, affine))
+            layers += [EdgeCell(channels, affine) for _ in range(num_cells)]
+        self.layers = nn.Sequential(*layers)
+        self.head = nn.Sequential(nn.BatchNorm2d(channels), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(1))
+        self.classifier = nn.Linear(channels, data.num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Classify images, (B, channels, H, W) -> (B, num_classes)."""
+        logits: Tensor = self.classifier(self.head(self.layers(self.stem(images))))
+        return logits
+
+
+class EdgeCell(nn.Module):
+    """Node j is the sum over i < j of the operation on edge (i, j); (B, C, H, W) -> (B, C, H, W)."""
+
+    def __init__(self, channels: int, affine: bool) -> None:
+        super().__init__()
+        self.edges = nn.ModuleList(
+            nn.ModuleList(
+                LayerChoice(
+                    {name: partial(_operation, name, channels, affine) for name in OPERATIONS},
+                    label=f"cell/{source}_{node}",
+                )
+                for source in range(node)
+            )
+            for node in range(1, NODES)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the last node."""
+        states = [x]
+        for row in self.edges:
+            states.append(sum(edge(x) for edge, x in zip(row.children(), states, strict=True)))
+        return states[-1]
+
+
+class ReductionBlock(nn.Module):
+    """Residual block of two 3x3 convolutions that halves the map: (B, C_in, H, W) -> (B, C_out, H/2, W/2)."""
+
+    def __init__(self, in_channels: int, out_channels: int, affine: bool) -> None:
+        super().__init__()
+        self.conv1 = relu_conv_bn(in_channels, out_channels, affine, kernel=3, stride=2)
+        self.conv2 = relu_conv_bn(out_channels, out_channels, affine, kernel=3)
+        self.shortcut = nn.Sequential(
+            nn.AvgPool2d(2, ceil_mode=True), nn.Conv2d(in_channels, out_channels, 1, bias=False)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return shortcut plus convolutions."""
+        y: Tensor = self.shortcut(x) + self.conv2(self.conv1(x))
+        return y
+
+
+def _operation(name: str, channels: int, affine: bool) -> nn.Module:
+    """An operation at stride 1; the benchmark's pool is never followed by a batch norm."""
+    return make_operation(name, channels, 1, affine=affine or name == "avg_pool_3x3")
+
+
+def unique_name(architecture: Mapping[str, Any], *, zeros: bool = True) -> str:
+    """The benchmark's name of an architecture, the same for architectures it counts as one.
+
+    A node is the sorted sum of its terms "(node)@operation". A skip connection stands for the node it reads,
+    and with `zeros` an edge that is "none" or reads "#" is "#". Among the 15,625 architectures 6,466 names
+    are different, 12,751 without `zeros`. The rule is the benchmark's and stops early: "#+#" is no "#", and a
+    sum in a sum is not sorted anew (4,930 architectures differ in what they compute).
+    """
+    nodes = ["0"]
+    for node in range(1, NODES):
+        edges = ((architecture[f"cell/{source}_{node}"], nodes[source]) for source in range(node))
+        nodes.append("+".join(sorted(_term(operation, source, zeros) for operation, source in edges)))
+    return nodes[-1]
+
+
+def _term(operation: str, source: str, zeros: bool) -> str:
+    if zeros and (operation == "none" or source == "#"):
+        return "#"
+    return source if operation == "skip_connect" else f"({source})@{operation}"

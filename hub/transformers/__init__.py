@@ -1,0 +1,5 @@
+"""Spaces of transformers."""
+
+from __future__ import annotations
+
+from .autoformer import AutoFormer as AutoFormer

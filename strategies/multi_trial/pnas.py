@@ -1,0 +1,230 @@
+"""PNAS: cells that grow node by node, with a predictor that chooses which."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from spacelang import ModelSpace, SpaceError
+from spacelang.language import Architecture, Cell, CellTopology, DecisionSpace
+from spacelang.trials import Exhausted, History, Proposal
+
+from ._rounds import known
+from .predictors import CellLSTM, Predictor
+
+Block: TypeAlias = "tuple[tuple[int, int], ...]"
+"""What a node adds: (source, position of the operation) of each slot, in order."""
+
+Blocks: TypeAlias = tuple[Block, ...]
+"""A cell, node by node."""
+
+_CHUNK = 4096  # cells predicted at a time: as architectures they take a hundred times the memory
+
+
+def lstm_ensemble(space: ModelSpace) -> CellLSTM:
+    """The predictor of PNAS: LSTMs that read one of the cells, for all are alike."""
+    return CellLSTM(space, [next(c.topology.label for c in space.modules() if isinstance(c, Cell))])
+
+
+@dataclass(frozen=True, kw_only=True)
+class PNAS:
+    """Try all cells of one node, then those of two nodes that a predictor expects most of, and so on.
+
+    Level b tries cells of b nodes, in the space rebuilt with b as the number of nodes. What was tried at
+    level b - 1 is extended by every possible next node, the predictor learns from all that was measured, and
+    the best `beam` are tried. The last level has the space's number of nodes, and its trials alone are
+    results; after them the search ends.
+
+    The space decides nothing but cells. Where these have several labels they get the same blocks: the paper's
+    one cell stands at both strides. A trial that failed, gave NaN or broke a constraint is not extended;
+    limits on costs hold for small cells, too. With parallel workers the next level begins while the last
+    trials of a level run: they are extended, and not learnt from. Of several objectives the first decides.
+
+    Args:
+        nodes: name of the constructor argument that is the number of nodes of each cell.
+        beam: cells tried at each level from the second on.
+        predictor: makes a `Predictor` for the space; it must read architectures of fewer nodes, which lack
+            the labels of the others: `Regressor(Ridge(), partial_one_hot(space))` does.
+
+    Source: Liu et al. 2018, arXiv:1712.00559, algorithm 1.
+    """
+
+    nodes: str = "num_nodes"
+    beam: int = 256
+    predictor: Callable[[ModelSpace], Predictor] = lstm_ensemble
+
+    def __post_init__(self) -> None:
+        if type(self.beam) is not int or self.beam < 1:
+            raise SpaceError(f"beam={self.beam!r} must be an integer of at least 1.")
+
+    def start(self, space: ModelSpace) -> _Search:
+        """Begin a search.
+
+        Raises:
+            SpaceError: the space decides more than cells that are alike, or does not take `nodes`.
+        """
+        return _Search(_Cells(_topologies(space, self.nodes)), self, self.predictor(space))
+
+
+def _topologies(space: ModelSpace, nodes: str) -> list[CellTopology]:
+    """Of the cells of each label, checked."""
+    name = type(space).__name__
+    found = _by_label(space)
+    if len({replace(topology, label="") for topology in found.values()}) != 1:
+        raise SpaceError(f"PNAS widens cells that are alike; those of {name} are {list(found.values())}.")
+    inside = {decision.label for topology in found.values() for decision in topology.decisions()}
+    outside = [decision.label for decision in space.decisions if decision.label not in inside]
+    if outside:
+        raise SpaceError(f"PNAS searches cells alone; {name} also decides {', '.join(map(repr, outside))}.")
+    try:
+        smallest = space.rebuild(**{nodes: 1})
+    except SpaceError as error:
+        raise SpaceError(
+            f"PNAS gives {name} the number of nodes of its cells as {nodes}=1: {error} "
+            "Name the argument with PNAS(nodes=...)."
+        ) from error
+    expected = {label: replace(topology, num_nodes=1) for label, topology in found.items()}
+    if _by_label(smallest) != expected:
+        raise SpaceError(f"{name}({nodes}=1) should have the same cells with one node each, and has not.")
+    return list(found.values())
+
+
+def _by_label(space: ModelSpace) -> dict[str, CellTopology]:
+    return {cell.topology.label: cell.topology for cell in space.modules() if isinstance(cell, Cell)}
+
+
+class _Cells:
+    """Cells that are alike, as blocks and as architectures.
+
+    Args:
+        topologies: one for each label; equal but for that.
+    """
+
+    def __init__(self, topologies: Sequence[CellTopology]) -> None:
+        self.topologies = topologies
+        self.first = topologies[0]
+
+    @property
+    def levels(self) -> int:
+        """Nodes of a whole cell."""
+        return self.first.num_nodes
+
+    def architecture(self, blocks: Blocks, start: int = 0) -> Architecture:
+        """All cells with these blocks from node `start` on."""
+        arch: Architecture = {}
+        for topology in self.topologies:
+            for node, block in zip(topology.nodes[start:], blocks, strict=False):
+                for (op, source), (place, rank) in zip(topology.slots(node), block, strict=True):
+                    arch[op.label] = topology.operations[rank]
+                    arch[source.label] = place
+        return arch
+
+    def blocks(self, arch: Mapping[str, Any]) -> Blocks:
+        """Those of an architecture with any number of nodes."""
+        return tuple(
+            tuple((arch[source.label], op.position(arch[op.label])) for op, source in self.first.slots(node))
+            for node in self.first.nodes
+            if self.first.op(node, 0).label in arch
+        )
+
+    def extended(self, beam: Sequence[Blocks], level: int, space: DecisionSpace) -> Iterator[Blocks]:
+        """Every cell of `level` nodes that begins as one of the beam; exchanged slots make no other cell.
+
+        Args:
+            beam: cells of one node less.
+            level: at least 1.
+            space: of cells of `level` nodes, for its constraints.
+        """
+        node = self.first.nodes[level - 1]
+        own = {d.label for topology in self.topologies for slot in topology.slots(node) for d in slot}
+        constraints = [c for c in space.constraints if not c.labels.isdisjoint(own)]
+        local = [c for c in constraints if c.labels <= own]
+        other = [c for c in constraints if not c.labels <= own]
+        slots = itertools.product(range(node), range(len(self.first.operations)))
+        blocks = [
+            block
+            for block in itertools.combinations_with_replacement(slots, self.first.num_ops_per_node)
+            if all(c.holds(self.architecture((block,), level - 1)) for c in local)
+        ]
+        for cell, block in itertools.product(beam, blocks):
+            wider = (*cell, block)
+            if not other or all(c.holds(self.architecture(wider)) for c in other):
+                yield wider
+
+
+class _Search:
+    """The notes of trials say at which level they are, when it began, and what was running then.
+
+    So a resumed search chooses the same cells.
+    """
+
+    def __init__(self, cells: _Cells, strategy: PNAS, predictor: Predictor) -> None:
+        self.cells = cells
+        self.strategy = strategy
+        self._predictor = predictor
+        self._current: tuple[Mapping[str, Any], list[Blocks]] = {}, []
+
+    def ask(self, history: History, rng: np.random.Generator) -> Proposal:
+        """See `Proposer`."""
+        number = len(history)
+        note = history[number - 1].note if number else {}
+        if "level" in note:
+            left = self._chosen(history, note)[number - note["begin"] :]
+            if left:
+                return self._proposal(left[0], note)
+        level = note.get("level", 0) + 1
+        if level > self.cells.levels:
+            raise Exhausted(f"the best cells of {self.cells.levels} nodes were tried")
+        running = [trial.number for trial in history.running]
+        note = {"level": level, "begin": number, "running": running, "seed": int(rng.integers(2**31))}
+        chosen = self._chosen(history, note)
+        if not chosen:
+            raise Exhausted(f"no cell of {level - 1} nodes was measured that could be extended")
+        return self._proposal(chosen[0], note)
+
+    def _proposal(self, blocks: Blocks, note: Mapping[str, Any]) -> Proposal:
+        return Proposal(self.cells.architecture(blocks), None, note, self._overrides(note["level"]))
+
+    def _overrides(self, level: int) -> dict[str, int]:
+        return {self.strategy.nodes: level} if level < self.cells.levels else {}
+
+    def _chosen(self, history: History, note: Mapping[str, Any]) -> list[Blocks]:
+        """Cells of a level, in the order in which they are proposed."""
+        if self._current[0] != note:
+            level: int = note["level"]
+            space = history.decisions(self._overrides(level))
+            if level == 1:
+                chosen = list(self.cells.extended([()], 1, space))
+            else:
+                chosen = self._best(history, note, space)
+            self._current = dict(note), chosen
+        return self._current[1]
+
+    def _best(self, history: History, note: Mapping[str, Any], space: DecisionSpace) -> list[Blocks]:
+        """The extensions that the predictor expects most of."""
+        then = known(history, note["begin"], note["running"])
+        beam = self._beam(history, note, {trial.number for trial in then.done})
+        if not beam or not then.done:
+            return []
+        values = np.array([then.score(trial) for trial in then.done])
+        archs = [trial.arch for trial in then.done]
+        self._predictor.fit(archs, values, np.random.default_rng(note["seed"]))
+        candidates = list(self.cells.extended(beam, note["level"], space))
+        means = [
+            self._predictor.predict([self.cells.architecture(c) for c in candidates[i : i + _CHUNK]])[0]
+            for i in range(0, len(candidates), _CHUNK)
+        ]
+        order = np.argsort(-np.concatenate(means), kind="stable") if means else ()
+        return [candidates[i] for i in order[: self.strategy.beam]]
+
+    def _beam(self, history: History, note: Mapping[str, Any], measured: set[int]) -> list[Blocks]:
+        """Cells of the level before that were measured when this one began, or were running."""
+        trials = (history[number] for number in range(note["begin"]))
+        kept = measured | set(note["running"])
+        level = note["level"] - 1
+        beam = [t.arch for t in trials if t.note.get("level") == level and t.number in kept]
+        return list(dict.fromkeys(map(self.cells.blocks, beam)))

@@ -1,0 +1,192 @@
+"""What holds for every space of the hub: sizes, training, one network by every way, profiles, ONNX."""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from collections.abc import Callable, Mapping
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from spacelang import ModelSpace, SpaceError, Supernet, export_onnx, hub, profile
+from spacelang.hub.published import read_entry
+from spacelang.language import is_frozen
+
+from .networks import n_macs, n_parameters, use_statistics_of
+from .spaces import SMALL, Small, narrowed, small_space
+
+ONE_PATH_ONLY = ("DARTS-sizes", "ENAS-sizes", "FairDARTS-width", "NASBench101")
+
+
+def test_the_table_is_complete() -> None:
+    spaces = {item for item in vars(hub).values() if isinstance(item, type) and issubclass(item, ModelSpace)}
+    assert {small.kind for small in SMALL.values()} == spaces
+    assert {kind.__name__ for kind in spaces} < SMALL.keys()
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_number_of_architectures(name: str) -> None:
+    assert small_space(name).size() == SMALL[name].size
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_default_and_random_architectures(name: str) -> None:
+    """They train, and are one network: constructed, frozen from space or supernet, selected in a supernet."""
+    space, rng = small_space(name), np.random.default_rng(0)
+    supernet = Supernet(space, memory_format=None)
+    count = 20 if name == SMALL[name].kind.__name__ else 5  # of spaces seen before
+    for arch in [space.default(), *(space.sample(rng) for _ in range(count))]:
+        space.validate(arch)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # a label that no choice asks for
+            built = SMALL[name].build(arch, space)
+        check_training(built, SMALL[name].images())
+        check_same(built, space, supernet, arch, SMALL[name].images())
+
+
+def check_training(model: nn.Module, images: Tensor) -> None:
+    """Forward and backward."""
+    assert is_frozen(model)
+    logits = model.train()(images)
+    assert logits.shape[0] == len(images)
+    logits.square().sum().backward()
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]  # a vertex may read nothing
+    assert all(gradient.isfinite().all() for gradient in gradients)
+    assert any(gradient.any() for gradient in gradients)
+
+
+def check_same(
+    built: nn.Module, space: ModelSpace, supernet: Supernet, arch: Mapping[str, Any], images: Tensor
+) -> None:
+    """Outputs in both modes, and running statistics after a training step."""
+    supernet.select(arch)
+    frozen, inherited = supernet.freeze(arch), space.freeze(arch)
+    own = {parameter.data_ptr() for parameter in (*space.parameters(), *supernet.parameters())}
+    assert own.isdisjoint(p.data_ptr() for network in (frozen, inherited) for p in network.parameters())
+    built.load_state_dict(frozen.state_dict())
+    inherited.load_state_dict(frozen.state_dict())
+    for training in (True, False):
+        networks = [network.train(training) for network in (frozen, inherited, built)]
+        expected = supernet.train(training)(images)
+        assert expected.std() > (1e-3 if training else 0)  # with first statistics signals vanish
+        for network in networks:
+            torch.testing.assert_close(
+                network(images), expected, rtol=0, atol=1e-10 * expected.abs().max().item()
+            )
+    after = supernet.freeze(arch).state_dict()
+    for key, value in frozen.state_dict().items():
+        torch.testing.assert_close(after[key], value, rtol=0, atol=1e-10)
+
+
+Supernets = Callable[[Small], tuple[ModelSpace, Supernet]]
+
+
+@pytest.fixture(scope="module")
+def supernets() -> Supernets:
+    """Space and supernet of a row of the table; the last ones are kept."""
+    kept: list[Any] = [None, None]
+
+    def get(small: Small) -> tuple[ModelSpace, Supernet]:
+        if kept[0] != small:
+            space = small.make()
+            kept[:] = small, (space, Supernet(space, memory_format=None))
+        return kept[1]  # type: ignore[no-any-return]
+
+    return get
+
+
+@pytest.mark.parametrize("name", sorted(hub.list_models(), key=lambda name: read_entry(name).space))
+def test_published_architectures(
+    name: str, supernets: Callable[[Small], tuple[ModelSpace, Supernet]]
+) -> None:
+    """Freezing is the supernet's path for them too (tests of each space train them)."""
+    entry = read_entry(name)
+    small = narrowed(entry)
+    space, supernet = supernets(small)
+    space.validate(entry.architecture)
+    assert space.canonical(entry.architecture).keys() == entry.architecture.keys()
+    check_same(small.build(entry.architecture, space), space, supernet, entry.architecture, small.images())
+
+
+LAYERS = (nn.Conv2d, nn.Linear, nn.BatchNorm2d, nn.LayerNorm, nn.MaxPool2d, nn.AvgPool2d)
+
+
+def layers_of(model: nn.Module) -> Counter[type]:
+    return Counter(type(module) for module in model.modules() if type(module) in LAYERS)
+
+
+@pytest.fixture
+def constructed(monkeypatch: pytest.MonkeyPatch) -> Counter[type]:
+    """How many layers of each kind were constructed."""
+    counts: Counter[type] = Counter()
+
+    def counting(layer: type) -> Callable[..., None]:
+        original = layer.__init__
+
+        @wraps(original)
+        def init(self: nn.Module, *args: Any, **kwargs: Any) -> None:
+            counts[layer] += type(self) is layer
+            original(self, *args, **kwargs)
+
+        return init
+
+    for layer in LAYERS:
+        monkeypatch.setattr(layer, "__init__", counting(layer))
+    return counts
+
+
+@pytest.mark.parametrize("space", sorted({read_entry(name).space for name in hub.list_models()}))
+def test_a_published_architecture_builds_its_layers_alone(space: str, constructed: Counter[type]) -> None:
+    name = next(name for name in hub.list_models() if read_entry(name).space == space)
+    with torch.device("meta"):
+        network = hub.load(name)
+        assert constructed == layers_of(network)
+        constructed.clear()
+        getattr(hub, space)(**read_entry(name).arguments)
+    assert constructed.total() > layers_of(network).total()  # every candidate
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_mixtures(name: str) -> None:
+    """A supernet mixes its candidates, or says why it cannot."""
+    space = small_space(name)
+    supernet = Supernet(space)
+    assert bool(supernet.soft_refusals()) == (name in ONE_PATH_ONLY)
+    if name in ONE_PATH_ONLY:
+        with pytest.raises(SpaceError, match=r"call supernet\.select"):
+            supernet(SMALL[name].images())
+    else:
+        supernet(SMALL[name].images()).square().sum().backward()
+        assert any(parameter.grad is not None for parameter in supernet.network.parameters())
+    assert space(SMALL[name].images()).isfinite().all()
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_profiles(name: str) -> None:
+    space = small_space(name)
+    arch = space.sample(np.random.default_rng(5))
+    model = SMALL[name].build(arch, space)
+    found = profile(model, SMALL[name].images(1))
+    assert found.parameters == n_parameters(model)
+    attention = name == "AutoFormer"  # has products of activations too
+    assert (found.macs > n_macs(model.float(), *SMALL[name].image)) == attention
+    assert attention or found.macs == n_macs(model, *SMALL[name].image)
+    assert space.graph.number_of_nodes() > 0
+    assert space.hash(arch) == space.hash(space.canonical(arch))
+
+
+@pytest.mark.parametrize("name", [name for name, small in SMALL.items() if name == small.kind.__name__])
+def test_onnx(name: str, tmp_path: Path) -> None:
+    space = small_space(name)
+    depths = {label: value for label, value in space.default().items() if "depth" in label}  # the least
+    arch = space.canonical({**space.sample(np.random.default_rng(6)), **depths})
+    model, images = space.freeze(arch).float(), SMALL[name].images().float()
+    use_statistics_of(images, model)
+    written = export_onnx(model, tmp_path / "model.onnx", images, arch=arch)
+    assert written.max_difference < 1e-4
