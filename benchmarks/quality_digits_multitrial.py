@@ -1,15 +1,17 @@
 """Search the space DigitsCells with every multi-trial strategy, and compare with chance.
 
     python benchmarks/quality_digits_multitrial.py --directory multitrial                  # in the table
-    python benchmarks/quality_digits_multitrial.py --directory multitrial --plot regret.svg
+    python benchmarks/quality_digits_multitrial.py --directory multitrial --mean --plot regret.svg
     python benchmarks/quality_digits_multitrial.py --directory multitrial --train          # real training
 
-A trial looks one training of an architecture up in the table that ships with the hub; with `--train` it
-trains. What a search holds best is what `experiment.best` would return: the architecture of the highest
-validation accuracy it has seen. Its regret is the test accuracy of the best architecture less its own, both
-the mean over all trainings in the table. Strategies that end trials early are compared by the epochs they
-spend: the unit is one training, of 3 epochs. Every finished run is kept in DIRECTORY/runs.jsonl, so that a
-benchmark that was stopped goes on where it was.
+A trial looks one training of an architecture up in the table that ships with the hub. What a search holds
+best is what `experiment.best` would return, judged by the validation accuracy it has seen. Its regret is the
+test accuracy of the best architecture less its own, both the mean over all trainings in the table. With
+`--mean` a trial gives the mean over an architecture's trainings, and regret is in that: without noise, only
+the search is compared. With `--train` a trial trains.
+
+Strategies that end trials early are compared by the epochs they spend: the unit is one training, of 3 epochs.
+Every finished run is kept in DIRECTORY/runs.jsonl, so that a benchmark that was stopped goes on where it was.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import redirect_stderr
 from dataclasses import dataclass
 from functools import partial
@@ -37,21 +39,25 @@ import torch
 from rich.console import Console
 from rich.progress import track
 from scipy.stats import spearmanr
+from sklearn.linear_model import BayesianRidge
+from torch import nn
 
 from spacelang import Experiment, ModelSpace
 from spacelang.evaluators import Functional, Tabular
 from spacelang.hub import DigitsCells
+from spacelang.language import architecture_of
 from spacelang.quiet import quiet
 from spacelang.strategies import multi_trial as m
 from spacelang.trials import Exhausted, History, Maximize, Proposal, Proposer, Stopper, Trial, key_of
 
 Run = dict[str, Any]
+Value = Callable[[Sequence[Any]], float]
 Array = np.ndarray[Any, Any]
 
 EPOCHS = 3  # of a training
 DEAD = 0.2  # validation accuracy below which nothing was learnt; chance is 0.1
-POINTS = {"table": (10, 25, 50, 100, 150), "train": (5, 10, 20, 30)}  # trainings after which is looked
-SEEDS = {"table": 50, "train": 5}
+POINTS = {"table": (10, 25, 50, 100, 150), "mean": (10, 25, 50, 100, 150), "train": (5, 10, 20, 30)}
+SEEDS = {"table": 50, "mean": 50, "train": 5}
 
 
 def optuna(sampler: str, **arguments: Any) -> m.Optuna:
@@ -67,7 +73,7 @@ _controller = partial(m.PolicyGradient, batch=10, learning_rate=0.01)
 GROUPS: dict[str, dict[str, Callable[[], Any]]] = {
     "Nothing is learnt": {
         "Grid, shuffled": lambda: m.Grid(shuffle=True),
-        "Optuna, QMC": lambda: optuna("QMCSampler"),
+        "Optuna, QMC": lambda: optuna("QMCSampler", scramble=True),
         "Optuna, CMA-ES": lambda: optuna("CmaEsSampler"),  # draws categories at random
     },
     "Neighbours": {
@@ -84,8 +90,9 @@ GROUPS: dict[str, dict[str, Callable[[], Any]]] = {
         "Optuna, GP": lambda: optuna("GPSampler"),
         "Optuna, NSGA-II": lambda: optuna("NSGAIISampler", population_size=10),
     },
-    "Predictors": {"BANANAS": m.Bananas, "BOGCN": m.BOGCN},
-    "Few epochs first": {
+    "Predictors": {"BANANAS": m.Bananas, "BOGCN": m.BOGCN, "PNAS": m.PNAS},
+    "Fewer epochs": {
+        "Learning curves": lambda: m.LearningCurveStopping(m.Random(), regressor=BayesianRidge()),
         "Successive halving": lambda: m.SuccessiveHalving(m.Random(), EPOCHS),
         "Hyperband": lambda: m.Hyperband(m.Random(), EPOCHS),
         "ASHA": lambda: m.ASHA(m.Random(), EPOCHS),
@@ -103,17 +110,17 @@ STRATEGIES: dict[str, Callable[[], Any]] = {
 
 @dataclass(frozen=True)
 class Table:
-    """Every architecture's trainings.
+    """Trainings of every architecture of the space; smaller ones that are in the file are left out.
 
     Attributes:
         name: tells this table from others.
-        place: of an architecture in the arrays, by its key.
+        keys: of the architectures.
         validation: accuracy of each training, (architectures, seeds).
         test: the same on test images.
     """
 
     name: str
-    place: dict[str, int]
+    keys: tuple[str, ...]
     validation: Array
     test: Array
 
@@ -122,23 +129,21 @@ class Table:
         """From a file as `train_digits_table.py` writes it."""
         with path.open(newline="") as file:
             rows = list(csv.DictReader(file))
+        archs = {row["arch"]: json.loads(row["arch"]) for row in rows}
+        decisions = max(map(len, archs.values()))
         found: dict[str, list[tuple[float, float]]] = {}
         for row in rows:
             pair = float(row[f"val_accuracy@{EPOCHS - 1}"]), float(row["test_accuracy"])
-            found.setdefault(key_of(json.loads(row["arch"])), []).append(pair)
+            if len(archs[row["arch"]]) == decisions:
+                found.setdefault(key_of(archs[row["arch"]]), []).append(pair)
         values = np.array(list(found.values()))  # (architectures, seeds, 2)
         name = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
-        return cls(name, {key: i for i, key in enumerate(found)}, values[..., 0], values[..., 1])
+        return cls(name, tuple(found), values[..., 0], values[..., 1])
 
-    @property
-    def regrets(self) -> Array:
-        """Mean test accuracy of the best architecture less that of each, in percentage points."""
-        means = self.test.mean(1)
-        return np.asarray(100 * (means.max() - means))
-
-    def regret(self, key: str) -> float:
-        """Of one architecture."""
-        return float(self.regrets[self.place[key]])
+    def regrets(self, mode: str) -> dict[str, float]:
+        """How far each architecture is below the best, in percentage points, by its key."""
+        means = (self.validation if mode == "mean" else self.test).mean(1)
+        return dict(zip(self.keys, (100 * (means.max() - means)).tolist(), strict=True))
 
     def summary(self) -> dict[str, Any]:
         """How much architectures and seeds matter, with and without networks that learn nothing."""
@@ -155,7 +160,8 @@ class Table:
         """Of a search that tries every architecture once, on average: what the noise of validation costs."""
         rng = np.random.default_rng(0)
         seen = rng.permuted(np.broadcast_to(self.validation, (1000, *self.validation.shape)), axis=2)[..., 0]
-        return float(self.regrets[seen.argmax(1)].mean())
+        means = self.test.mean(1)
+        return float(100 * (means.max() - means[seen.argmax(1)].mean()))
 
 
 def _variation(accuracy: Array) -> dict[str, float]:
@@ -202,12 +208,10 @@ class _Within:
 
 
 def search(name: str, seed: int, evaluator: Any, trainings: int) -> Run:
-    """One search; of the result only what was best when.
-
-    Returns:
-        "best" lists [epochs spent, validation accuracy seen, key of the architecture], each time it changes.
-    """
+    """One search."""
     start = time.process_time()
+    if name == "PNAS" and isinstance(evaluator, Tabular):  # it begins with smaller cells
+        evaluator = Functional(look_up, table=evaluator)
     with tempfile.TemporaryDirectory() as folder, redirect_stderr(io.StringIO()):
         experiment = Experiment(
             DigitsCells(),
@@ -220,30 +224,45 @@ def search(name: str, seed: int, evaluator: Any, trainings: int) -> Run:
             keep_weights=0,
         )
         experiment.run()
-    epochs, best = 0, list[tuple[int, float, str]]()
     for trial in experiment.history:
-        if trial.state != "done":
+        if trial.error:
             raise RuntimeError(f"{name}, seed {seed}, trial {trial.number}: {trial.error}")
-        epochs += len(trial.reports)
-        accuracy = trial.metrics["val_accuracy"]
-        if not best or accuracy > best[-1][1]:
-            best.append((epochs, accuracy, key_of(trial.arch)))
+    best = found(experiment.history)
     return {"strategy": name, "seed": seed, "best": best, "seconds": time.process_time() - start}
+
+
+def found(history: History) -> list[tuple[int, float, str]]:
+    """What was best after so many epochs, each time it changed: its validation accuracy and its key."""
+    seen, epochs, best, keys = history.of(), 0, list[tuple[int, float, str]](), set[str]()
+    for trial in history:
+        seen.add(trial)
+        epochs += len(trial.reports)
+        key, accuracy = key_of(trial.arch), trial.metrics["val_accuracy"]
+        if key in keys or not best or accuracy > best[-1][1]:  # else nothing can have changed
+            for leader in seen.best():
+                best.append((epochs, leader.metrics["val_accuracy"], key_of(leader.arch)))
+        keys.add(key)
+    return best
 
 
 def evaluator_of(mode: str, path: Path) -> Any:
     """The table, or what it was made with."""
-    if mode == "table":
-        return Tabular(path)
+    if mode != "train":
+        return Tabular(path, average=mode == "mean")
     from train_digits_table import fit, load
 
     return Functional(fit, data=load())
 
 
-def at(run: Run, trainings: float) -> Sequence[Any]:
-    """The entry of "best" after so many trainings."""
+def look_up(model: nn.Module, table: Tabular, report: Any) -> dict[str, float]:
+    """What the table has of a model. `Tabular` itself is asked for architectures of the space alone."""
+    return table.evaluate_architecture(architecture_of(model), report)
+
+
+def at(run: Run, trainings: float) -> Sequence[Any] | None:
+    """What was best after so many trainings, if there was anything."""
     entries: list[Sequence[Any]] = run["best"]
-    return next((entry for entry in reversed(entries) if entry[0] <= EPOCHS * trainings), entries[0])
+    return next((entry for entry in reversed(entries) if entry[0] <= EPOCHS * trainings), None)
 
 
 # -- showing ---------------------------------------------------------------------------------------------
@@ -251,8 +270,8 @@ def at(run: Run, trainings: float) -> Sequence[Any]:
 
 def by_strategy(runs: Sequence[Run]) -> dict[str, list[Run]]:
     """Runs of each strategy, the baseline first."""
-    found = {name: [run for run in runs if run["strategy"] == name] for name in STRATEGIES}
-    return {name: mine for name, mine in found.items() if mine}
+    each = {name: [run for run in runs if run["strategy"] == name] for name in STRATEGIES}
+    return {name: mine for name, mine in each.items() if mine}
 
 
 def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
@@ -261,30 +280,26 @@ def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
     return statistics.mean(values), error
 
 
-def row(mine: Sequence[Run], points: Sequence[int], table: Table) -> dict[str, Any]:
-    """Mean and standard error over seeds after each number of trainings, in %."""
-    return {
-        "seeds": len(mine),
-        "accuracy": {n: mean_and_error([100 * at(run, n)[1] for run in mine]) for n in points},
-        "regret": {n: mean_and_error([table.regret(at(run, n)[2]) for run in mine]) for n in points},
-        "seconds": statistics.mean(run["seconds"] for run in mine),
-    }
+def course(runs: Sequence[Run], points: Iterable[float], value: Value) -> dict[float, tuple[float, float]]:
+    """Mean and standard error over runs at the points where all of them have found something."""
+    entries = {n: [at(run, n) for run in runs] for n in points}
+    return {n: mean_and_error([value(x) for x in each if x]) for n, each in entries.items() if all(each)}
 
 
-def markdown(rows: dict[str, dict[str, Any]], shown: str) -> str:
+def markdown(rows: dict[str, dict[str, Any]], points: Sequence[int], shown: str) -> str:
     """One row a strategy, best at the end first.
 
     Args:
         rows: by strategy.
+        points: columns.
         shown: "accuracy" or "regret".
     """
-    points = list(next(iter(rows.values()))[shown])
     sign = 1 if shown == "regret" else -1
     ranked = sorted(rows.items(), key=lambda item: sign * item[1][shown][points[-1]][0])
     lines = [("strategy (seeds)", *map(str, points), "a run, CPU s"), ("---", *["---:"] * (len(points) + 1))]
-    for name, found in ranked:
-        cells = (f"{mean:.2f} ± {error:.2f}" for mean, error in found[shown].values())
-        lines.append((f"{name} ({found['seeds']})", *cells, f"{found['seconds']:.1f}"))
+    for name, row in ranked:
+        cells = ("{:.2f} ± {:.2f}".format(*row[shown][n]) if n in row[shown] else "" for n in points)
+        lines.append((f"{name} ({row['seeds']})", *cells, f"{row['seconds']:.1f}"))
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
@@ -299,23 +314,20 @@ def described(summary: dict[str, Any]) -> str:
     return f"{table}\n\nRegret of trying all once: {summary['regret of trying all']:.2f}"
 
 
-def plot(runs: Sequence[Run], table: Table, trainings: int, path: Path) -> None:
-    """Regret against trainings: a panel a group of strategies, the baseline and its like in each."""
+def plot(runs: dict[str, list[Run]], value: Value, trainings: int, path: Path) -> None:
+    """Regret against trainings: a panel a group of strategies, with the baseline in each."""
     import matplotlib.pyplot as plt
 
     plt.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "regret", "font.size": 9})
-    known = by_strategy(runs)
-    xs = np.unique(np.geomspace(4, trainings, 40).round())
+    points = np.unique(np.geomspace(4, trainings, 40).round())
     figure, axes = plt.subplots(2, 3, figsize=(9.5, 5.6), sharex=True, sharey=True, layout="constrained")
     for axis, (title, group) in zip(axes.flat, GROUPS.items(), strict=True):
         for i, name in enumerate([BASELINE, *group]):
-            if name in known:
-                values = [[table.regret(at(run, x)[2]) for x in xs] for run in known[name]]
-                mean, error = np.array([mean_and_error(column) for column in zip(*values, strict=True)]).T
-                color = "0.45" if name == BASELINE else f"C{i - 1}"
-                style = "--" if name == BASELINE else "-"
-                axis.plot(xs, mean, style, color=color, label=name, linewidth=1.4)
-                axis.fill_between(xs, mean - error, mean + error, color=color, alpha=0.2, linewidth=0)
+            curve = course(runs.get(name, []), points if name in runs else [], value)
+            mean, error = np.array(list(curve.values())).reshape(-1, 2).T
+            color, style = ("0.45", "--") if name == BASELINE else (f"C{i - 1}", "-")
+            axis.plot(list(curve), mean, style, color=color, label=name, linewidth=1.4)
+            axis.fill_between(list(curve), mean - error, mean + error, color=color, alpha=0.2, linewidth=0)
         axis.set(title=title, xscale="log", yscale="log")
         axis.set_xticks([5, 10, 25, 50, 100], labels=["5", "10", "25", "50", "100"])
         axis.set_yticks([1, 2, 5, 10, 20], labels=["1", "2", "5", "10", "20"])
@@ -335,7 +347,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--directory", type=Path, required=True, help="for the finished runs")
     parser.add_argument("--table", type=Path, default=DigitsCells.table)
-    parser.add_argument("--train", dest="mode", action="store_const", const="train", default="table")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--mean", dest="mode", action="store_const", const="mean", help="trials without noise")
+    how.add_argument(
+        "--train", dest="mode", action="store_const", const="train", help="train, do not look up"
+    )
+    parser.set_defaults(mode="table")
     parser.add_argument("--strategies", nargs="*", choices=STRATEGIES, default=list(STRATEGIES))
     parser.add_argument("--seeds", type=int, help="default: 50 in the table, 5 with --train")
     parser.add_argument("--trials", type=int, help="trainings of a search; default: 150, 30 with --train")
@@ -347,7 +364,7 @@ def main() -> None:
     trainings = args.trials or POINTS[args.mode][-1]
     points = [*(n for n in POINTS[args.mode] if n < trainings), trainings]
     table = Table.read(args.table)
-    problem = {"problem": table.name if args.mode == "table" else "training", "trainings": trainings}
+    problem = {"mode": args.mode, "table": "" if args.mode == "train" else table.name, "trainings": trainings}
     log = args.directory / "runs.jsonl"
     runs = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
     runs = [run for run in runs if problem.items() <= run.items()]
@@ -361,13 +378,23 @@ def main() -> None:
             with log.open("a") as file:
                 file.write(json.dumps(run) + "\n")
             runs.append(run)
-    rows = {name: row(mine, points, table) for name, mine in by_strategy(runs).items()}
+    regrets = table.regrets(args.mode)
+    known = by_strategy(runs)
+    rows = {
+        name: {
+            "seeds": len(mine),
+            "accuracy": course(mine, points, lambda entry: 100 * float(entry[1])),
+            "regret": course(mine, points, lambda entry: regrets[entry[2]]),
+            "seconds": statistics.mean(run["seconds"] for run in mine),
+        }
+        for name, mine in known.items()
+    }
     if args.plot:
-        plot(runs, table, trainings, args.plot)
+        plot(known, lambda entry: regrets[entry[2]], trainings, args.plot)
     if args.json:
         print(json.dumps({**problem, "summary": table.summary(), "strategies": rows}))
     else:
-        print(markdown(rows, "accuracy" if args.mode == "train" else "regret"))
+        print(markdown(rows, points, "accuracy" if args.mode == "train" else "regret"))
         print(f"\n{described(table.summary())}")
 
 

@@ -14,7 +14,7 @@ import csv
 import json
 import time
 from collections.abc import Callable, Mapping
-from itertools import chain, islice
+from itertools import chain, islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ def load() -> list[tuple[Tensor, Tensor]]:
     images, labels = (torch.cat(pair) for pair in zip(data.train.tensors, data.test.tensors, strict=True))
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
     ends = [0, TRAIN, TRAIN + VALIDATION, len(order)]
-    parts = [order[start:end] for start, end in zip(ends, ends[1:], strict=False)]
+    parts = [order[start:end] for start, end in pairwise(ends)]
     return [(images[part], labels[part]) for part in parts]
 
 

@@ -3,6 +3,8 @@
 An evaluator has one method, `evaluate(model, report=None) -> dict[str, float]`.
 
     Classification(train_dataloaders=train, val_dataloaders=val, max_epochs=10)   images and class labels
+    Regression(train_dataloaders=train, val_dataloaders=val, max_epochs=10)       inputs and real numbers
+    Language(train_dataloaders=train, val_dataloaders=val, max_epochs=10)         tokens, to predict the next
     Lightning(module, trainer, train_dataloaders=...)                             any LightningModule
     Functional(function)                                                          any Python function
     Inherited(supernet, evaluator)                           architectures with the weights of a supernet
@@ -30,7 +32,11 @@ if TYPE_CHECKING:
     from ._darts import DartsTrainingModule as DartsTrainingModule
     from ._functional import Functional as Functional
     from ._inherited import Inherited as Inherited
+    from ._language import Language as Language
+    from ._language import LanguageModule as LanguageModule
     from ._lightning import Lightning as Lightning
+    from ._regression import Regression as Regression
+    from ._regression import RegressionModule as RegressionModule
     from ._subset import subset as subset
     from ._tabular import Tabular as Tabular
     from ._zero_cost import ZeroCost as ZeroCost
@@ -42,8 +48,12 @@ __all__ = [
     "DataLoader",
     "Functional",
     "Inherited",
+    "Language",
+    "LanguageModule",
     "Lightning",
     "LightningModule",
+    "Regression",
+    "RegressionModule",
     "Tabular",
     "Trainer",
     "ZeroCost",
@@ -58,8 +68,12 @@ _HOME = {
     "DataLoader": "torch.utils.data",
     "Functional": "._functional",
     "Inherited": "._inherited",
+    "Language": "._language",
+    "LanguageModule": "._language",
     "Lightning": "._lightning",
     "LightningModule": "lightning.pytorch",
+    "Regression": "._regression",
+    "RegressionModule": "._regression",
     "Tabular": "._tabular",
     "subset": "._subset",
     "Trainer": "lightning.pytorch",

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
-from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch import LightningDataModule
 from torch import Tensor, nn
 from torchmetrics.functional.classification import multiclass_accuracy
 
 from spacelang.errors import SpaceError
-from spacelang.language import Value
+from spacelang.trials import Maximize
 
 from ._lightning import Lightning, Loaders
-
-Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
-Batch: TypeAlias = tuple[Tensor, Tensor]
+from ._training_module import Loss, TrainingModule, made_loss, possible, refuse_export
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -32,7 +30,7 @@ def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
     return multiclass_accuracy(logits, labels, logits.shape[1], average="micro", validate_args=False)
 
 
-class ClassificationModule(LightningModule):
+class ClassificationModule(TrainingModule):
     """Train a classifier: cross entropy, one optimiser, loss and accuracy logged for each stage.
 
     Logs `train_loss, train_acc, val_loss, val_acc, test_loss, test_acc`, each the mean over the samples
@@ -55,8 +53,6 @@ class ClassificationModule(LightningModule):
         SpaceError: a value out of range.
     """
 
-    model: nn.Module
-
     def __init__(
         self,
         criterion: Loss | type[nn.Module] | None = None,
@@ -67,76 +63,29 @@ class ClassificationModule(LightningModule):
         label_smoothing: float = 0.0,
         export_onnx: bool = False,
     ) -> None:
-        super().__init__()
-        _check_values(criterion, learning_rate, weight_decay, num_classes, label_smoothing, export_onnx)
-        # Only plain numbers: they are stored in checkpoints, which are read with weights_only=True.
-        self.save_hyperparameters(
-            {
-                "learning_rate": learning_rate,
-                "weight_decay": weight_decay,
-                "num_classes": num_classes,
-                "label_smoothing": label_smoothing,
-            }
-        )
-        self.optimizer = optimizer
-        self.criterion: Loss
-        self.evaluation_criterion: Loss
+        _check_values(criterion, num_classes, label_smoothing)
+        refuse_export(export_onnx)
+        training: Loss
+        evaluation: Loss
         if criterion is None:
-            self.criterion = nn.CrossEntropyLoss(label_smoothing=label_smoothing)
-            self.evaluation_criterion = nn.CrossEntropyLoss()
+            training = nn.CrossEntropyLoss(label_smoothing=label_smoothing)
+            evaluation = nn.CrossEntropyLoss()
         else:
-            self.criterion = criterion() if isinstance(criterion, type) else criterion
-            self.evaluation_criterion = self.criterion
-        # Functions, not torchmetrics objects: a search also calls training_step with validation batches,
-        # and a metric that keeps counts would mix them into the training accuracy.
-        self.metrics: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"acc": accuracy}
-
-    def set_model(self, model: nn.Module) -> None:
-        """Take the model to train."""
-        self.model = model
-
-    def forward(self, x: Tensor) -> Any:
-        """Return the model's output for images (B, C, H, W); normally logits (B, classes)."""
-        if "model" not in self._modules:
-            raise SpaceError(f"{type(self).__name__} has no model yet; call set_model(model) first")
-        return self.model(x)
-
-    def configure_optimizers(self) -> Any:
-        return self.optimizer(
-            self.parameters(), lr=self.hparams["learning_rate"], weight_decay=self.hparams["weight_decay"]
+            training = evaluation = made_loss(criterion, "(logits, labels)")
+        super().__init__(
+            training,
+            learning_rate,
+            weight_decay,
+            optimizer,
+            evaluation_criterion=evaluation,
+            num_classes=num_classes,
+            label_smoothing=label_smoothing,
         )
+        self.metrics = {"acc": accuracy}
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        x, y = batch
-        logits = self._checked(self(x))
-        loss = self.criterion(logits, y)
-        self.log_stage("train", loss, logits, y)
-        return loss
-
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self._evaluation_step("val", batch)
-
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        self._evaluation_step("test", batch)
-
-    def log_stage(self, stage: str, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-        """Log the loss and every metric of one batch as `{stage}_{name}`, averaged over the epoch."""
-        values = {"loss": loss.detach()}
-        values |= {name: metric(logits.detach(), labels) for name, metric in self.metrics.items()}
-        self.log_dict(
-            {f"{stage}_{name}": value for name, value in values.items()},
-            on_step=False,
-            on_epoch=True,
-            prog_bar=True,
-            sync_dist=True,
-            batch_size=len(labels),
-        )
-
-    def _evaluation_step(self, stage: str, batch: Batch) -> None:
-        x, y = batch
-        output = self(x)
-        logits = self._checked(output[0] if isinstance(output, tuple) else output)
-        self.log_stage(stage, self.evaluation_criterion(logits, y), logits, y)
+    def compared(self, output: Any, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (B, classes) and labels (B,)."""
+        return self._checked(output), targets
 
     def _checked(self, logits: object) -> Tensor:
         """Return `logits` if it is (B, classes) with the expected number of classes."""
@@ -162,6 +111,8 @@ class Classification(Lightning):
         train_dataloaders, val_dataloaders, datamodule: see `Lightning`; batches are (images, labels).
         trainer_kwargs: arguments of `Trainer`, such as `max_epochs=10`.
     """
+
+    default_objective = Maximize("val_acc")
 
     def __init__(
         self,
@@ -196,38 +147,14 @@ class Classification(Lightning):
         )
 
 
-def possible(setting: Any) -> tuple[Any, ...]:
-    """Every value a setting may take: those of a value choice, otherwise itself alone."""
-    return setting.possible() if isinstance(setting, Value) else (setting,)
-
-
-def _check_values(
-    criterion: object,
-    learning_rate: float,
-    weight_decay: float,
-    num_classes: int | None,
-    label_smoothing: float,
-    export_onnx: bool,
-) -> None:
-    if criterion is not None and not callable(criterion):
-        raise SpaceError(f"criterion is {criterion!r}; expected a loss of (logits, labels)")
+def _check_values(criterion: object, num_classes: int | None, label_smoothing: float) -> None:
     if criterion is not None and any(possible(label_smoothing)):
         raise SpaceError(
             f"label_smoothing={label_smoothing} and a criterion were given; "
             "smooth in the criterion: nn.CrossEntropyLoss(label_smoothing=...)"
         )
-    for value in possible(learning_rate):
-        if not value > 0:
-            raise SpaceError(f"learning_rate is {value!r}; expected a number above 0")
-    for value in possible(weight_decay):
-        if not value >= 0:
-            raise SpaceError(f"weight_decay is {value!r}; expected 0 or more")
     for value in possible(label_smoothing):
         if not 0 <= value < 1:
             raise SpaceError(f"label_smoothing is {value!r}; expected a number in [0, 1)")
     if num_classes is not None and num_classes < 1:
         raise SpaceError(f"num_classes is {num_classes!r}; expected None or at least 1")
-    if export_onnx:
-        raise SpaceError(
-            "export_onnx=True is not supported; call spacelang.export_onnx(model, path, example_input)"
-        )

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from spacelang.errors import SpaceError
 
-from ._classification import Batch, ClassificationModule, possible
+from ._classification import ClassificationModule
+from ._training_module import Batch, possible
 
 
 class DartsTrainingModule(ClassificationModule):

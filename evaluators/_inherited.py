@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from copy import copy
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import lightning.pytorch as pl
@@ -15,6 +17,7 @@ from spacelang.errors import SpaceError
 from spacelang.language import Architecture, architecture_of, require_decided
 from spacelang.quiet import captured_log
 from spacelang.supernet import Supernet, recalibrate
+from spacelang.trials import Objective
 
 from ._lightning import Lightning
 
@@ -55,6 +58,17 @@ class Inherited:
         self.supernet = supernet
         self.evaluator = evaluator
         self.calibration_batches = calibration_batches
+
+    @property
+    def default_objective(self) -> Objective | None:
+        """That of the evaluator."""
+        return self.evaluator.default_objective
+
+    def for_trial(self, directory: Path) -> Inherited:
+        """See `Lightning.for_trial`."""
+        twin = copy(self)
+        twin.evaluator = self.evaluator.for_trial(directory)
+        return twin
 
     def evaluate(
         self, model: nn.Module | Mapping[str, Any], report: Report | None = None

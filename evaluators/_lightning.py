@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from copy import copy, deepcopy
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Self, TypeAlias
 
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.plugins.io import CheckpointIO
@@ -15,6 +17,7 @@ from torch import nn
 
 from spacelang.errors import SpaceError
 from spacelang.language import Tunable, require_decided
+from spacelang.trials import Objective
 
 from ._quiet import quiet_lightning
 from ._trainer import make_silent_trainer, make_trainer, trainer_source
@@ -46,7 +49,12 @@ class Lightning(Tunable):
 
     Raises:
         SpaceError: an argument of the wrong kind; loaders and a datamodule; a Trainer and its arguments.
+
+    Attributes:
+        default_objective: what a multi-trial search is after where it is not told; None for one that must be.
     """
+
+    default_objective: Objective | None = None
 
     def __init__(
         self,
@@ -65,11 +73,19 @@ class Lightning(Tunable):
         self.val_dataloaders = val_dataloaders
         self.datamodule = datamodule
         self._source = trainer_source(trainer, trainer_kwargs)
+        self._trial_folder: Path | None = None
 
     @property
     def max_epochs(self) -> int | None:
         """Epochs of one fit; None where the user set no limit."""
         return self._source.max_epochs
+
+    def for_trial(self, directory: Path) -> Self:
+        """The same for one of many trials: it writes below `directory`, and leaves the terminal alone."""
+        twin = copy(self)
+        twin._source = self._source.without_progress_bar()
+        twin._trial_folder = directory
+        return twin
 
     def lightning_module(self, model: nn.Module) -> LightningModule:
         """Return a new LightningModule that holds `model` itself and trains it.
@@ -122,11 +138,11 @@ class Lightning(Tunable):
         """
         module = self.lightning_module(model)
         self._check_training_data(module)
-        with quiet_lightning():
+        with self._quiet():
             trainer = make_trainer(
                 self._source,
                 callbacks=callbacks,
-                directory=directory,
+                directory=directory or self._trial_folder,
                 checkpoint_io=checkpoint_io,
                 strategy_hint=strategy_hint,
             )
@@ -169,7 +185,7 @@ class Lightning(Tunable):
             SpaceError: no validation metric was logged.
         """
         module = self.lightning_module(model)
-        with quiet_lightning():
+        with self._quiet():
             trainer = make_silent_trainer(self._source, callbacks)
             trainer.validate(module, self.val_dataloaders, datamodule=copy(self.datamodule), verbose=False)
         return _checked_metrics(trainer)
@@ -184,6 +200,9 @@ class Lightning(Tunable):
         with quiet_lightning():
             results = make_silent_trainer(self._source).test(module, dataloaders=dataloaders, verbose=False)
         return {name: float(value) for result in results for name, value in result.items()}
+
+    def _quiet(self) -> AbstractContextManager[None]:
+        return quiet_lightning(logging.NOTSET if self._trial_folder is None else logging.WARNING)
 
     def _check_training_data(self, module: LightningModule) -> None:
         has_own = is_overridden("train_dataloader", module)

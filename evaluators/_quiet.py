@@ -20,15 +20,19 @@ _MESSAGES = ("Tip:", "litlogger", "litmodels", "`weights_only` was not set")
 
 
 class _Remarks(logging.Filter):
+    def __init__(self, level: int) -> None:
+        super().__init__()
+        self.level = level
+
     def filter(self, record: logging.LogRecord) -> bool:
-        return not any(text in record.getMessage() for text in _MESSAGES)
+        return record.levelno >= self.level and not any(text in record.getMessage() for text in _MESSAGES)
 
 
 @contextmanager
-def quiet_lightning() -> Iterator[None]:
-    """Leave these remarks out; everything else Lightning says is shown."""
+def quiet_lightning(level: int = logging.NOTSET) -> Iterator[None]:
+    """Leave these remarks out, and messages below a level; everything else Lightning says is shown."""
     loggers = [logging.getLogger(f"lightning.{name}") for name in ("pytorch.utilities.rank_zero", "fabric")]
-    remarks = _Remarks()
+    remarks = _Remarks(level)
     for logger in loggers:
         logger.addFilter(remarks)
     try:

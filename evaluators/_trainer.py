@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,10 @@ class TrainerSource(Tunable):
             return self.template.max_epochs
         epochs: int | None = self.arguments.get("max_epochs")
         return epochs
+
+    def without_progress_bar(self) -> TrainerSource:
+        """The same without Lightning's own bars, unless the user asked for them or gave a Trainer."""
+        return replace(self, arguments={"enable_progress_bar": False, **self.arguments})
 
 
 def trainer_source(trainer: Trainer | None, arguments: Mapping[str, Any]) -> TrainerSource:

@@ -47,7 +47,8 @@ class Experiment:
             folder, `$SPACELANG_CACHE` or `~/.cache/spacelang`; `experiment.directory` names it.
         seed: of everything random, at least 0.
         objectives: of a multi-trial search: `Maximize(metric)`, `Minimize(metric)`, of the evaluator's
-            metrics or "params", "flops", "macs"; by default `Maximize("default")`.
+            metrics or "params", "flops", "macs". By default the evaluator's `default_objective`, such as
+            `Maximize("val_acc")` of a Classification, or `Maximize("default")`.
         constraints: of a multi-trial search, on costs; an architecture that breaks one is never trained.
         max_trials: of a multi-trial search: trials that are trained; failed ones count.
         max_duration: seconds after which no trial begins.

@@ -26,6 +26,7 @@ class RunFolder:
         logs/                of the Trainer's loggers
         trials.db            of a multi-trial search: the ledger
         weights/             trained weights of the best trials
+        trials/              logs of each trial that trains with Lightning
         search.yaml          what happened in the search
         architectures/       1.yaml is the best
 

@@ -48,7 +48,7 @@ class TrialRun:
 
     Args:
         space, evaluator, strategy, directory, seed: of the `Experiment`.
-        objectives: what makes a trial good; by default the evaluator's "default" metric, maximised.
+        objectives: what makes a trial good; by default what the evaluator says, else its "default" metric.
         constraints: on costs; an architecture that breaks one is recorded and never trained.
         limits: when to end.
         executor: where trials run.
@@ -81,7 +81,7 @@ class TrialRun:
         if executor is not None and not isinstance(executor, Executor):
             raise SpaceError(f"executor={executor!r}; expected one such as ProcessPool() or RayExecutor().")
         self.space = space = space.joined(open_decisions(evaluator))
-        self.objectives = tuple(objectives) or (Maximize("default"),)
+        self.objectives = tuple(objectives) or (_default_objective(evaluator),)
         self._check_objectives()
         self.constraints = tuple(constraints)
         self.limits = limits
@@ -90,8 +90,9 @@ class TrialRun:
         self._executor = executor or InProcess()
         self._url = ledger
         self._keep = keep_weights
+        directory = directory.absolute()  # workers may stand elsewhere
         self._weights = directory / "weights" if keep_weights else None
-        self._work = Work(type(space), dict(space.arguments), evaluator, self._weights)
+        self._work = Work(type(space), dict(space.arguments), evaluator, self._weights, directory / "trials")
         self._strategy = strategy
         strategy.start(space)  # what cannot be searched is refused before any work
         self._costs = Rebuilt(space, lambda rebuilt: self._cost_functions(rebuilt, example_input))
@@ -255,6 +256,12 @@ def mirror(directory: Path, storage: Any) -> optuna.Study:
         ledger.close()
     objectives = [parse_objective(text) for text in record["objectives"]]
     return to_optuna(trials, objectives, candidates_seen(trials), storage, directory.resolve().name)
+
+
+def _default_objective(evaluator: object) -> Objective:
+    """What an evaluator says it is judged by, if it does."""
+    objective: Objective = getattr(evaluator, "default_objective", None) or Maximize("default")
+    return objective
 
 
 def cost_name(limit: CostLimit) -> str:

@@ -16,7 +16,7 @@ from ._conditions import Constraint
 from ._context import FreezeContext, copy_with, current_context
 from ._decision_space import DecisionSpace, Site, refuse
 from ._decisions import Architecture, Decision
-from ._primitive import BuilderType, Undecided, collect, frozen_copy, held_values
+from ._primitive import BuilderType, Primitive, Undecided, collect, frozen_copy, held_values
 from ._scope import root_scope
 from ._values import Value
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ._report import SpaceReport
 
 M = TypeVar("M", bound=nn.Module)
+T = TypeVar("T")
 
 
 class _Call(NamedTuple):
@@ -41,6 +42,24 @@ class _Call(NamedTuple):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Call:
         return _Call(_copied_argument(self.args, memo), _copied_argument(self.kwargs, memo))
+
+
+def _decided(arguments: T) -> T:
+    """Copy of arguments, inside `model_context` of what the architecture chose for choices in them."""
+    context = current_context()
+    if context is None:
+        return copy.deepcopy(arguments)
+
+    def decide(item: Any) -> Any:
+        if isinstance(item, Value):
+            return context.resolve(item)
+        if not isinstance(item, Primitive):  # of a supernet
+            return item
+        problems = context.problems(item.decisions())
+        return Undecided(problems) if problems else item.freeze(context.arch)
+
+    with context.building(), copy_with(decide):
+        return copy.deepcopy(arguments)
 
 
 def _copied_argument(argument: Any, memo: dict[int, Any]) -> Any:
@@ -145,7 +164,8 @@ class ModelSpace(nn.Module, metaclass=_SpaceType):
     def rebuild(self, **overrides: Any) -> Self:
         """Construct the same class again with some arguments changed.
 
-        Inside `model_context` this gives a fixed model with fresh weights.
+        Inside `model_context` this gives a fixed model with fresh weights; of choices and values given as
+        arguments it gets what the architecture chose.
 
         Raises:
             SpaceError: an override is no argument of the constructor.
@@ -164,7 +184,7 @@ class ModelSpace(nn.Module, metaclass=_SpaceType):
                     f"{type(self).__name__} takes no argument {name!r}; it takes {quoted(known)}."
                     + closest(name, known)
                 )
-        args, kwargs = copy.deepcopy((bound.args[1:], bound.kwargs))
+        args, kwargs = _decided((bound.args[1:], bound.kwargs))
         built = type(self)(*args, **kwargs)
         return built.joined(further_decisions(self)) if current_context() is None else built
 

@@ -33,7 +33,7 @@ def check_strategy(strategy: Any, *, epochs: int = 3, trials: int = 24) -> Confo
     epoch; some fail, give NaN or break a constraint; on spaces of up to 30 architectures for more than twice
     as many. They must
 
-    - propose valid architectures, notes of plain values, and leave the history as it was,
+    - propose valid architectures, notes and overrides of plain values, and leave the history as it was,
     - propose the same from the same seed, whatever was drawn from global generators,
     - propose the same when they are begun anew from the history, with one trial running or with three,
     - end a search only with `Exhausted`, which says why,

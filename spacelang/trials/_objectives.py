@@ -38,10 +38,16 @@ class Objective:
         if self.metric not in metrics:
             raise SpaceError(
                 f"the objective {self.metric!r} is not among the metrics {quoted(metrics)}."
-                + closest(self.metric, metrics)
+                + (closest(self.metric, metrics) or self._instead(metrics))
             )
         value = float(metrics[self.metric])
         return -math.inf if math.isnan(value) else self._signed(value)
+
+    def _instead(self, metrics: Mapping[str, float]) -> str:
+        return "".join(
+            f" Give Experiment(..., objectives=[{type(self).__name__}({name!r})])."
+            for name in list(metrics)[:1]
+        )
 
     def _signed(self, value: float) -> float:
         raise NotImplementedError

@@ -33,6 +33,15 @@ class ArchitectureEvaluator(Protocol):
         ...
 
 
+@runtime_checkable
+class TrialEvaluator(Protocol):
+    """An evaluator that writes files or to the terminal, and can do so as one of many."""
+
+    def for_trial(self, directory: Path) -> Any:
+        """The same evaluator for one trial: it writes below `directory`, and leaves the terminal alone."""
+        ...
+
+
 @dataclass(frozen=True)
 class Outcome:
     """How a trial ended.
@@ -61,12 +70,14 @@ class Work:
         evaluator: measures a model, or an architecture (`ArchitectureEvaluator`); the architecture decides
             the settings of one that is `Tunable`.
         weights: folder that keeps the weights of trained models; None to drop them.
+        folder: where a trial has a folder of its own, named by its number; None for no such folder.
     """
 
     space_type: type[ModelSpace]
     arguments: Mapping[str, Any]
     evaluator: Any
     weights: Path | None = None
+    folder: Path | None = None
 
     def run(self, trial: Trial, on_report: OnReport) -> Outcome:
         """Build, evaluate and measure one architecture; what it raises becomes its error."""
@@ -91,8 +102,11 @@ class Work:
 
     def _evaluate(self, trial: Trial, report: Callable[..., None]) -> Mapping[str, float]:
         seed_everything(trial.seed)
-        tunable = isinstance(self.evaluator, Tunable)
-        evaluator = self.evaluator.decided(trial.arch) if tunable else self.evaluator
+        evaluator = self.evaluator
+        if isinstance(evaluator, Tunable):
+            evaluator = evaluator.decided(trial.arch)
+        if isinstance(evaluator, TrialEvaluator) and self.folder is not None:
+            evaluator = evaluator.for_trial(self.folder / str(trial.number))
         if isinstance(evaluator, ArchitectureEvaluator):
             if trial.overrides:
                 raise SpaceError(

@@ -12,8 +12,9 @@ import numpy as np
 
 from spacelang import ModelSpace, SpaceError
 from spacelang.language import Architecture
-from spacelang.trials import Exhausted, History, Proposal, key_of
+from spacelang.trials import History, Proposal, key_of
 
+from ._stateless import require_untried
 from .random import new_sample
 
 
@@ -58,8 +59,7 @@ class RoundSearch(ABC):
 
     def ask(self, history: History, rng: np.random.Generator) -> Proposal:
         """See `Proposer`."""
-        if history.distinct >= history.space.size():
-            raise Exhausted(f"all {history.distinct:,} architectures of the space were tried")
+        require_untried(history)
         number = len(history)
         note = self._open_round(history)
         if note is not None:

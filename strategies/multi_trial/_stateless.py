@@ -8,7 +8,7 @@ from typing import Self
 import numpy as np
 
 from spacelang import ModelSpace
-from spacelang.trials import History, Proposal
+from spacelang.trials import Exhausted, History, Proposal
 
 
 class Stateless(ABC):
@@ -21,6 +21,16 @@ class Stateless(ABC):
     @abstractmethod
     def ask(self, history: History, rng: np.random.Generator) -> Proposal:
         """What to try next, see `spacelang.trials.Proposer`."""
+
+
+def require_untried(history: History) -> None:
+    """End the search if it has tried everything.
+
+    Raises:
+        Exhausted: every architecture of the space was tried.
+    """
+    if history.distinct >= history.space.size():
+        raise Exhausted(f"all {history.distinct:,} architectures of the space were tried")
 
 
 def drawn_once(name: str, history: History, rng: np.random.Generator) -> int:

@@ -9,7 +9,7 @@ import numpy as np
 from spacelang import SpaceError
 from spacelang.trials import History, Proposal
 
-from ._stateless import Stateless
+from ._stateless import Stateless, require_untried
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +38,7 @@ class RegularizedEvolution(Stateless):
 
     def ask(self, history: History, rng: np.random.Generator) -> Proposal:
         """See `Proposer`."""
+        require_untried(history)
         if not history.done or len(history.done) + len(history.running) < self.population:
             return Proposal(history.space.sample(rng))
         population = history.done[-self.population :]

@@ -15,7 +15,7 @@ from spacelang.language import Architecture, Categorical, Decision, DecisionSpac
 from spacelang.quiet import quiet
 from spacelang.trials import Exhausted, History, Maximize, Objective, Proposal, Proposer, Trial, key_of
 
-from ._stateless import drawn_once
+from ._stateless import drawn_once, require_untried
 
 if TYPE_CHECKING:
     import optuna
@@ -143,6 +143,7 @@ class _Search:
 
     def ask(self, history: History, rng: np.random.Generator) -> Proposal:
         """See `Proposer`."""
+        require_untried(history)
         search = drawn_once("search", history, rng)
         if self.asked is not None and not self._came_true(self.asked, history):
             self._forget()

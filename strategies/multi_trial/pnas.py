@@ -22,7 +22,7 @@ Block: TypeAlias = "tuple[tuple[int, int], ...]"
 Blocks: TypeAlias = tuple[Block, ...]
 """A cell, node by node."""
 
-_CHUNK = 4096  # cells predicted at a time: as architectures they take a hundred times the memory
+_CHUNK = 4096  # cells predicted at a time: as architectures all of them would fill the memory
 
 
 def lstm_ensemble(space: ModelSpace) -> CellLSTM:
@@ -60,6 +60,8 @@ class PNAS:
     def __post_init__(self) -> None:
         if type(self.beam) is not int or self.beam < 1:
             raise SpaceError(f"beam={self.beam!r} must be an integer of at least 1.")
+        if not isinstance(self.nodes, str):
+            raise SpaceError(f"nodes={self.nodes!r} must be the name of a constructor argument.")
 
     def start(self, space: ModelSpace) -> _Search:
         """Begin a search.
@@ -105,8 +107,11 @@ class _Cells:
     """
 
     def __init__(self, topologies: Sequence[CellTopology]) -> None:
-        self.topologies = topologies
         self.first = topologies[0]
+        self._labels = [  # by label of a cell, node and slot: of the operation, and of the source
+            [[(op.label, source.label) for op, source in t.slots(node)] for node in t.nodes]
+            for t in topologies
+        ]
 
     @property
     def levels(self) -> int:
@@ -116,19 +121,20 @@ class _Cells:
     def architecture(self, blocks: Blocks, start: int = 0) -> Architecture:
         """All cells with these blocks from node `start` on."""
         arch: Architecture = {}
-        for topology in self.topologies:
-            for node, block in zip(topology.nodes[start:], blocks, strict=False):
-                for (op, source), (place, rank) in zip(topology.slots(node), block, strict=True):
-                    arch[op.label] = topology.operations[rank]
-                    arch[source.label] = place
+        for labels in self._labels:
+            for node, block in enumerate(blocks, start):
+                for (op, source), (place, rank) in zip(labels[node], block, strict=True):
+                    arch[op] = self.first.operations[rank]
+                    arch[source] = place
         return arch
 
     def blocks(self, arch: Mapping[str, Any]) -> Blocks:
         """Those of an architecture with any number of nodes."""
+        rank = self.first.operations.index
         return tuple(
-            tuple((arch[source.label], op.position(arch[op.label])) for op, source in self.first.slots(node))
-            for node in self.first.nodes
-            if self.first.op(node, 0).label in arch
+            tuple((arch[source], rank(arch[op])) for op, source in slots)
+            for slots in self._labels[0]
+            if slots[0][0] in arch
         )
 
     def extended(self, beam: Sequence[Blocks], level: int, space: DecisionSpace) -> Iterator[Blocks]:
@@ -140,7 +146,7 @@ class _Cells:
             space: of cells of `level` nodes, for its constraints.
         """
         node = self.first.nodes[level - 1]
-        own = {d.label for topology in self.topologies for slot in topology.slots(node) for d in slot}
+        own = {label for labels in self._labels for slot in labels[level - 1] for label in slot}
         constraints = [c for c in space.constraints if not c.labels.isdisjoint(own)]
         local = [c for c in constraints if c.labels <= own]
         other = [c for c in constraints if not c.labels <= own]

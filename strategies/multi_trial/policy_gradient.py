@@ -13,7 +13,7 @@ from spacelang import ModelSpace, SpaceError
 from spacelang.language import DecisionSpace
 from spacelang.trials import Exhausted, History, Proposal, Proposer, Trial
 
-from ._stateless import drawn_once
+from ._stateless import drawn_once, require_untried
 
 if TYPE_CHECKING:
     import torch
@@ -153,6 +153,7 @@ class _Search:
         """See `Proposer`."""
         import torch
 
+        require_untried(history)
         seed = drawn_once("controller", history, rng)
         if self._policy is None or self._policy.seed != seed:
             self._policy = _Policy(self.settings, history.space, seed)

@@ -1,4 +1,4 @@
-"""Cheaper trials that rank architectures nearly as full ones do."""
+"""Proxies: cheaper trials, whose ranking stands in for that of full ones."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from spacelang.trials import Exhausted, History, Proposal
 
-from ._stateless import Stateless
+from ._stateless import Stateless, require_untried
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,9 +37,7 @@ def new_sample(history: History, rng: np.random.Generator) -> dict[str, object]:
     Raises:
         Exhausted: every architecture was tried, or none of 1,000 draws was new.
     """
-    size = history.space.size()
-    if history.distinct >= size:
-        raise Exhausted(f"all {size:,} architectures of the space were tried")
+    require_untried(history)
     for _ in range(_TRIES):
         arch = history.space.sample(rng)
         if arch not in history:

@@ -15,6 +15,7 @@ from spacelang.costs import CostLimit, expected_cost
 from spacelang.language import Architecture
 from spacelang.trials import Exhausted, History, Proposal, Proposer, Rebuilt, Trial
 
+from ._stateless import require_untried
 from ._wrapper import Wrapped, Wrapper
 
 
@@ -163,8 +164,7 @@ class _Deduplicating(_Screen):
     wanted = "new"
 
     def check_any_is_left(self) -> None:
-        if self.view.distinct >= self.view.space.size():
-            raise Exhausted(f"all {self.view.distinct:,} architectures of the space were tried")
+        require_untried(self.view)
 
     def passes(self, proposal: Proposal) -> bool:
         return self.view.find(proposal.arch, proposal.overrides) is None

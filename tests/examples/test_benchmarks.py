@@ -63,6 +63,15 @@ def test_context_build(
     assert result["ratio_lowest"] <= result["ratio"] <= result["ratio_highest"]
 
 
+def test_hub_onnx(
+    benchmark_script: Load, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = printed(benchmark_script("hub_onnx"), ["--only", "autoformer-d*"], monkeypatch, capsys)
+    (entry,) = result["entries"]
+    assert (entry["name"], entry["image"], result["failed"]) == ("autoformer-digits", [1, 8, 8], [])
+    assert entry["difference"] < 1e-4 < entry["output"]
+
+
 def test_import_time(benchmark_script: Load) -> None:
     torch_s, added = benchmark_script("import_time").seconds("import spacelang")
     assert 0 < added < torch_s

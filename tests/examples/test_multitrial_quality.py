@@ -85,14 +85,18 @@ def test_every_strategy_has_the_same_epochs(
 def test_what_was_best_when(benchmark_script: Load) -> None:
     module = benchmark_script("quality_digits_multitrial")
     run = {"best": [[1, 0.5, "a"], [12, 0.7, "b"], [13, 0.8, "c"]]}  # in epochs, three a training
-    assert "".join(module.at(run, trainings)[2] for trainings in (0, 1, 3, 4, 5)) == "aaabc"
+    assert "".join(module.at(run, trainings)[2] for trainings in (1, 3, 4, 5)) == "aabc"
+    assert module.at(run, 0) is None
     assert module.mean_and_error([1.0, 3.0]) == (2.0, 1.0)
 
 
 def test_variation_in_a_table(benchmark_script: Load, tmp_path: Path) -> None:
     accuracies = [[(0.1, 0.1), (0.1, 0.1)], [(0.5, 0.5), (0.7, 0.7)], [(0.8, 0.8), (0.6, 0.8)]]
     path = write(tmp_path / "few.csv", accuracies, ['{"a": 0}', '{"a": 1}', '{"a": 2}'])
-    summary = benchmark_script("quality_digits_multitrial").Table.read(path).summary()
+    table = benchmark_script("quality_digits_multitrial").Table.read(path)
+    assert list(table.regrets("table").values()) == pytest.approx([70, 20, 0])  # of 0.8 in the test
+    assert list(table.regrets("mean").values()) == pytest.approx([60, 10, 0])  # of 0.7 in validation
+    summary = table.summary()
     assert (summary["architectures"], summary["dead"]) == (3, 1)
     assert summary["all"]["rank correlation"] == pytest.approx(0.5)  # 1, 2, 3 against 1, 3, 2
     assert summary["without dead"]["rank correlation"] == pytest.approx(-1)
@@ -126,6 +130,15 @@ def test_real_training_is_that_of_the_table(
         row[name] for name in script.CURVE
     ]
     assert trial.metrics["test_accuracy"] == row["test_accuracy"]
+
+
+def test_cells_that_grow_are_looked_up_too(benchmark_script: Load) -> None:
+    """PNAS tries the 15 cells of one node first, which are no results."""
+    module = benchmark_script("quality_digits_multitrial")
+    table = Tabular(DigitsCells.table)
+    first, *_ = module.search("PNAS", 0, table, 17)["best"]
+    assert first[0] == 3 * 16
+    assert "cell/op_2_0" in json.loads(first[2])
 
 
 @pytest.mark.filterwarnings("ignore:CmaEsSampler draws 8 of 8", "ignore:QMCSampler is experimental")

@@ -18,7 +18,6 @@ from spacelang.hub.operations.cells import DropPath
 from spacelang.hub.operations.transformers import RelativeAttention, RelativePosition
 from spacelang.hub.published import read_entry
 from spacelang.hub.transformers.autoformer import PRESETS
-from spacelang.language import is_frozen
 
 from .networks import Tally, n_macs, n_parameters, one_hot
 
@@ -97,21 +96,14 @@ def test_counts_of_the_entries(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_random_architectures_run_and_have_their_closed_form_counts(name: str) -> None:
+def test_random_architectures_have_their_closed_form_counts(name: str) -> None:
     with torch.device("meta"):
         space = AutoFormer.preset(name)
-    rng = np.random.default_rng(2)
-    torch.manual_seed(2)
-    times = {"tiny": 20, "small": 2, "base": 1}[name]
-    for arch in [space.default(), *(space.sample(rng) for _ in range(times))]:
-        model = build(arch, **PRESETS[name], image_size=32, num_classes=10)
-        assert is_frozen(model)
-        tally = closed_form(arch, 32, 10)
-        assert (n_parameters(model), n_macs(model, 3, 32, 32)) == (tally.parameters, tally.macs)
-        logits = model.train()(torch.randn(2, 3, 32, 32))
-        assert logits.shape == (2, 10)
-        logits.sum().backward()
-        assert all(parameter.grad is not None for parameter in model.parameters())
+        rng = np.random.default_rng(2)
+        for arch in [space.default(), *(space.sample(rng) for _ in range(20))]:
+            model = build(arch, **PRESETS[name], image_size=32, num_classes=10)
+            tally = closed_form(arch, 32, 10)
+            assert (n_parameters(model), n_macs(model, 3, 32, 32)) == (tally.parameters, tally.macs)
 
 
 def test_profile_counts_attention_too() -> None:

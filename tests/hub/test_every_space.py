@@ -64,11 +64,12 @@ def check_training(model: nn.Module, images: Tensor) -> None:
 def check_same(
     built: nn.Module, space: ModelSpace, supernet: Supernet, arch: Mapping[str, Any], images: Tensor
 ) -> None:
-    """Outputs in both modes, and running statistics after a training step."""
+    """Weights, outputs in both modes, and running statistics after a batch of training."""
     supernet.select(arch)
     frozen, inherited = supernet.freeze(arch), space.freeze(arch)
     own = {parameter.data_ptr() for parameter in (*space.parameters(), *supernet.parameters())}
     assert own.isdisjoint(p.data_ptr() for network in (frozen, inherited) for p in network.parameters())
+    assert all(map(torch.equal, frozen.parameters(), inherited.parameters()))
     built.load_state_dict(frozen.state_dict())
     inherited.load_state_dict(frozen.state_dict())
     for training in (True, False):
@@ -102,9 +103,7 @@ def supernets() -> Supernets:
 
 
 @pytest.mark.parametrize("name", sorted(hub.list_models(), key=lambda name: read_entry(name).space))
-def test_published_architectures(
-    name: str, supernets: Callable[[Small], tuple[ModelSpace, Supernet]]
-) -> None:
+def test_published_architectures(name: str, supernets: Supernets) -> None:
     """Freezing is the supernet's path for them too (tests of each space train them)."""
     entry = read_entry(name)
     small = narrowed(entry)

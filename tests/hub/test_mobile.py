@@ -18,7 +18,6 @@ from spacelang.hub import MobileNetV3Space, ProxylessNAS, ShuffleNetSpace
 from spacelang.hub.mobile import proxylessnas as proxylessnas_module
 from spacelang.hub.operations.mobile import Residual, SqueezeExcite, inverted_residual, make_divisible
 from spacelang.hub.published import read_entry
-from spacelang.language import is_frozen
 
 from .networks import Tally, n_macs, n_parameters, one_hot, use_statistics_of
 from .spaces import SMALL, small_space
@@ -220,20 +219,14 @@ CLOSED_FORMS: dict[str, Callable[..., Tally]] = {
 
 
 @pytest.mark.parametrize("name", CLASSES)
-def test_random_architectures_run_and_have_their_closed_form_counts(name: str) -> None:
+def test_random_architectures_have_their_closed_form_counts(name: str) -> None:
     space, rng = wide(name), np.random.default_rng(1)
-    torch.manual_seed(1)
     for index, arch in enumerate([space.default(), *(space.sample(rng) for _ in range(20))]):
-        space.validate(arch)
-        model = build(CLASSES[name], arch, num_classes=10)
-        assert is_frozen(model)
+        with torch.device("meta"):
+            model = build(CLASSES[name], arch, num_classes=10)
         tally = CLOSED_FORMS[name](arch, 64, 10)
         assert n_parameters(model) == tally.parameters
-        logits = model(torch.randn(2, 3, 32, 32))
-        assert logits.shape == (2, 10)
-        logits.sum().backward()
-        assert all(parameter.grad is not None for parameter in model.parameters())
-        if index == 1:
+        if index < 2:
             cost = profile(model, torch.empty(1, 3, 64, 64))
             assert (cost.parameters, cost.macs) == (tally.parameters, tally.macs)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
@@ -138,6 +139,14 @@ def test_choices_given_to_the_constructor_may_be_inactive(make: Any, inner: dict
     used = space.freeze({"use": "some", **inner})
     assert used.arguments == {"layer": used.layer[0], "others": [used.layer[0]]}
     assert space.arguments["layer"] is layer
+    for arch in ({"use": "none"}, {"use": "some", **inner}):
+        with warnings.catch_warnings(), model_context(arch):
+            warnings.simplefilter("error")  # a label that no choice asks for
+            built = space.rebuild()
+        assert is_frozen(built)
+        assert str(built.layer) == str(space.freeze(arch).layer)
+    with pytest.raises(SpaceError, match="'inner' is missing"), model_context({"use": "some"}):
+        space.rebuild()
 
 
 def test_a_choice_given_to_an_inner_space_may_be_held_by_the_outer_one() -> None:

@@ -17,7 +17,7 @@ from spacelang.evaluators import Functional
 from spacelang.strategies.multi_trial import Random
 from spacelang.trials import InProcess, Ledger, RayExecutor, Work
 
-from . import toy
+from . import test_overrides, toy
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'spacelang[ray]'")
 
@@ -51,6 +51,15 @@ def run(directory: Path, function: Any, executor: Any, **settings: Any) -> Exper
 def test_one_at_a_time_gives_the_same_trials(tmp_path: Path, cluster: Any) -> None:
     here = run(tmp_path / "here", toy.noisy, InProcess(), max_trials=3)
     there = run(tmp_path / "there", toy.noisy, RayExecutor(1), max_trials=3)
+    assert toy.trials_of(there) == toy.trials_of(here)
+
+
+@pytest.mark.slow
+def test_arguments_of_the_space_reach_the_workers(tmp_path: Path, cluster: Any) -> None:
+    ray.cloudpickle.register_pickle_by_value(test_overrides)
+    proposals = (test_overrides.SMALL, test_overrides.PARTIAL)
+    here = test_overrides.run(tmp_path / "here", *proposals)
+    there = test_overrides.run(tmp_path / "there", *proposals, executor=RayExecutor(1))
     assert toy.trials_of(there) == toy.trials_of(here)
 
 

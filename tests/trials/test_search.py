@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from optuna.samplers import RandomSampler
 
 from spacelang import Experiment, SpaceError
 from spacelang.costs import CostLimit
 from spacelang.evaluators import Functional
 from spacelang.results import load_yaml
-from spacelang.strategies.multi_trial import Random, RegularizedEvolution
+from spacelang.strategies.multi_trial import Optuna, PolicyGradient, Random, RegularizedEvolution
 from spacelang.trials import InProcess, Ledger, Maximize, Minimize, ProcessPool
 
 from . import toy
@@ -42,6 +43,19 @@ def test_a_search_that_knows_everything_ends_and_says_so(tmp_path: Path) -> None
     assert len(run.history) == 27
     assert len({json.dumps(trial.arch) for trial in run.history}) == 27
     assert load_yaml(tmp_path / "search.yaml") == {"ended": "all 27 architectures of the space were tried"}
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    [RegularizedEvolution(population=2, sample=1), PolicyGradient(batch=2), Optuna(RandomSampler)],
+    ids=lambda strategy: type(strategy).__name__,
+)
+def test_a_strategy_that_repeats_itself_ends_when_nothing_is_new(tmp_path: Path, strategy: Any) -> None:
+    """Without a limit: it may try an architecture again, but not for ever."""
+    run = experiment(tmp_path, strategy=strategy, space=toy.Chain(1))
+    run.run()
+    assert len({json.dumps(trial.arch) for trial in run.history}) == 3
+    assert load_yaml(tmp_path / "search.yaml") == {"ended": "all 3 architectures of the space were tried"}
 
 
 def test_budgets_are_exact(tmp_path: Path) -> None:

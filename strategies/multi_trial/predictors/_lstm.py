@@ -113,14 +113,25 @@ class CellLSTM:
 
 
 class _Network(nn.Module):
+    """An LSTM that reads each beginning once: all extensions of one cell share nearly all of their tokens."""
+
     def __init__(self, tokens: int, width: int) -> None:
         super().__init__()
         self.embedding = nn.Embedding(tokens, width)
-        self.lstm = nn.LSTM(width, width, batch_first=True)
+        self.cell = nn.LSTMCell(width, width)
         self.last = nn.Linear(width, 1)
 
     def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
-        states, _ = self.lstm(self.embedding(tokens))  # (n, longest, width)
-        ends = states[torch.arange(len(tokens)), lengths - 1]
+        count = self.embedding.num_embeddings
+        begun = torch.zeros(len(tokens), dtype=torch.long)  # which state is that of what a row has read
+        hidden = memory = torch.zeros(1, self.cell.hidden_size)
+        ends = torch.zeros(len(tokens), self.cell.hidden_size)
+        for place in range(tokens.shape[1]):
+            left = lengths > place
+            pairs, begun[left] = torch.unique(begun[left] * count + tokens[left, place], return_inverse=True)
+            before, token = pairs // count, pairs % count
+            hidden, memory = self.cell(self.embedding(token), (hidden[before], memory[before]))
+            ended = lengths == place + 1
+            ends[ended] = hidden[begun[ended]]
         outputs: Tensor = self.last(ends).squeeze(1).sigmoid()
         return outputs

@@ -21,6 +21,9 @@ class Names:
 
     step = 0
 
+    def size(self) -> int:
+        return 100
+
     def canonical(self, arch: Any) -> Any:
         return dict(arch)
 

@@ -353,5 +353,7 @@ def test_refusals() -> None:
         PNAS().start(Deaf())
     with pytest.raises(SpaceError, match="beam=0 must be an integer of at least 1"):
         PNAS(beam=0)
+    with pytest.raises(SpaceError, match="nodes=5 must be the name"):
+        PNAS(nodes=5)  # type: ignore[arg-type]
     with pytest.raises(SpaceError, match=r"CellLSTM reads the cells \['other'\]; Tree has \['cell'\]"):
         CellLSTM(Tree(), ["other"])
