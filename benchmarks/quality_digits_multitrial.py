@@ -232,7 +232,7 @@ def search(name: str, seed: int, evaluator: Any, trainings: int) -> Run:
 
 
 def found(history: History) -> list[tuple[int, float, str]]:
-    """What was best after so many epochs, each time it changed: its validation accuracy and its key."""
+    """What was best after so many epochs, whenever it can have changed: validation accuracy and key."""
     seen, epochs, best, keys = history.of(), 0, list[tuple[int, float, str]](), set[str]()
     for trial in history:
         seen.add(trial)
@@ -323,18 +323,22 @@ def plot(runs: dict[str, list[Run]], value: Value, trainings: int, path: Path) -
     figure, axes = plt.subplots(2, 3, figsize=(9.5, 5.6), sharex=True, sharey=True, layout="constrained")
     for axis, (title, group) in zip(axes.flat, GROUPS.items(), strict=True):
         for i, name in enumerate([BASELINE, *group]):
-            curve = course(runs.get(name, []), points if name in runs else [], value)
-            mean, error = np.array(list(curve.values())).reshape(-1, 2).T
-            color, style = ("0.45", "--") if name == BASELINE else (f"C{i - 1}", "-")
-            axis.plot(list(curve), mean, style, color=color, label=name, linewidth=1.4)
-            axis.fill_between(list(curve), mean - error, mean + error, color=color, alpha=0.2, linewidth=0)
-        axis.set(title=title, xscale="log", yscale="log")
+            if name in runs:
+                curve = course(runs[name], points, value)
+                mean, error = np.array(list(curve.values())).T
+                color, style = ("0.45", "--") if name == BASELINE else (f"C{i - 1}", "-")
+                axis.plot(list(curve), mean, style, color=color, label=name, linewidth=1.4)
+                axis.fill_between(
+                    list(curve), mean - error, mean + error, color=color, alpha=0.2, linewidth=0
+                )
+        axis.set(title=title, xscale="log", ylim=(0, 15))
+        axis.set_yscale("symlog", linthresh=0.5, linscale=0.6)  # the best is at 0
         axis.set_xticks([5, 10, 25, 50, 100], labels=["5", "10", "25", "50", "100"])
-        axis.set_yticks([1, 2, 5, 10, 20], labels=["1", "2", "5", "10", "20"])
+        axis.set_yticks([0, 0.5, 1, 2, 5, 10], labels=["0", "0.5", "1", "2", "5", "10"])
         axis.minorticks_off()
         axis.legend(frameon=False, loc="lower left")
     figure.supxlabel("trainings of 3 epochs", fontsize=10)
-    figure.supylabel("regret: test accuracy below the best, percentage points", fontsize=10)
+    figure.supylabel("regret: percentage points below the best", fontsize=10)
     figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
     plt.close(figure)
 

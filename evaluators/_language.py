@@ -76,7 +76,7 @@ class LanguageModule(TrainingModule):
         super().__init__(loss, learning_rate, weight_decay, optimizer, ignore_index=ignore_index)
         self.perplexity = Perplexity()
 
-    def parts(self, batch: Any) -> Batch:
+    def split_batch(self, batch: Any) -> Batch:
         """Inputs and targets of a batch, both (B, T)."""
         tensors = [batch] if isinstance(batch, Tensor) else batch
         if not isinstance(tensors, list | tuple) or len(tensors) not in (1, 2):
@@ -104,12 +104,12 @@ class LanguageModule(TrainingModule):
             )
         return output.to(torch.promote_types(output.dtype, torch.float32)), targets
 
-    def weight(self, targets: Tensor) -> int:
+    def batch_weight(self, targets: Tensor) -> int:
         """The number of tokens that count."""
         return int((targets != self.hparams["ignore_index"]).sum())
 
     def epoch_metrics(self, loss: Tensor, output: Tensor, targets: Tensor) -> Mapping[str, Metric]:
-        self.perplexity.update(loss, self.weight(targets))
+        self.perplexity.update(loss, self.batch_weight(targets))
         return {"perplexity": self.perplexity}
 
     def _next(self, tokens: Tensor) -> Tensor:

@@ -63,11 +63,9 @@ class RegressionModule(TrainingModule):
                 f"the model returned {described(output)} for {described(targets)}; expected two tensors of "
                 "one shape"
             )
-        # The loss of (B, 1) and (B,) would be taken over all (B, B) pairs.
-        if output.shape == (*targets.shape, 1):
-            output = output.squeeze(-1)
-        elif targets.shape == (*output.shape, 1):
-            targets = targets.squeeze(-1)
+        # Otherwise the loss of (B, 1) and (B,) would be that of all (B, B) pairs.
+        if output.shape == (*targets.shape, 1) or targets.shape == (*output.shape, 1):
+            output = output.reshape(targets.shape)
         if output.shape != targets.shape:
             raise SpaceError(
                 f"the model returned shape {tuple(output.shape)} for targets of shape "
@@ -169,5 +167,5 @@ def _merged(a: tuple[Tensor, ...], b: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     count = count_a + count_b
     share = count_b / count.clamp(min=1)
     apart = mean_b - mean_a
-    total = total_a + total_b + apart.square() * count_a * share
+    total = total_a + total_b 
     return count, mean_a + apart * share, total, residual_a + residual_b

@@ -80,7 +80,7 @@ class TrainingModule(LightningModule):
         )
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        x, y = self.parts(batch)
+        x, y = self.split_batch(batch)
         output, y = self.compared(self(x), y)
         loss = self.criterion(output, y)
         self.log_stage("train", loss, output, y)
@@ -98,7 +98,7 @@ class TrainingModule(LightningModule):
     def on_test_epoch_start(self) -> None:
         self._reset_epoch_metrics()
 
-    def parts(self, batch: Any) -> Batch:
+    def split_batch(self, batch: Any) -> Batch:
         """Inputs and targets of a batch.
 
         Raises:
@@ -119,7 +119,7 @@ class TrainingModule(LightningModule):
         """
         raise NotImplementedError
 
-    def weight(self, targets: Tensor) -> int:
+    def batch_weight(self, targets: Tensor) -> int:
         """How much a batch counts in the mean over an epoch: its samples."""
         return len(targets)
 
@@ -140,11 +140,11 @@ class TrainingModule(LightningModule):
             on_epoch=True,
             prog_bar=True,
             sync_dist=True,
-            batch_size=self.weight(targets),
+            batch_size=self.batch_weight(targets),
         )
 
     def _evaluation_step(self, stage: str, batch: Any) -> None:
-        x, y = self.parts(batch)
+        x, y = self.split_batch(batch)
         output = self(x)
         output, y = self.compared(output[0] if isinstance(output, tuple) else output, y)
         self.log_stage(stage, self.evaluation_criterion(output, y), output, y)

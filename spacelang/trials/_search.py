@@ -20,7 +20,7 @@ from ._owner import dead_owners, new_owner
 from ._rebuilt import Rebuilt
 from ._strategy import Exhausted, Proposer, Stopper
 from ._trial import Proposal, Report, Trial
-from ._work import Outcome, Work
+from ._work import ArchitectureEvaluator, Outcome, Work
 
 LEASE = 60.0  # seconds
 _INFEASIBLE_IN_A_ROW = 1000
@@ -169,6 +169,7 @@ class TrialSearch:
             return None
         decisions = self.history.decisions(proposal.overrides)
         proposal = dataclasses.replace(proposal, arch=decisions.canonical(proposal.arch))
+        self._check_overrides(proposal)
         costs = dict(self._costs(proposal))
         broken = self._check(costs)
         trial = self.ledger.add(
@@ -190,6 +191,16 @@ class TrialSearch:
         if self._broken_in_a_row == _INFEASIBLE_IN_A_ROW:
             self.ended = f"{_INFEASIBLE_IN_A_ROW} proposals in a row broke a constraint, the last: {broken}"
         return None
+
+    def _check_overrides(self, proposal: Proposal) -> None:
+        """An evaluator that is told the architecture alone must know from it which model is meant."""
+        evaluator, overrides = self._work.evaluator, dict(proposal.overrides)
+        told = not isinstance(evaluator, ArchitectureEvaluator)
+        if overrides and not told and not self.space.problems(proposal.arch):
+            raise SpaceError(
+                f"{type(evaluator).__name__} measures architectures of the space as it is, and the strategy "
+                f"asks for one of them in the space with {overrides!r}. Use an evaluator of models."
+            )
 
     def _begin(self, trial: Trial) -> None:
         with self._lock:

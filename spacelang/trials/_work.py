@@ -108,11 +108,6 @@ class Work:
         if isinstance(evaluator, TrialEvaluator) and self.folder is not None:
             evaluator = evaluator.for_trial(self.folder / str(trial.number))
         if isinstance(evaluator, ArchitectureEvaluator):
-            if trial.overrides:
-                raise SpaceError(
-                    f"{type(evaluator).__name__} knows architectures of the space as it is; this one is "
-                    f"proposed for the space with {dict(trial.overrides)!r}. Use an evaluator of models."
-                )
             return evaluator.evaluate_architecture(trial.arch, report)
         model = self.build(trial.arch, trial.overrides)
         try:

@@ -139,11 +139,12 @@ def test_arguments_must_exist_and_be_plain(tmp_path: Path) -> None:
         run(tmp_path / "b", Proposal(LINEAR, overrides={"width": torch.ones(1)}))
 
 
-def test_what_knows_architectures_alone_refuses_them(tmp_path: Path) -> None:
-    table = Tabular({"arch": [key_of(LINEAR), key_of(MIXED)], "default": [1.0, 2.0]})
-    experiment = run(tmp_path, SMALL, FULL, evaluator=table)
-    assert [trial.state for trial in experiment.history] == ["failed", "done"]
-    assert "Tabular knows architectures of the space as it is" in experiment.history[0].error
+def test_what_knows_architectures_alone_must_tell_models_by_them(tmp_path: Path) -> None:
+    table = Tabular({"arch": [key_of(LINEAR), key_of(MIXED), key_of(SHORT)], "default": [1.0, 2.0, 3.0]})
+    experiment = run(tmp_path / "partial", PARTIAL, FULL, evaluator=table)
+    assert [trial.metrics["default"] for trial in experiment.history] == [3.0, 2.0]
+    with pytest.raises(SpaceError, match=r"Tabular measures architectures of the space as it is, .*'width'"):
+        run(tmp_path / "small", SMALL, FULL, evaluator=table)
 
 
 def test_a_space_is_rebuilt_once_for_each_set_of_arguments() -> None:
