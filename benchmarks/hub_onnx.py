@@ -2,9 +2,9 @@
 
     python benchmarks/hub_onnx.py --only "sgas-*"
 
-Weights are random, and batch norms take the statistics of images like those compared, which are the example's
-with as much noise again. With their first statistics the signal of a deep network vanishes, and any two outputs
-agree; on images larger than those of its statistics it may explode, and nothing in float32 agrees.
+Weights are random, and batch norms take the statistics of images like those compared, which are examples with
+as much noise again. With their first statistics the signal of a deep network vanishes, and any two outputs
+agree; on images with more contrast than those of its statistics it may explode, and float32 says nothing.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def measure(name: str) -> dict[str, Any]:
     """Export one entry; `difference` is the largest, relative to the largest output if that is above 1."""
     entry = read_entry(name)
     image = next(row["image"] for row in entry.counts if not row["arguments"] and "macs" in row)
-    torch.manual_seed(0)
+    torch.manual_seed(1)  # not the seed of the noise
     images = torch.randn(4, *image)
     noisy = images + torch.randn(images.shape)
     model = with_statistics_of(noisy, hub.load(name))

@@ -120,7 +120,7 @@ class R2(Metric):
     and 0 otherwise; of fewer than two samples it is NaN.
 
     Batches are merged about their means, for torchmetrics' `R2Score` subtracts sums of squares: its float32
-    cancels where the mean of y is far from 0, and it takes a variance of y below some 1e-4 for none.
+    cancels where the mean of y is far from 0, and sums below some 1e-4 count as 0.
 
     Source: Chan, Golub and LeVeque 1979, eq. 2.1.
     """
@@ -167,5 +167,5 @@ def _merged(a: tuple[Tensor, ...], b: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     count = count_a + count_b
     share = count_b / count.clamp(min=1)
     apart = mean_b - mean_a
-    total = total_a + total_b 
+    total = total_a + total_b + apart.square() * count_a * share
     return count, mean_a + apart * share, total, residual_a + residual_b

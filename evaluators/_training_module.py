@@ -22,9 +22,11 @@ class TrainingModule(LightningModule):
 
     A subclass says with `compared` what losses and metrics get, and keeps its metrics in `self.metrics`.
 
+    Numbers may be value choices, for `Lightning` to decide.
+
     Args:
         criterion: loss of (output, targets).
-        learning_rate: of the optimiser; a value choice is one for `Lightning` to decide, as of every number.
+        learning_rate: of the optimiser.
         weight_decay: of the optimiser.
         optimizer: called as `optimizer(parameters, lr=..., weight_decay=...)`.
         evaluation_criterion: loss in validation and test; by default the same.
@@ -61,7 +63,7 @@ class TrainingModule(LightningModule):
         self.criterion = criterion
         self.evaluation_criterion = criterion if evaluation_criterion is None else evaluation_criterion
         # Functions, not torchmetrics objects: a search also calls training_step with validation batches,
-        # and a metric that keeps counts would mix them into the training accuracy.
+        # and a metric that keeps counts would mix them into the training metrics.
         self.metrics: dict[str, Callable[[Tensor, Tensor], Tensor]] = {}
 
     def set_model(self, model: nn.Module) -> None:
@@ -128,7 +130,7 @@ class TrainingModule(LightningModule):
         return {}
 
     def log_stage(self, stage: str, loss: Tensor, output: Tensor, targets: Tensor) -> None:
-        """Log the loss and every metric of one batch as `{stage}_{name}`, averaged over the epoch."""
+        """Log the loss and every metric of one batch as `{stage}_{name}`, to be averaged over the epoch."""
         loss, output = loss.detach(), output.detach()
         values: dict[str, Any] = {"loss": loss}
         values |= {name: metric(output, targets) for name, metric in self.metrics.items()}
@@ -150,7 +152,7 @@ class TrainingModule(LightningModule):
         self.log_stage(stage, self.evaluation_criterion(output, y), output, y)
 
     def _reset_epoch_metrics(self) -> None:
-        # Lightning does so after an epoch; since then a search may have called validation_step.
+        # Lightning does so after an epoch, but since then a search may have called validation_step.
         for part in self.children():
             if isinstance(part, Metric):
                 part.reset()
