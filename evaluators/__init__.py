@@ -27,19 +27,19 @@ if TYPE_CHECKING:
     from torch.utils.data import DataLoader as DataLoader
 
     from . import data as data
-    from ._classification import Classification as Classification
-    from ._classification import ClassificationModule as ClassificationModule
-    from ._darts import DartsTrainingModule as DartsTrainingModule
     from ._functional import Functional as Functional
-    from ._inherited import Inherited as Inherited
-    from ._language import Language as Language
-    from ._language import LanguageModule as LanguageModule
-    from ._lightning import Lightning as Lightning
-    from ._regression import Regression as Regression
-    from ._regression import RegressionModule as RegressionModule
-    from ._subset import subset as subset
-    from ._tabular import Tabular as Tabular
-    from ._zero_cost import ZeroCost as ZeroCost
+    from .training._classification import Classification as Classification
+    from .training._classification import ClassificationModule as ClassificationModule
+    from .training._darts import DartsTrainingModule as DartsTrainingModule
+    from .training._language import Language as Language
+    from .training._language import LanguageModule as LanguageModule
+    from .training._lightning import Lightning as Lightning
+    from .training._regression import Regression as Regression
+    from .training._regression import RegressionModule as RegressionModule
+    from .training._subset import subset as subset
+    from .untrained._inherited import Inherited as Inherited
+    from .untrained._tabular import Tabular as Tabular
+    from .untrained._zero_cost import ZeroCost as ZeroCost
 
 __all__ = [
     "Classification",
@@ -62,22 +62,22 @@ __all__ = [
 ]
 
 _HOME = {
-    "Classification": "._classification",
-    "ClassificationModule": "._classification",
-    "DartsTrainingModule": "._darts",
+    "Classification": ".training._classification",
+    "ClassificationModule": ".training._classification",
+    "DartsTrainingModule": ".training._darts",
     "DataLoader": "torch.utils.data",
     "Functional": "._functional",
-    "Inherited": "._inherited",
-    "Language": "._language",
-    "LanguageModule": "._language",
-    "Lightning": "._lightning",
+    "Inherited": ".untrained._inherited",
+    "Language": ".training._language",
+    "LanguageModule": ".training._language",
+    "Lightning": ".training._lightning",
     "LightningModule": "lightning.pytorch",
-    "Regression": "._regression",
-    "RegressionModule": "._regression",
-    "Tabular": "._tabular",
-    "subset": "._subset",
+    "Regression": ".training._regression",
+    "RegressionModule": ".training._regression",
+    "Tabular": ".untrained._tabular",
+    "subset": ".training._subset",
     "Trainer": "lightning.pytorch",
-    "ZeroCost": "._zero_cost",
+    "ZeroCost": ".untrained._zero_cost",
 }
 
 

@@ -19,7 +19,7 @@ from spacelang.quiet import captured_log
 from spacelang.supernet import Supernet, recalibrate
 from spacelang.trials import Objective
 
-from ._lightning import Lightning
+from ..training._lightning import Lightning
 
 Report: TypeAlias = Callable[[dict[str, float], int], None]
 

@@ -1,0 +1,1 @@
+"""Evaluators that train a model with Lightning, and the modules they train it with."""
