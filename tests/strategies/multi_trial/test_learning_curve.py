@@ -16,7 +16,11 @@ from sklearn.linear_model import LinearRegression
 from spacelang import Experiment, SpaceError
 from spacelang.evaluators import Functional
 from spacelang.strategies.multi_trial import ASHA, LearningCurveStopping, Random, nu_svr
-from spacelang.strategies.multi_trial.learning_curve import FinalValue, curve_features, probability_up_to
+from spacelang.strategies.multi_trial.wrappers.learning_curve import (
+    FinalValue,
+    curve_features,
+    probability_up_to,
+)
 from spacelang.trials import History, Maximize, Minimize, Objective, Report, Trial
 
 from ...trials import toy

@@ -1,0 +1,14 @@
+"""What goes around a strategy and changes its proposals, its trials, or what it sees of them."""
+
+from .fidelity import ASHA as ASHA
+from .fidelity import Hyperband as Hyperband
+from .fidelity import SuccessiveHalving as SuccessiveHalving
+from .learning_curve import LearningCurveStopping as LearningCurveStopping
+from .learning_curve import nu_svr as nu_svr
+from .proxies import FewerEpochs as FewerEpochs
+from .proxies import SmallerSpace as SmallerSpace
+from .repeating import Repeat as Repeat
+from .repeating import Retry as Retry
+from .screening import Deduplicate as Deduplicate
+from .screening import Filter as Filter
+from .warm_start import WarmStart as WarmStart
