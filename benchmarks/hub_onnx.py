@@ -69,8 +69,9 @@ def line(result: dict[str, Any]) -> str:
     if "error" in result:
         return f"{result['name']:28} {image:>9}  {result['error']}"
     return (
-        f"{result['name']:28} {image:>9}  difference {result['difference']:.1e}  rounding "
-        f"{result['rounding']:.1e}  output {result['output']:5.2f}  {result['megabytes']:6.1f} MB  {result['seconds']:6.1f} s"
+        f"{result['name']:28} {image:>9}  difference {result['difference']:.1e}  "
+        f"rounding {result['rounding']:.1e}  output {result['output']:5.2f}  "
+        f"{result['megabytes']:6.1f} MB  {result['seconds']:6.1f} s"
     )
 
 

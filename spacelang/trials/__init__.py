@@ -25,5 +25,6 @@ from ._trial import Report as Report
 from ._trial import Trial as Trial
 from ._work import ArchitectureEvaluator as ArchitectureEvaluator
 from ._work import Outcome as Outcome
+from ._work import TrialEvaluator as TrialEvaluator
 from ._work import Work as Work
 from ._work import weights_file as weights_file
