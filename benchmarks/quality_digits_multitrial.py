@@ -40,12 +40,10 @@ from rich.console import Console
 from rich.progress import track
 from scipy.stats import spearmanr
 from sklearn.linear_model import BayesianRidge
-from torch import nn
 
 from spacelang import Experiment, ModelSpace
 from spacelang.evaluators import Functional, Tabular
 from spacelang.hub import DigitsCells
-from spacelang.language import architecture_of
 from spacelang.quiet import quiet
 from spacelang.strategies import multi_trial as m
 from spacelang.trials import Exhausted, History, Maximize, Proposal, Proposer, Stopper, Trial, key_of
@@ -210,8 +208,6 @@ class _Within:
 def search(name: str, seed: int, evaluator: Any, trainings: int) -> Run:
     """One search."""
     start = time.process_time()
-    if name == "PNAS" and isinstance(evaluator, Tabular):  # it begins with smaller cells
-        evaluator = Functional(look_up, table=evaluator)
     with tempfile.TemporaryDirectory() as folder, redirect_stderr(io.StringIO()):
         experiment = Experiment(
             DigitsCells(),
@@ -252,11 +248,6 @@ def evaluator_of(mode: str, path: Path) -> Any:
     from train_digits_table import fit, load
 
     return Functional(fit, data=load())
-
-
-def look_up(model: nn.Module, table: Tabular, report: Any) -> dict[str, float]:
-    """What the table has of a model. `Tabular` itself is asked for architectures of the space alone."""
-    return table.evaluate_architecture(architecture_of(model), report)
 
 
 def at(run: Run, trainings: float) -> Sequence[Any] | None:

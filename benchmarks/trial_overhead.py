@@ -1,10 +1,12 @@
 """Time what a search adds to each trial, with the SQLite ledger and an evaluator that takes no time.
 
     python benchmarks/trial_overhead.py --trials 10000
+    python benchmarks/trial_overhead.py --trials 10000 --strategy evolution    # does it slow down?
 
 A search over a space of 32 decisions looks its trials up in a table, which holds exactly what random search
 will propose with this seed. So what is timed is spacelang: proposing, checking, writing a trial before and
-after it runs, and progress.
+after it runs, and progress. What other strategies propose follows from the results, so theirs are computed:
+the share of layers that are tanh.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from torch import Tensor, nn
 
 from spacelang import Experiment, LayerChoice, ModelSpace
 from spacelang.evaluators import Tabular
-from spacelang.strategies.multi_trial import Random
+from spacelang.strategies.multi_trial import Deduplicate, Grid, LocalSearch, Random, RegularizedEvolution
 from spacelang.trials import Maximize
 
 
@@ -39,31 +41,53 @@ class Chain(ModelSpace):
         return self.layers(x)  # type: ignore[no-any-return]
 
 
-class Timed(Tabular):
-    """A table that notes when it is asked."""
+STRATEGIES: dict[str, Callable[[], Any]] = {
+    "random": Random,
+    "grid": Grid,
+    "evolution": RegularizedEvolution,
+    "local-search": LocalSearch,
+    "deduplicated-evolution": lambda: Deduplicate(RegularizedEvolution()),
+}
 
-    def __init__(self, table: Any) -> None:
-        super().__init__(table)
+
+class Timed:
+    """An evaluator that notes when it is asked.
+
+    Args:
+        value: gives the accuracy of an architecture.
+    """
+
+    def __init__(self, value: Callable[[Mapping[str, Any]], float]) -> None:
+        self.value = value
         self.moments: list[tuple[float, float]] = []  # wall clock, time of the processor
 
-    def evaluate_architecture(
-        self, arch: Mapping[str, Any], report: Callable[[dict[str, float], int], None] | None = None
-    ) -> dict[str, float]:
+    def evaluate_architecture(self, arch: Mapping[str, Any], report: object = None) -> dict[str, float]:
         self.moments.append((time.perf_counter(), time.process_time()))
-        return super().evaluate_architecture(arch, report)
+        return {"accuracy": self.value(arch)}
 
 
-def measure(trials: int, decisions: int, seed: int) -> dict[str, Any]:
-    """Milliseconds from one trial to the next."""
-    space = Chain(decisions)
+def looked_up(space: ModelSpace, trials: int, seed: int) -> Callable[[Mapping[str, Any]], float]:
+    """From a table of what random search proposes with this seed."""
     archs = [space.sample(np.random.default_rng((seed, number))) for number in range(trials)]
     values = np.random.default_rng(seed).random(trials)
-    evaluator = Timed({"arch": [json.dumps(arch) for arch in archs], "accuracy": values})
+    table = Tabular({"arch": [json.dumps(arch) for arch in archs], "accuracy": values})
+    return lambda arch: table.evaluate_architecture(arch)["accuracy"]
+
+
+def computed(arch: Mapping[str, Any]) -> float:
+    """The share of layers that are tanh."""
+    return sum(layer == "tanh" for layer in arch.values()) / len(arch)
+
+
+def measure(trials: int, decisions: int, seed: int, strategy: str) -> dict[str, Any]:
+    """Milliseconds from one trial to the next."""
+    space = Chain(decisions)
+    evaluator = Timed(looked_up(space, trials, seed) if strategy == "random" else computed)
     with tempfile.TemporaryDirectory() as folder:
         Experiment(
             space,
             evaluator,
-            Random(),
+            STRATEGIES[strategy](),
             objectives=[Maximize("accuracy")],
             max_trials=trials,
             seed=seed,
@@ -72,6 +96,7 @@ def measure(trials: int, decisions: int, seed: int) -> dict[str, Any]:
     gaps, busy = 1e3 * np.diff(np.array(evaluator.moments), axis=0).T
     tenth = max(1, len(gaps) // 10)
     return {
+        "strategy": strategy,
         "trials": trials,
         "decisions": decisions,
         "torch": torch.__version__,
@@ -88,10 +113,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--trials", type=int, default=10_000)
     parser.add_argument("--decisions", type=int, default=32)
+    parser.add_argument("--strategy", choices=STRATEGIES, default="random")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     args = parser.parse_args()
-    result = measure(args.trials, args.decisions, args.seed)
+    result = measure(args.trials, args.decisions, args.seed, args.strategy)
     lines = (f"{name:18} {f'{v:.4g}' if isinstance(v, float) else v}" for name, v in result.items())
     print(json.dumps(result) if args.json else "\n".join(lines))
 

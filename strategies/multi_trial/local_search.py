@@ -6,14 +6,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from spacelang.trials import History, Proposal, Trial
+from spacelang import ModelSpace
+from spacelang.language import Architecture
+from spacelang.trials import History, Proposal, Proposer, Trial
 
-from ._stateless import Stateless
 from .random import new_sample
 
 
 @dataclass(frozen=True, kw_only=True)
-class LocalSearch(Stateless):
+class LocalSearch:
     """Try all neighbours, go to the best; when none is better, begin again at a random architecture.
 
     Neighbours differ in one decision (`space.neighbours`). Nothing is tried twice: what an earlier climb
@@ -23,16 +24,27 @@ class LocalSearch(Stateless):
     Source: White et al. 2020, arXiv:2005.02960, algorithm 1; begun again as in its section 5.
     """
 
+    def start(self, space: ModelSpace) -> Proposer:
+        """Begin a search."""
+        return _Search()
+
+
+class _Search:
+    """What it keeps saves listing the neighbours of a center for each of them anew."""
+
+    def __init__(self) -> None:
+        self._center: int | None = None
+        self._untried: list[Architecture] = []  # neighbours of the center, last first
+
     def ask(self, history: History, rng: np.random.Generator) -> Proposal:
         """See `Proposer`."""
         climb, center = _position(history)
         while center is not None:
             note = {"climb": climb, "center": center.number}
-            neighbours = list(history.space.neighbours(center.arch))
-            found = [history.find(arch) for arch in neighbours]
-            for arch, trial in zip(neighbours, found, strict=True):
-                if trial is None:
-                    return Proposal(arch, note=note)
+            untried = self._next(history, center)
+            if untried is not None:
+                return Proposal(untried, note=note)
+            found = [history.find(arch) for arch in history.space.neighbours(center.arch)]
             known = [trial for trial in found if trial is not None]
             if any(not trial.is_finished for trial in known):
                 return Proposal(new_sample(history, rng), note=note)
@@ -41,6 +53,15 @@ class LocalSearch(Stateless):
             improves = history.score(best) > history.score(center)
             climb, center = (climb, best) if improves else (climb + 1, None)
         return Proposal(new_sample(history, rng), note={"climb": climb})
+
+    def _next(self, history: History, center: Trial) -> Architecture | None:
+        """The first neighbour that was not tried; a tried one never becomes untried."""
+        if self._center != center.number:
+            self._center = center.number
+            self._untried = list(history.space.neighbours(center.arch))[::-1]
+        while self._untried and self._untried[-1] in history:
+            self._untried.pop()
+        return self._untried[-1] if self._untried else None
 
 
 def _position(history: History) -> tuple[int, Trial | None]:
