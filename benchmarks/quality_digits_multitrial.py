@@ -310,7 +310,7 @@ def plot(runs: dict[str, list[Run]], value: Value, trainings: int, path: Path) -
     import matplotlib.pyplot as plt
 
     plt.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "regret", "font.size": 9})
-    points = np.unique(np.geomspace(4, trainings, 40).round())
+    points = np.unique(np.geomspace(4, trainings, 20).round())
     figure, axes = plt.subplots(2, 3, figsize=(9.5, 5.6), sharex=True, sharey=True, layout="constrained")
     for axis, (title, group) in zip(axes.flat, GROUPS.items(), strict=True):
         for i, name in enumerate([BASELINE, *group]):
