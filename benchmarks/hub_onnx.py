@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
+from rich.progress import track
 from torch import Tensor, nn
 
 from spacelang import SpaceError, export_onnx, hub
@@ -81,8 +83,9 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", default=["*"], help="names, with shell wildcards")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     args = parser.parse_args()
+    names = dict.fromkeys(name for pattern in args.only for name in hub.list_models(pattern))
     results = []
-    for name in dict.fromkeys(name for pattern in args.only for name in hub.list_models(pattern)):
+    for name in track(names, description="Exporting", console=Console(file=sys.stderr)):
         results.append(measure(name))
         if not args.json:
             print(line(results[-1]), flush=True)
