@@ -235,21 +235,28 @@ class TrialRun:
         return model
 
 
-def mirror(directory: Path, storage: Any) -> optuna.Study:
+def mirror(directory: Path, storage: Any, url: str | None = None) -> optuna.Study:
     """The trials of a run folder as an Optuna study in `storage`.
 
+    Args:
+        directory: the run folder.
+        storage: of Optuna.
+        url: of the ledger, where the run folder does not have it whole: passwords are not written there.
+
     Raises:
-        SpaceError: the folder holds no multi-trial search.
+        SpaceError: the folder holds no multi-trial search; its ledger needs a password.
     """
     folder = RunFolder(directory)
     record = load_yaml(folder.description) if folder.description.exists() else {}
     if not isinstance(record, dict) or "objectives" not in record:
         raise SpaceError(f"the folder {str(directory)!r} holds no multi-trial search.")
-    if record.get("ledger"):
+    url = url or record.get("ledger") or str(directory / "trials.db")
+    if ":***@" in url:
         raise SpaceError(
-            f"the trials of {str(directory)!r} are in {record['ledger']}; use experiment.to_optuna() there."
+            f"the trials of {str(directory)!r} are in {url}, and the password is not kept; give the whole "
+            f"URL: spacelang dashboard {directory} --ledger URL."
         )
-    ledger = Ledger(directory / "trials.db")
+    ledger = Ledger(url)
     try:
         trials = ledger.trials()
     finally:

@@ -107,6 +107,21 @@ def test_a_run_folder_is_mirrored_without_its_space(finished: Experiment, tmp_pa
         mirror(tmp_path, optuna.storages.InMemoryStorage())
 
 
+def test_a_shared_ledger_is_mirrored(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'shared.db'}"
+    experiment = Experiment(
+        toy.Chain(1), Functional(toy.curve), Random(), directory=tmp_path / "run", ledger=url
+    )
+    experiment.run()
+    for given in (None, url):
+        study = mirror(experiment.directory, optuna.storages.InMemoryStorage(), given)
+        assert study.best_params == experiment.best
+    record = experiment.directory / "experiment.yaml"
+    record.write_text(record.read_text().replace(url, "postgresql://me:***@host/trials"))
+    with pytest.raises(SpaceError, match=r"the password is not kept; .*--ledger URL"):
+        mirror(experiment.directory, optuna.storages.InMemoryStorage())
+
+
 def test_the_dashboard_serves_the_trials(finished: Experiment, monkeypatch: pytest.MonkeyPatch) -> None:
     dashboard = pytest.importorskip("optuna_dashboard", reason="optuna-dashboard is not installed")
     from spacelang.cli import main
