@@ -51,20 +51,29 @@ class Fit:
         strategy_hint: str | None = None,
     ) -> pl.Trainer:
         """Train `model` on the CPU, quietly."""
-        trainer = pl.Trainer(
-            accelerator="cpu",
-            max_epochs=self.max_epochs,
-            default_root_dir=directory,
-            callbacks=[*self._callbacks, *callbacks],
-            plugins=[checkpoint_io],
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
+        trainer = quiet_trainer(
+            self.max_epochs, directory, [*self._callbacks, *callbacks], plugins=[checkpoint_io]
         )
         trainer.fit(self.lightning_module(model), _batches(0), _batches(1), ckpt_path=ckpt_path)
         return trainer
+
+
+def quiet_trainer(
+    epochs: int, directory: str | Path | None, callbacks: Sequence[pl.Callback], **arguments: Any
+) -> pl.Trainer:
+    """A Trainer on the CPU that writes and says nothing of its own."""
+    return pl.Trainer(
+        accelerator="cpu",
+        max_epochs=epochs,
+        default_root_dir=directory,
+        callbacks=list(callbacks),
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        **arguments,
+    )
 
 
 def example_batch() -> Tensor:

@@ -21,6 +21,8 @@ from spacelang.strategies import DARTS, RandomOneShot
 from spacelang.strategies.multi_trial import Grid
 from spacelang.trials import Minimize
 
+from ..trials.toy import Scale
+
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:lightning")
 
 X = torch.linspace(-1, 1, 12).view(12, 1)
@@ -227,21 +229,12 @@ def test_steps_of_a_search_leave_no_trace_in_the_metrics(quiet: Any) -> None:
 # ---- searches
 
 
-class Times(nn.Module):
-    def __init__(self, factor: float) -> None:
-        super().__init__()
-        self.factor = factor
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.factor * x
-
-
 class Line(ModelSpace):
     """A slope to choose, and an offset to train."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.slope = LayerChoice({"down": Times(-1.0), "double": Times(2.0)}, label="slope")
+        self.slope = LayerChoice({"down": Scale(-1.0), "double": Scale(2.0)}, label="slope")
         self.offset = nn.Parameter(torch.zeros(1))
 
     def forward(self, x: Tensor) -> Tensor:

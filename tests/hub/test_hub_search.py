@@ -18,6 +18,7 @@ from spacelang.evaluators import Functional
 from spacelang.language import is_frozen
 from spacelang.strategies import DARTS as DartsSearch
 from spacelang.strategies import GDAS, SGAS, SPOS, Random, RandomOneShot
+from spacelang.testing._evaluator import quiet_trainer
 
 from .spaces import SMALL, small_space
 
@@ -92,18 +93,7 @@ class TwoSteps:
         checkpoint_io: Any = None,
         strategy_hint: str | None = None,
     ) -> pl.Trainer:
-        trainer = pl.Trainer(
-            accelerator="cpu",
-            max_epochs=self.max_epochs,
-            default_root_dir=directory,
-            callbacks=list(callbacks),
-            plugins=[checkpoint_io],
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-        )
+        trainer = quiet_trainer(self.max_epochs, directory, callbacks, plugins=[checkpoint_io])
         train, val = (random_batches(self.image, seed) for seed in (0, 1))
         trainer.fit(self.lightning_module(model), train, val, ckpt_path=ckpt_path)
         self.steps = trainer.global_step

@@ -169,19 +169,6 @@ def test_the_same_seed_gives_the_same_trials(tmp_path: Path) -> None:
     assert a != c
 
 
-class Interrupting:
-    """Raises KeyboardInterrupt at its nth model."""
-
-    def __init__(self, at: int) -> None:
-        self.left = at
-
-    def __call__(self, model: Any) -> dict[str, float]:
-        self.left -= 1
-        if self.left == 0:
-            raise KeyboardInterrupt
-        return toy.noisy(model)
-
-
 def test_an_interrupted_search_resumes_exactly(tmp_path: Path) -> None:
     strategy = RegularizedEvolution(population=4, sample=2)
     whole = experiment(tmp_path / "whole", strategy=strategy, max_trials=12)
@@ -189,8 +176,8 @@ def test_an_interrupted_search_resumes_exactly(tmp_path: Path) -> None:
     for at in (1, 5, 12):
         folder = tmp_path / str(at)
         with pytest.raises(KeyboardInterrupt):
-            experiment(folder, Interrupting(at), strategy=strategy, max_trials=12).run()
-        resumed = experiment(folder, Interrupting(0), strategy=strategy, max_trials=12)
+            experiment(folder, toy.Interrupting(at), strategy=strategy, max_trials=12).run()
+        resumed = experiment(folder, toy.Interrupting(0), strategy=strategy, max_trials=12)
         resumed.run(resume=True)
         assert toy.trials_of(resumed) == toy.trials_of(whole)
 

@@ -99,6 +99,20 @@ def raises_on_two(model: nn.Module) -> float:
     return float("nan") if value == 3 else value
 
 
+class Interrupting:
+    """Raises KeyboardInterrupt at its nth model."""
+
+    def __init__(self, at: int, function: Callable[[nn.Module], dict[str, float]] = noisy) -> None:
+        self.left = at
+        self.function = function
+
+    def __call__(self, model: nn.Module) -> dict[str, float]:
+        self.left -= 1
+        if self.left == 0:
+            raise KeyboardInterrupt
+        return self.function(model)
+
+
 def slow(model: nn.Module) -> dict[str, float]:
     """Takes 20 ms."""
     time.sleep(0.02)

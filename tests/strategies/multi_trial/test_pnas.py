@@ -280,17 +280,9 @@ def test_wrapped_strategies() -> None:
     assert smaller[17].overrides == {"merge_op": "loose_end"}
 
 
-class Interrupting:
-    """Raises KeyboardInterrupt at its nth model."""
-
-    def __init__(self, at: int) -> None:
-        self.left = at
-
-    def __call__(self, model: Any) -> float:
-        self.left -= 1
-        if self.left == 0:
-            raise KeyboardInterrupt
-        return float(model(torch.ones(1, 1)))
+def of_one(model: Any) -> dict[str, float]:
+    """What a model makes of a one."""
+    return {"default": float(model(torch.ones(1, 1)))}
 
 
 def test_an_interrupted_experiment_resumes_exactly(tmp_path: Path) -> None:
@@ -299,7 +291,9 @@ def test_an_interrupted_experiment_resumes_exactly(tmp_path: Path) -> None:
 
     def run(folder: str, at: int, resume: bool = False) -> Experiment:
         space = Tree(2, labels=("first", "second"))
-        experiment = Experiment(space, Functional(Interrupting(at)), strategy, directory=tmp_path / folder)
+        experiment = Experiment(
+            space, Functional(toy.Interrupting(at, of_one)), strategy, directory=tmp_path / folder
+        )
         experiment.run(resume=resume)
         return experiment
 

@@ -143,25 +143,12 @@ def test_with_fewer_epochs_in_an_experiment(tmp_path: Path) -> None:
     assert run.export_top_models(formatter="instance")[0].factor == 1
 
 
-class Interrupting:
-    """Raises KeyboardInterrupt at its nth model."""
-
-    def __init__(self, at: int) -> None:
-        self.left = at
-
-    def __call__(self, model: Any) -> dict[str, float]:
-        self.left -= 1
-        if self.left == 0:
-            raise KeyboardInterrupt
-        return toy.noisy(model)
-
-
 def test_an_interrupted_search_resumes_exactly(tmp_path: Path) -> None:
     strategy = SmallerSpace(Deduplicate(EVOLUTION), {"factor": 0.5})
 
     def run(folder: str, at: int, resume: bool = False) -> Experiment:
         experiment = Experiment(
-            Scaled(), Functional(Interrupting(at)), strategy, directory=tmp_path / folder, max_trials=12
+            Scaled(), Functional(toy.Interrupting(at)), strategy, directory=tmp_path / folder, max_trials=12
         )
         experiment.run(resume=resume)
         return experiment

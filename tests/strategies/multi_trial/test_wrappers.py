@@ -246,20 +246,12 @@ def test_wrappers_want_a_strategy() -> None:
 STACK = Retry(Deduplicate(Filter(EVOLUTION, not_two)), times=2)
 
 
-class Interrupting:
-    """Fails now and then, and raises KeyboardInterrupt at its nth model."""
-
-    def __init__(self, at: int) -> None:
-        self.left = at
-
-    def __call__(self, model: Any) -> dict[str, float]:
-        self.left -= 1
-        if self.left == 0:
-            raise KeyboardInterrupt
-        measured = toy.noisy(model)
-        if measured["draw"] < 0.3:
-            raise ValueError("bad luck")
-        return measured
+def unlucky(model: Any) -> dict[str, float]:
+    """Fails now and then."""
+    measured = toy.noisy(model)
+    if measured["draw"] < 0.3:
+        raise ValueError("bad luck")
+    return measured
 
 
 @pytest.mark.parametrize("strategy", [STACK, PolicyGradient(batch=3), Deduplicate(Optuna())])
@@ -267,7 +259,7 @@ def test_an_interrupted_experiment_resumes_exactly(tmp_path: Path, strategy: Any
     """Through the ledger, whose notes are JSON."""
 
     def run(folder: str, at: int, resume: bool = False) -> Experiment:
-        evaluator = Functional(Interrupting(at))
+        evaluator = Functional(toy.Interrupting(at, unlucky))
         experiment = Experiment(
             Chain(4), evaluator, strategy, directory=tmp_path / folder, max_trials=14, seed=3
         )
