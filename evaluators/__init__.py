@@ -26,20 +26,19 @@ if TYPE_CHECKING:
     from lightning.pytorch import Trainer as Trainer
     from torch.utils.data import DataLoader as DataLoader
 
-    from . import data as data
-    from ._functional import Functional as Functional
-    from .training._classification import Classification as Classification
-    from .training._classification import ClassificationModule as ClassificationModule
-    from .training._darts import DartsTrainingModule as DartsTrainingModule
-    from .training._language import Language as Language
-    from .training._language import LanguageModule as LanguageModule
-    from .training._lightning import Lightning as Lightning
-    from .training._regression import Regression as Regression
-    from .training._regression import RegressionModule as RegressionModule
-    from .training._subset import subset as subset
-    from .untrained._inherited import Inherited as Inherited
-    from .untrained._tabular import Tabular as Tabular
-    from .untrained._zero_cost import ZeroCost as ZeroCost
+    from .functional import Functional as Functional
+    from .training.classification import Classification as Classification
+    from .training.classification import ClassificationModule as ClassificationModule
+    from .training.darts_recipe import DartsTrainingModule as DartsTrainingModule
+    from .training.language_model import Language as Language
+    from .training.language_model import LanguageModule as LanguageModule
+    from .training.lightning_training import Lightning as Lightning
+    from .training.regression import Regression as Regression
+    from .training.regression import RegressionModule as RegressionModule
+    from .training.subset import subset as subset
+    from .untrained.inherited import Inherited as Inherited
+    from .untrained.tabular import Tabular as Tabular
+    from .untrained.zero_cost import ZeroCost as ZeroCost
 
 __all__ = [
     "Classification",

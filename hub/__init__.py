@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-from ._load import load as load
 from .cells import DARTS as DARTS
 from .cells import ENAS as ENAS
 from .cells import PNAS as PNAS
@@ -16,6 +15,7 @@ from .cells import AmoebaNet as AmoebaNet
 from .cells import ENASMacro as ENASMacro
 from .cells import FairDARTS as FairDARTS
 from .cells import NASNet as NASNet
+from .loading import load as load
 from .mobile import MobileNetV3Space as MobileNetV3Space
 from .mobile import ProxylessNAS as ProxylessNAS
 from .mobile import ShuffleNetSpace as ShuffleNetSpace
@@ -36,8 +36,8 @@ from .notations import to_nasbench101 as to_nasbench101
 from .notations import to_nasbench201 as to_nasbench201
 from .notations import to_sparse_genotype as to_sparse_genotype
 from .published import architecture as architecture
+from .published import convert_weights as convert_weights
 from .published import list_models as list_models
-from .published._converters import convert_weights as convert_weights
 from .transformers import AutoFormer as AutoFormer
 
 __all__ = [

@@ -16,20 +16,20 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from . import nn as nn
+    from .costs import profile as profile
     from .errors import SpaceError as SpaceError
     from .experiment import Experiment as Experiment
     from .language import Cell as Cell
     from .language import InputChoice as InputChoice
     from .language import LayerChoice as LayerChoice
-    from .language import ModelSpace as ModelSpace
     from .language import Repeat as Repeat
     from .language import model_context as model_context
     from .language import value_choice as value_choice
     from .results import draw as draw
     from .results import export_onnx as export_onnx
     from .results import load_bundle as load_bundle
-    from .results import profile as profile
     from .results import save_bundle as save_bundle
+    from .space import ModelSpace as ModelSpace
     from .supernet import Supernet as Supernet
 
     __version__: str
@@ -41,12 +41,13 @@ _HOMES = {
         "Cell",
         "InputChoice",
         "LayerChoice",
-        "ModelSpace",
         "Repeat",
         "model_context",
         "value_choice",
     ),
-    "results": ("draw", "export_onnx", "load_bundle", "profile", "save_bundle"),
+    "results": ("draw", "export_onnx", "load_bundle", "save_bundle"),
+    "costs": ("profile",),
+    "space": ("ModelSpace",),
     "supernet": ("Supernet",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

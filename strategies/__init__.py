@@ -1,16 +1,5 @@
 """Search strategies."""
 
-from ._framework._derivation import top_architectures as top_architectures
-from ._framework._differentiable import Differentiable as Differentiable
-from ._framework._extra import Extra as Extra
-from ._framework._oneshot import OneShot as OneShot
-from ._framework._path_sampling import PathSampling as PathSampling
-from ._framework._relaxation import Mixture as Mixture
-from ._framework._relaxation import Moment as Moment
-from ._framework._relaxation import Relaxation as Relaxation
-from ._framework._relaxation import Softmax as Softmax
-from ._framework._schedule import Schedule as Schedule
-from ._framework._update import Update as Update
 from .extras.dropout import EdgeDropout as EdgeDropout
 from .extras.dropout import OperationDropout as OperationDropout
 from .extras.dropout import ScheduledDropPath as ScheduledDropPath
@@ -21,6 +10,17 @@ from .extras.early_stop import StopOnStableRanking as StopOnStableRanking
 from .extras.entropy import EntropyPenalty as EntropyPenalty
 from .extras.monitor import Monitor as Monitor
 from .extras.penalty import Penalty as Penalty
+from .framework.derivation import top_architectures as top_architectures
+from .framework.gradient import Differentiable as Differentiable
+from .framework.gradient import Schedule as Schedule
+from .framework.paths import PathSampling as PathSampling
+from .framework.relaxation import Mixture as Mixture
+from .framework.relaxation import Moment as Moment
+from .framework.relaxation import Relaxation as Relaxation
+from .framework.relaxation import Softmax as Softmax
+from .framework.search import Extra as Extra
+from .framework.search import OneShot as OneShot
+from .framework.update import Update as Update
 from .multi_trial import ASHA as ASHA
 from .multi_trial import BOGCN as BOGCN
 from .multi_trial import PNAS as PNAS

@@ -9,12 +9,12 @@ scikit-learn and torchvision are imported when a data set is asked for.
 
 from __future__ import annotations
 
-from ._cifar import cifar10 as cifar10
-from ._cutout import Cutout as Cutout
-from ._digits import digits as digits
-from ._splits import DataSplits as DataSplits
-from ._splits import retrain_loaders as retrain_loaders
-from ._splits import search_loaders as search_loaders
-from ._splits import split_half as split_half
+from .cifar import Cutout as Cutout
+from .cifar import cifar10 as cifar10
+from .digits import digits as digits
+from .splits import DataSplits as DataSplits
+from .splits import retrain_loaders as retrain_loaders
+from .splits import search_loaders as search_loaders
+from .splits import split_half as split_half
 
 __all__ = ["Cutout", "DataSplits", "cifar10", "digits", "retrain_loaders", "search_loaders", "split_half"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ._cells import CellSpace as CellSpace
+from .cell_space import CellSpace as CellSpace
 from .darts import DARTS as DARTS
 from .enas_macro import ENASMacro as ENASMacro
 from .fairdarts import FairDARTS as FairDARTS

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from ..operations.cells import DARTS_OPERATIONS
-from ._cells import CellDesign, CellSpace
+from ..operations.cell_operations import DARTS_OPERATIONS
+from .cell_space import CellDesign, CellSpace
 
 
 class DARTS(CellSpace):

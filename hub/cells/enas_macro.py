@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from spacelang import LayerChoice
 from spacelang.errors import SpaceError
 
-from .._images import Dataset, check_positive, resolve_images
-from ..operations.cells import Zero, cifar_stem, factorized_reduce, make_operation
+from ..images import Dataset, check_positive, resolve_images
+from ..operations.cell_operations import Zero, cifar_stem, factorized_reduce, make_operation
 from ..published import PublishedSpace
 
 OPERATIONS = ("conv_3x3", "sep_conv_3x3", "conv_5x5", "sep_conv_5x5", "avg_pool_3x3", "max_pool_3x3")

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from spacelang import LayerChoice
 from spacelang.errors import SpaceError
-from spacelang.language import Categorical, Decision, Value, current_architecture
-from spacelang.supernet import Builder, Group
+from spacelang.language import Categorical, Decision, Relaxer, Value, current_architecture
+from spacelang.supernet import Group
 
-from ..operations.cells import DARTS_OPERATIONS, Channels, DropPath, Zero, make_operation
+from ..operations.cell_operations import DARTS_OPERATIONS, Channels, DropPath, Zero, make_operation
 from ..operations.concat import Concat
-from ._cells import INPUTS, CellDesign, CellPlan, CellSpace
+from .cell_space import INPUTS, CellDesign, CellPlan, CellSpace
 
 MOST_INPUTS = 2  # of a node
 
@@ -53,7 +53,7 @@ class SparseNodes:
             full.append(any(edge and source for edge, source in zip(used, full, strict=True)))
         return [k for k, present in enumerate(full[INPUTS:]) if present]
 
-    def groups(self, builder: Builder) -> list[Group]:
+    def groups(self, builder: Relaxer) -> list[Group]:
         """Tables of the edges."""
         return [builder.group(decision) for decision in self.decisions()]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from ._cells import CellDesign, CellSpace
+from .cell_space import CellDesign, CellSpace
 
 
 class NASNet(CellSpace):

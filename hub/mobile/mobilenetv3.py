@@ -13,7 +13,7 @@ from spacelang import LayerChoice, Repeat, value_choice
 from spacelang import nn as space_nn
 from spacelang.errors import SpaceError, closest, quoted
 
-from ..operations.mobile import (
+from ..operations.mobile_operations import (
     Size,
     SqueezeExcite,
     Style,

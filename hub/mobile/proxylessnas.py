@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from spacelang import LayerChoice, Repeat
 from spacelang.errors import SpaceError
 
-from ..operations.mobile import (
+from ..operations.mobile_operations import (
     Style,
     conv_norm_act,
     initialise,

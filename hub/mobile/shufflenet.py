@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from spacelang import LayerChoice, value_choice
 from spacelang.errors import SpaceError
 
-from ..operations.mobile import initialise, shuffle_block
+from ..operations.mobile_operations import initialise, shuffle_block
 from ..published import PublishedSpace
 
 OPERATIONS: dict[str, dict[str, Any]] = {

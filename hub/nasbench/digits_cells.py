@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from spacelang import Cell, ModelSpace
 
-from .._images import check_positive
-from ..operations.cells import cifar_stem, make_operation, relu_conv_bn
+from ..images import check_positive
+from ..operations.cell_operations import cifar_stem, make_operation, relu_conv_bn
 from .nasbench201 import OPERATIONS
 
 

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from spacelang.errors import SpaceError
 from spacelang.language import Architecture
 
-from .._images import Dataset, check_positive, resolve_images
+from ..images import Dataset, check_positive, resolve_images
 from ..published import PublishedSpace
-from ._graph_cells import GraphCellChoice, conv_bn_relu
-from ._graphs import OPERATIONS as OPERATIONS
-from ._graphs import GraphLimits
+from .graph_cells import GraphCellChoice, conv_bn_relu
+from .matrices import OPERATIONS as OPERATIONS
+from .matrices import GraphLimits
 
 MOST_VERTICES = 7
 MOST_EDGES = 9

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from spacelang import LayerChoice
 from spacelang.errors import SpaceError
 
-from .._images import Dataset, check_positive, resolve_images
-from ..operations.cells import cifar_stem, make_operation, relu_conv_bn
+from ..images import Dataset, check_positive, resolve_images
+from ..operations.cell_operations import cifar_stem, make_operation, relu_conv_bn
 from ..published import PublishedSpace
 
 OPERATIONS = ("none", "skip_connect", "conv_1x1", "conv_3x3", "avg_pool_3x3")

@@ -9,9 +9,9 @@ from .genotypes import from_genotype as from_genotype
 from .genotypes import to_genotype as to_genotype
 from .mbconv import from_mbconv as from_mbconv
 from .mbconv import to_mbconv as to_mbconv
-from .nasbench import from_nasbench101 as from_nasbench101
-from .nasbench import from_nasbench201 as from_nasbench201
-from .nasbench import to_nasbench101 as to_nasbench101
-from .nasbench import to_nasbench201 as to_nasbench201
+from .nasbench_strings import from_nasbench101 as from_nasbench101
+from .nasbench_strings import from_nasbench201 as from_nasbench201
+from .nasbench_strings import to_nasbench101 as to_nasbench101
+from .nasbench_strings import to_nasbench201 as to_nasbench201
 from .sparse_genotypes import from_sparse_genotype as from_sparse_genotype
 from .sparse_genotypes import to_sparse_genotype as to_sparse_genotype

@@ -24,11 +24,11 @@ from torch import nn
 
 from spacelang import model_context
 from spacelang.errors import SpaceError, short
-from spacelang.results import load_yaml
+from spacelang.files import load_yaml
 
 from ..mobile.mobilenetv3 import MobileNetV3Space
 from ..mobile.proxylessnas import STRIDES, ProxylessNAS
-from ..operations.mobile import SqueezeExcite, make_divisible
+from ..operations.mobile_operations import SqueezeExcite, make_divisible
 
 Row: TypeAlias = list[Any]
 """A block of MobileNetV3: [kernel, expanded channels, channels, squeeze-and-excite, activation, stride]."""

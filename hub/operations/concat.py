@@ -18,8 +18,8 @@ from torch.func import functional_call
 
 from spacelang import nn as sized
 from spacelang.errors import SpaceError
-from spacelang.language import CellTopology, Decision, Primitive, Value
-from spacelang.supernet import Builder, Group, Mixed
+from spacelang.language import CellTopology, Decision, Primitive, Relaxer, Value
+from spacelang.supernet import Group, Mixed
 
 
 class Nodes(Protocol):
@@ -33,7 +33,7 @@ class Nodes(Protocol):
         """Positions of the nodes in the output, from 0, increasing."""
         ...
 
-    def groups(self, builder: Builder) -> list[Group]:
+    def groups(self, builder: Relaxer) -> list[Group]:
         """Tables of these decisions in a supernet."""
         ...
 
@@ -56,7 +56,7 @@ class LooseEnds:
         """Positions of the nodes no slot of `arch` reads."""
         return self._unread({source for row in self.topology.chosen(arch).values() for source, _ in row})
 
-    def groups(self, builder: Builder) -> list[Group]:
+    def groups(self, builder: Relaxer) -> list[Group]:
         """The table of the cell."""
         return [builder.cell_group(self.topology)]
 
@@ -86,7 +86,7 @@ class AllNodes:
         """Every position."""
         return list(range(self.count))
 
-    def groups(self, builder: Builder) -> list[Group]:
+    def groups(self, builder: Relaxer) -> list[Group]:
         """None."""
         return []
 
@@ -127,7 +127,7 @@ class ConcatLayer(Primitive):
     def freeze(self, arch: Mapping[str, Any]) -> nn.Module:
         return self.spec.cut(self.largest, self.spec.concat.nodes.present(arch), arch)
 
-    def relax(self, builder: Builder) -> nn.Module:
+    def relax(self, builder: Relaxer) -> nn.Module:
         sizes = [builder.group(decision) for decision in self.spec.size_decisions]
         return MixedConcatLayer(self.spec, self.largest, self.spec.concat.nodes.groups(builder), sizes)
 

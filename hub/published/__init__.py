@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from ._entries import Entry as Entry
-from ._entries import architecture as architecture
-from ._entries import list_models as list_models
-from ._entries import read_entry as read_entry
-from ._space import PublishedSpace as PublishedSpace
-from ._weights import Pretrained as Pretrained
+from .entries import Entry as Entry
+from .entries import architecture as architecture
+from .entries import list_models as list_models
+from .entries import read_entry as read_entry
+from .published_space import PublishedSpace as PublishedSpace
+from .published_space import build as build
+from .weights import Pretrained as Pretrained
+from .weights import convert_weights as convert_weights

@@ -11,8 +11,8 @@ from spacelang import Repeat, value_choice
 from spacelang import nn as space_nn
 from spacelang.errors import SpaceError, closest, quoted
 
-from ..operations.cells import check_probability
-from ..operations.transformers import ElasticClassToken, TransformerLayer
+from ..operations.cell_operations import check_probability
+from ..operations.transformer_operations import ElasticClassToken, TransformerLayer
 from ..published import PublishedSpace
 
 PRESETS: dict[str, dict[str, tuple[float, ...]]] = {

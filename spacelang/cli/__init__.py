@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-from ._main import main as main
+from .main import main as main

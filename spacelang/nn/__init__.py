@@ -13,9 +13,9 @@ from typing import Any
 
 import torch.nn as _torch_nn
 
-from ._layer import LayerSpec as LayerSpec
-from ._layer import ValueLayer as ValueLayer
-from ._sizes import Sizes as Sizes
+from .layer import LayerSpec as LayerSpec
+from .layer import ValueLayer as ValueLayer
+from .sizes import Sizes as Sizes
 
 # Bases and containers have no sizes to choose.
 _PLAIN = {"Module", "Sequential", "ModuleList", "ModuleDict", "ParameterList", "ParameterDict"}

@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from spacelang import SpaceError
 from spacelang.supernet import Group, Supernet
 
-from .._framework._extra import Extra, check_ends
-from .._framework._operations import candidates
-from .._framework._relaxation import Mixture, Moment
+from ..framework.operations import candidates
+from ..framework.relaxation import Mixture, Moment
+from ..framework.search import Extra, check_ends
 from ..one_shot.gumbel import annealed
 
 if TYPE_CHECKING:
-    from .._framework._oneshot import OneShot
+    from ..framework.search import OneShot
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,14 @@ from torch import Tensor
 from spacelang import SpaceError
 from spacelang.supernet import Supernet
 
-from .._framework._extra import Extra
-from .._framework._operations import count_skips, no_such_skips, operations, skips_of_cells
-from .monitor import validation_eigenvalue
+from ..framework.curvature import validation_eigenvalue
+from ..framework.operations import count_skips, no_such_skips, operations, skips_of_cells
+from ..framework.search import Extra
+from .monitor import Monitor
 
 if TYPE_CHECKING:
-    from .._framework._gradient_search import GradientSearch
-    from .._framework._oneshot import OneShot
+    from ..framework.gradient import GradientSearch
+    from ..framework.search import OneShot
 
 
 @dataclass(frozen=True)
@@ -151,6 +152,8 @@ class StopOnEigenvalue(Extra):
 
     def check(self, strategy: OneShot, supernet: Supernet) -> None:
         self.require_probabilities(strategy)
+        if any(isinstance(extra, Monitor) and extra.eigenvalue for extra in strategy.extras):
+            raise SpaceError("StopOnEigenvalue records the eigenvalue already; write Monitor() beside it.")
 
     def epoch_end(self, search: GradientSearch) -> None:  # type: ignore[override]
         if search.moment.epoch % self.every:

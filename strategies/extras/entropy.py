@@ -11,12 +11,12 @@ from torch import Tensor
 from spacelang.language import Subset
 from spacelang.supernet import Group, Supernet
 
-from .._framework._extra import Extra, check_ends
+from ..framework.search import Extra, check_ends
 from ..one_shot.gumbel import annealed
 
 if TYPE_CHECKING:
-    from .._framework._gradient_search import GradientSearch
-    from .._framework._oneshot import OneShot
+    from ..framework.gradient import GradientSearch
+    from ..framework.search import OneShot
 
 
 @dataclass(frozen=True)

@@ -17,12 +17,11 @@ from spacelang.errors import quoted
 from spacelang.language import Subset
 from spacelang.supernet import Group, Supernet
 
-from .._framework._extra import Extra
+from ..framework.search import Extra
 
 if TYPE_CHECKING:
-    from .._framework._gradient_search import GradientSearch
-    from .._framework._oneshot import OneShot
-    from .._framework._search import OneShotSearch
+    from ..framework.gradient import GradientSearch
+    from ..framework.search import OneShot, OneShotSearch
 
 _FORMS = ("linear", "above", "below", "absolute", "log")
 

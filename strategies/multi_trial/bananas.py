@@ -11,8 +11,8 @@ from spacelang import ModelSpace
 from spacelang.language import Architecture
 from spacelang.trials import History
 
-from ._rounds import RoundSearch, RoundSettings
 from .predictors import Acquisition, MLPEnsemble, Predictor, path_encoding, thompson
+from .rounds import RoundSearch, RoundSettings
 
 
 def paths_ensemble(space: ModelSpace) -> MLPEnsemble:

@@ -11,8 +11,8 @@ from spacelang import ModelSpace
 from spacelang.language import Architecture
 from spacelang.trials import History, pareto_front
 
-from ._rounds import RoundSearch, RoundSettings
 from .predictors import GraphNetwork, expected_improvement
+from .rounds import RoundSearch, RoundSettings
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ import numpy as np
 from spacelang import SpaceError
 from spacelang.trials import History, Proposal
 
-from ._stateless import Stateless, require_untried
+from .stateless import Stateless, require_untried
 
 
 @dataclass(frozen=True, kw_only=True)

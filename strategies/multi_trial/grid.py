@@ -9,7 +9,7 @@ import numpy as np
 
 from spacelang.trials import Exhausted, History, Proposal
 
-from ._stateless import Stateless, drawn_once
+from .stateless import Stateless, drawn_once
 
 _ROUNDS = 4
 

@@ -15,7 +15,7 @@ from spacelang.language import Architecture, Categorical, Decision, DecisionSpac
 from spacelang.quiet import quiet
 from spacelang.trials import Exhausted, History, Maximize, Objective, Proposal, Proposer, Trial, key_of
 
-from ._stateless import drawn_once, require_untried
+from .stateless import drawn_once, require_untried
 
 if TYPE_CHECKING:
     import optuna
@@ -96,7 +96,7 @@ class Optuna:
         """A new sampler; a genetic one crosses conditional decisions too."""
         from optuna.samplers import BaseGASampler
 
-        from ._genetic_sampler import WholeParents
+        from .genetic_sampler import WholeParents
 
         sampler = self.make(seed)
         return WholeParents(sampler, seed) if isinstance(sampler, BaseGASampler) else sampler

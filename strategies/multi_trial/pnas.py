@@ -13,8 +13,8 @@ from spacelang import ModelSpace, SpaceError
 from spacelang.language import Architecture, Cell, CellTopology, DecisionSpace
 from spacelang.trials import Exhausted, History, Proposal
 
-from ._rounds import known
 from .predictors import CellLSTM, Predictor
+from .rounds import known
 
 Block: TypeAlias = "tuple[tuple[int, int], ...]"
 """What a node adds: (source, position of the operation) of each slot, in order."""

@@ -11,15 +11,16 @@ import numpy as np
 
 from spacelang import ModelSpace, SpaceError
 from spacelang.language import DecisionSpace
+from spacelang.randomness import torch_generator_from
 from spacelang.trials import Exhausted, History, Proposal, Proposer, Trial
 
-from ._stateless import drawn_once, require_untried
+from .stateless import drawn_once, require_untried
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from ..one_shot._controller import Controller
+    from ..framework.controller import Controller
 
 _TRIES = 1000
 
@@ -151,14 +152,13 @@ class _Search:
 
     def ask(self, history: History, rng: np.random.Generator) -> Proposal:
         """See `Proposer`."""
-        import torch
 
         require_untried(history)
         seed = drawn_once("controller", history, rng)
         if self._policy is None or self._policy.seed != seed:
             self._policy = _Policy(self.settings, history.space, seed)
         self._policy.learn(history)
-        generator = torch.Generator().manual_seed(int(rng.integers(2**32)))
+        generator = torch_generator_from(rng)
         arch, draws = self._policy.draw(generator)
         return Proposal(arch, note={"controller": seed, "draws": draws})
 
@@ -237,7 +237,7 @@ def _controller(space: DecisionSpace, hidden: int, generator: torch.Generator) -
     """A controller for which every decision is one of its own, those in cells too, as in NASNet."""
     from spacelang.supernet import Group
 
-    from ..one_shot._controller import Controller
+    from ..framework.controller import Controller
 
     unbiased: Mapping[str, float] = {}
     return Controller(

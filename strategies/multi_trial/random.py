@@ -8,7 +8,7 @@ import numpy as np
 
 from spacelang.trials import Exhausted, History, Proposal
 
-from ._stateless import Stateless, require_untried
+from .stateless import Stateless, require_untried
 
 
 @dataclass(frozen=True, kw_only=True)

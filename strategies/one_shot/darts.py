@@ -7,9 +7,9 @@ from typing import Literal
 
 from spacelang import SpaceError
 
-from .._framework._differentiable import Differentiable
-from .._framework._relaxation import Softmax
-from .._framework._update import FirstOrder, SecondOrder, Update
+from ..framework.gradient import Differentiable
+from ..framework.relaxation import Softmax
+from ..framework.update import FirstOrder, SecondOrder, Update
 
 
 @dataclass(frozen=True, kw_only=True)

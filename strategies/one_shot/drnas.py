@@ -12,15 +12,14 @@ from torch.nn import functional as F
 from spacelang import ModelSpace, SpaceError, Supernet
 from spacelang.supernet import Group
 
-from .._framework._differentiable import Differentiable
-from .._framework._extra import Extra
-from .._framework._oneshot import OneShot
-from .._framework._operations import operations
-from .._framework._relaxation import Mixture, Moment, Softmax, alive_mask
-from ._partial import check_partial, partial_supernet, widen
+from ..framework.gradient import Differentiable
+from ..framework.operations import operations
+from ..framework.relaxation import Mixture, Moment, Softmax, alive_mask
+from ..framework.search import Extra, OneShot
+from .partial import check_partial, partial_supernet, widen
 
 if TYPE_CHECKING:
-    from .._framework._gradient_search import GradientSearch
+    from ..framework.gradient import GradientSearch
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,9 +14,9 @@ from spacelang.errors import quoted
 from spacelang.language import Architecture, Subset
 from spacelang.supernet import Group, Supernet
 
-from .._framework._derivation import top_architectures
-from .._framework._differentiable import Differentiable
-from .._framework._relaxation import Mixture, Moment, Softmax, alive_mask
+from ..framework.derivation import top_architectures
+from ..framework.gradient import Differentiable
+from ..framework.relaxation import Mixture, Moment, Softmax, alive_mask
 
 
 def annealed(start: float, end: float, epoch: int, epochs: int) -> float:

@@ -11,9 +11,9 @@ from torch import Tensor
 from spacelang import ModelSpace, SpaceError, Supernet
 from spacelang.supernet import Group
 
-from .._framework._differentiable import Differentiable
-from .._framework._relaxation import Mixture, Moment, Softmax, alive_mask, masked_softmax
-from ._partial import partial_supernet
+from ..framework.gradient import Differentiable
+from ..framework.relaxation import Mixture, Moment, Softmax, alive_mask, masked_softmax
+from .partial import partial_supernet
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,8 +12,8 @@ from spacelang import SpaceError
 from spacelang.language import Subset
 from spacelang.supernet import Group
 
-from .._framework._differentiable import Differentiable
-from .._framework._relaxation import Mixture, Moment, Softmax, alive_mask, masked_softmax
+from ..framework.gradient import Differentiable
+from ..framework.relaxation import Mixture, Moment, Softmax, alive_mask, masked_softmax
 from .gumbel import gumbel
 
 

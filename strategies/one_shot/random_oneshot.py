@@ -9,7 +9,7 @@ import numpy as np
 from spacelang import SpaceError
 from spacelang.language import DecisionSpace
 
-from .._framework._path_sampling import Measure, PathSampling, Scored, Unseen
+from ..framework.paths import Measure, PathSampling, Scored, Unseen
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,12 +15,11 @@ from spacelang import SpaceError
 from spacelang.language import Subset
 from spacelang.supernet import Group
 
-from .._framework._differentiable import Differentiable
-from .._framework._relaxation import Mixture, Moment, Softmax, alive_mask
-from .._framework._schedule import Schedule
+from ..framework.gradient import Differentiable, Schedule
+from ..framework.relaxation import Mixture, Moment, Softmax, alive_mask
 
 if TYPE_CHECKING:
-    from .._framework._gradient_search import GradientSearch
+    from ..framework.gradient import GradientSearch
 
 
 @dataclass(frozen=True, kw_only=True)

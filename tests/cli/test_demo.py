@@ -23,7 +23,7 @@ def digest(path: Path) -> str:
 def test_the_main_job(tmp_path: Path) -> None:
     from rich.console import Console
 
-    from spacelang.cli._main_job import CONTENTS, Plan, loading_lines, run
+    from spacelang.cli.demo_run import CONTENTS, Plan, loading_lines, run
 
     folder, screen = tmp_path / "run", io.StringIO()
     run(Plan(folder, search_epochs=2, epochs=5, cells=3), Console(file=screen, width=200))
@@ -50,7 +50,8 @@ def held_out_accuracy(model: object, folder: Path) -> float:
 
     from spacelang import load_bundle
     from spacelang.evaluators.data import digits
-    from spacelang.results import load_yaml, read_onnx_architecture
+    from spacelang.files import load_yaml
+    from spacelang.results import read_onnx_architecture
 
     assert isinstance(model, torch.nn.Module)
     images, labels = map(torch.stack, zip(*((x, y) for x, y in digits().test), strict=True))
@@ -99,7 +100,7 @@ def test_a_folder_that_cannot_be_made_gets_one_line(
 def test_without_a_name_the_first_free_folder_is_taken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from spacelang.cli._demo import _free_folder
+    from spacelang.cli.demo import _free_folder
 
     monkeypatch.chdir(tmp_path)
     assert _free_folder() == Path("spacelang-demo")

@@ -24,9 +24,8 @@ from spacelang import (
     nn,
     value_choice,
 )
-from spacelang.costs import ExpectedCost, expected_cost, measure_latency
+from spacelang.costs import ExpectedCost, expected_cost, measure_latency, profile
 from spacelang.language import CellTopology, Subset
-from spacelang.results import profile
 
 from ..spaces import CASES, Gate, architectures
 
@@ -314,8 +313,8 @@ class Branched(Gate):
     """A gate that says when its layer is there."""
 
     def branches(self) -> Any:
-        from spacelang.language._conditions import Is
-        from spacelang.language._values import Choice
+        from spacelang.language.conditions import Is
+        from spacelang.language.values import Choice
 
         return [(Is(Choice(self.decision), ("on",)), "layer", self.layer)]
 

@@ -23,7 +23,7 @@ from spacelang.evaluators import (
     Lightning,
     Tabular,
 )
-from spacelang.evaluators.training._classification import possible
+from spacelang.evaluators.training.classification import possible
 from spacelang.language import Tunable, open_decisions
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:lightning")

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from spacelang import Experiment, LayerChoice, ModelSpace, value_choice
 from spacelang.errors import SpaceError
 from spacelang.evaluators import Language, LanguageModule
-from spacelang.evaluators.training._language import Perplexity
+from spacelang.evaluators.training.language_model import Perplexity
 from spacelang.quiet import captured_log
 from spacelang.strategies import DARTS
 from spacelang.strategies.multi_trial import Grid

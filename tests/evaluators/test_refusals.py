@@ -8,9 +8,10 @@ import pytest
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from torch import nn
 
+from spacelang import ModelSpace
 from spacelang.errors import SpaceError
 from spacelang.evaluators import Classification, ClassificationModule, Lightning
-from spacelang.language import LayerChoice, ModelSpace, model_context
+from spacelang.language import LayerChoice, model_context
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:lightning")
 

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from spacelang import Experiment, LayerChoice, ModelSpace, value_choice
 from spacelang.errors import SpaceError
 from spacelang.evaluators import Lightning, Regression, RegressionModule
-from spacelang.evaluators.training._regression import R2
+from spacelang.evaluators.training.regression import R2
 from spacelang.quiet import captured_log
 from spacelang.strategies import DARTS, RandomOneShot
 from spacelang.strategies.multi_trial import Grid

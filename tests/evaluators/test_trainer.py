@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 
 from spacelang.errors import SpaceError
 from spacelang.evaluators import Classification, ClassificationModule, Lightning
-from spacelang.evaluators.training._trainer import make_trainer, trainer_source
+from spacelang.evaluators.training.trainer_settings import make_trainer, trainer_source
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:lightning")
 

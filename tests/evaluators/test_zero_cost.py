@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from spacelang import SpaceError
 from spacelang.evaluators import ZeroCost
-from spacelang.evaluators.untrained._proxies import PROXIES, channel_fisher, jacobian_score
+from spacelang.evaluators.untrained.proxies import PROXIES, channel_fisher, jacobian_score
 
 NOTHING = torch.zeros(1)
 

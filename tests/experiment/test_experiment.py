@@ -13,8 +13,8 @@ from torch import nn
 
 from spacelang import Experiment, LayerChoice, ModelSpace, SpaceError, model_context
 from spacelang.evaluators import Functional
+from spacelang.files import load_yaml
 from spacelang.hub import DARTS as DartsSpace
-from spacelang.results import load_yaml
 from spacelang.strategies import DARTS
 
 from ..search_script import make, outcome

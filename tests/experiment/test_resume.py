@@ -15,6 +15,8 @@ import lightning.pytorch as pl
 import pytest
 import torch
 
+from spacelang.experiment import checkpoint
+
 from ..search_script import make, outcome, strategies
 
 SCRIPT = Path(__file__).parent.parent / "search_script.py"
@@ -71,7 +73,6 @@ def test_a_kill_while_a_checkpoint_is_written(
     tmp_path: Path, uninterrupted: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The third write stops half-way, as a kill would: no clean-up runs."""
-    from spacelang.experiment import _checkpoint
 
     writes = []
     save = torch.save
@@ -85,8 +86,8 @@ def test_a_kill_while_a_checkpoint_is_written(
             raise SystemError("killed")
         save(state, file)
 
-    monkeypatch.setattr(_checkpoint.torch, "save", torn)
-    monkeypatch.setattr(_checkpoint.Path, "unlink", lambda self, missing_ok=False: None)
+    monkeypatch.setattr(checkpoint.torch, "save", torn)
+    monkeypatch.setattr(checkpoint.Path, "unlink", lambda self, missing_ok=False: None)
     with pytest.raises(SystemError):
         make(tmp_path / "run").run()
     monkeypatch.undo()

@@ -15,7 +15,7 @@ from torch import nn
 
 from spacelang import Cell, LayerChoice, ModelSpace
 from spacelang.graph import architecture_graph
-from spacelang.graph._cell_order import canonical_numbers
+from spacelang.graph.hashing import canonical_numbers
 
 Make = Callable[..., ModelSpace]
 

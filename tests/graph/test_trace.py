@@ -13,8 +13,8 @@ from torch import nn
 
 from spacelang import Cell, InputChoice, LayerChoice, ModelSpace, SpaceError, value_choice
 from spacelang import nn as space_nn
+from spacelang.costs import profile
 from spacelang.graph import architecture_graph
-from spacelang.results import profile
 
 Make = Callable[..., ModelSpace]
 

@@ -14,8 +14,8 @@ from torch import nn
 
 from spacelang import SpaceError, Supernet, hub, model_context, profile
 from spacelang.hub import AutoFormer
-from spacelang.hub.operations.cells import DropPath
-from spacelang.hub.operations.transformers import RelativeAttention, RelativePosition
+from spacelang.hub.operations.cell_operations import DropPath
+from spacelang.hub.operations.transformer_operations import RelativeAttention, RelativePosition
 from spacelang.hub.published import read_entry
 from spacelang.hub.transformers.autoformer import PRESETS
 

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from spacelang import hub, profile
+from spacelang.files import load_yaml
 from spacelang.hub.published import read_entry
-from spacelang.results import load_yaml
 
 from .networks import n_macs, n_parameters
 

@@ -12,19 +12,9 @@ import pytest
 import torch
 
 from spacelang import ModelSpace, SpaceError, Supernet, hub, model_context
-from spacelang.hub import (
-    DARTS,
-    ENAS,
-    PNAS,
-    AmoebaNet,
-    ENASMacro,
-    FairDARTS,
-    NASBench101,
-    NASBench201,
-    NASNet,
-)
+from spacelang.hub import DARTS, ENAS, PNAS, AmoebaNet, ENASMacro, FairDARTS, NASBench101, NASBench201, NASNet
 from spacelang.hub.cells import CellSpace
-from spacelang.hub.operations.cells import OPERATIONS, DropPath
+from spacelang.hub.operations.cell_operations import OPERATIONS, DropPath
 from spacelang.hub.operations.concat import ConcatLayer
 from spacelang.hub.published import read_entry
 from spacelang.language import is_frozen

@@ -11,8 +11,8 @@ from torch import nn
 
 from spacelang import SpaceError, hub, model_context
 from spacelang.hub import DARTS
-from spacelang.hub.cells import _cells as cells_module
-from spacelang.hub.operations.cells import DARTS_OPERATIONS, DropPath
+from spacelang.hub.cells import cell_space as cells_module
+from spacelang.hub.operations.cell_operations import DARTS_OPERATIONS, DropPath
 from spacelang.language import is_frozen
 
 DIGITS = (1, 8, 10)

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from spacelang import hub
-from spacelang.hub import _document
 
 PAGE = Path(__file__).parents[2] / "docs" / "hub.md"
 

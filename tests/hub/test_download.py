@@ -19,8 +19,9 @@ from torch import nn
 
 from spacelang import SpaceError
 from spacelang.hub import DARTS, load
-from spacelang.hub.published import Entry, _download, _entries, read_entry
-from spacelang.hub.published._download import cached_path, download
+from spacelang.hub.published import Entry, entries, read_entry
+from spacelang.hub.published import download as download_module
+from spacelang.hub.published.download import cached_path, download
 
 SMALL = {"width": 2, "num_cells": 3, "dataset": [1, 8, 10]}
 
@@ -88,7 +89,7 @@ def publish(server: Server, monkeypatch: pytest.MonkeyPatch) -> Callable[..., No
         record = {"url": server.url(file), "sha256": sha256 or digest(data)}
         known = read_entry("darts-v2")
         entry = Entry("here", "DARTS", SMALL, known.architecture, "a test", (), (), record)
-        monkeypatch.setattr(_entries, "_catalogue", lambda: {"here": entry})
+        monkeypatch.setattr(entries, "_catalogue", lambda: {"here": entry})
 
     return publish
 
@@ -132,14 +133,14 @@ def test_a_broken_download_is_resumed(server: Server, cache: Path) -> None:
 
 def test_the_next_call_goes_on_from_the_part(server: Server, cache: Path) -> None:
     server.data = bytes(range(256)) * 1000
-    server.break_after = [1000] * _download.ATTEMPTS
+    server.break_after = [1000] * download_module.ATTEMPTS
     with pytest.raises(SpaceError, match=r"broke|IncompleteRead"):
         download(server.url(), digest(server.data))
     (part,) = (cache / "weights").iterdir()
     assert part.name.endswith("net.safetensors.part")
-    assert part.read_bytes() == server.data[: 1000 * _download.ATTEMPTS]
+    assert part.read_bytes() == server.data[: 1000 * download_module.ATTEMPTS]
     assert download(server.url(), digest(server.data)) == server.data
-    assert server.asked[-1] == f"bytes={1000 * _download.ATTEMPTS}-"
+    assert server.asked[-1] == f"bytes={1000 * download_module.ATTEMPTS}-"
 
 
 def test_a_server_without_ranges_sends_it_all_again(server: Server) -> None:

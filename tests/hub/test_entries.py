@@ -6,7 +6,7 @@ import pytest
 
 from spacelang import ModelSpace, SpaceError, hub
 from spacelang.hub import DARTS
-from spacelang.hub.published import _entries, read_entry
+from spacelang.hub.published import entries, read_entry
 
 
 def test_names_and_wildcards() -> None:
@@ -18,7 +18,7 @@ def test_names_and_wildcards() -> None:
 
 
 def test_names_are_unique() -> None:
-    names = [entry.name for file in _entries._files() for entry in _entries._read(file.read_text("utf-8"))]
+    names = [entry.name for file in entries._files() for entry in entries._read(file.read_text("utf-8"))]
     assert sorted(names) == hub.list_models()
 
 

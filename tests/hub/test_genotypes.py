@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spacelang import SpaceError
+from spacelang.files import load_yaml
 from spacelang.hub import DARTS, Genotype, architecture, from_genotype, list_models, to_genotype
-from spacelang.hub.operations.cells import DARTS_OPERATIONS
+from spacelang.hub.operations.cell_operations import DARTS_OPERATIONS
 from spacelang.hub.published import read_entry
-from spacelang.results import load_yaml
 
 PUBLISHED: dict[str, str] = load_yaml(Path(__file__).with_name("published_genotypes.yaml"))
 DARTS_V2 = PUBLISHED["DARTS_V2"]

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from spacelang import SpaceError
-from spacelang.hub.operations import cells as ops
+from spacelang.hub.operations import cell_operations as ops
 
 CONVOLUTIONS = [name for name in ops.DARTS_OPERATIONS if "conv" in name]
 

@@ -18,7 +18,7 @@ from spacelang.evaluators import Functional
 from spacelang.language import is_frozen
 from spacelang.strategies import DARTS as DartsSearch
 from spacelang.strategies import GDAS, SGAS, SPOS, Random, RandomOneShot
-from spacelang.testing._evaluator import quiet_trainer
+from spacelang.testing.toy_evaluators import quiet_trainer
 
 from .spaces import SMALL, small_space
 

@@ -16,7 +16,12 @@ from torch import nn
 from spacelang import ModelSpace, SpaceError, Supernet, hub, model_context, profile
 from spacelang.hub import MobileNetV3Space, ProxylessNAS, ShuffleNetSpace
 from spacelang.hub.mobile import proxylessnas as proxylessnas_module
-from spacelang.hub.operations.mobile import Residual, SqueezeExcite, inverted_residual, make_divisible
+from spacelang.hub.operations.mobile_operations import (
+    Residual,
+    SqueezeExcite,
+    inverted_residual,
+    make_divisible,
+)
 from spacelang.hub.published import read_entry
 
 from .networks import Tally, n_macs, n_parameters, one_hot, use_statistics_of

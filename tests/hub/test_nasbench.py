@@ -13,10 +13,10 @@ from torch import nn
 
 from spacelang import SpaceError, Supernet, hub, model_context, profile
 from spacelang.hub import ENASMacro, NASBench101, NASBench201, from_nasbench101, to_nasbench101
-from spacelang.hub.nasbench._graphs import OPERATIONS, CellGraph
+from spacelang.hub.nasbench.matrices import OPERATIONS, CellGraph
 from spacelang.hub.nasbench.nasbench201 import OPERATIONS as EDGE_OPERATIONS
 from spacelang.hub.nasbench.nasbench201 import unique_name
-from spacelang.hub.operations.cells import Zero
+from spacelang.hub.operations.cell_operations import Zero
 
 from .networks import n_parameters
 

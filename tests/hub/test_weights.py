@@ -17,7 +17,7 @@ from spacelang import SpaceError, hub, save_bundle
 from spacelang.evaluators.data import digits
 from spacelang.hub import DARTS, AutoFormer, load
 from spacelang.hub.published import read_entry
-from spacelang.hub.published._weights import _parse
+from spacelang.hub.published.weights import _parse
 
 SHIPPED = hub.list_models("*-digits")
 WEIGHTS = Path(__file__).parents[2] / "hub" / "weights"

@@ -26,8 +26,8 @@ from spacelang import (
     value_choice,
 )
 from spacelang.language import Categorical, ChosenInputs, FrozenCell, Primitive, architecture_of, is_frozen
-from spacelang.language._choices import Choice
-from spacelang.language._conditions import Condition, Is
+from spacelang.language.choices import Choice
+from spacelang.language.conditions import Condition, Is
 
 from ..spaces import CASES, Case, Custom, architectures, randomise_statistics
 

@@ -11,8 +11,7 @@ from torch import nn
 
 from spacelang import InputChoice, LayerChoice, ModelSpace, Repeat, SpaceError, value_choice
 from spacelang import nn as space_nn
-from spacelang.costs import CostLimit
-from spacelang.results import profile
+from spacelang.costs import CostLimit, profile
 
 
 def parameters(model: nn.Module) -> int:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from spacelang import SpaceError, load_bundle, model_context, save_bundle
-from spacelang.results import dump_yaml, load_yaml
+from spacelang.files import dump_yaml, load_yaml
 
 
 def mlp(width: int = 4) -> nn.Module:

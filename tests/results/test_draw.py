@@ -93,9 +93,9 @@ def test_nothing_overlaps_in_random_cells(cells: list[list[list[tuple[str, int]]
 @settings(max_examples=40, deadline=None)
 def test_edges_keep_clear_of_boxes_and_foreign_labels(nodes: list[list[tuple[str, int]]]) -> None:
     """In inches, on the layout itself: a curve meets only the boxes at its ends and its own label."""
-    from spacelang.results._cells import picture_of_architecture
-    from spacelang.results._draw import _layout
-    from spacelang.results._layout import s_curve
+    from spacelang.results.cell_tables import picture_of_architecture
+    from spacelang.results.drawing import s_curve
+    from spacelang.results.pictures import _layout
 
     (cell,) = picture_of_architecture(arch_of({"normal": nodes}), "all").cells
     layout = _layout(cell)

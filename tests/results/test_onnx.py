@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from spacelang import SpaceError, export_onnx, model_context
-from spacelang.results import OnnxExport, read_onnx_architecture
+from spacelang.results import OnnxExport, onnx_export, read_onnx_architecture
 
 
 @dataclass
@@ -124,7 +124,7 @@ def test_bad_arguments(tmp_path: Path) -> None:
         export_onnx(model, tmp_path / "no" / "net.onnx", x)
     with pytest.raises(SpaceError, match="batch_sizes"):
         export_onnx(model, tmp_path / "net.onnx", x, batch_sizes=())
-    with pytest.raises(SpaceError, match="example_input"):
+    with pytest.raises(SpaceError, match="example_inputs"):
         export_onnx(model, tmp_path / "net.onnx", torch.tensor(1.0))
     with pytest.raises(SpaceError, match=r"arch\['a'\]"):
         export_onnx(model, tmp_path / "net.onnx", x, arch={"a": object()})
@@ -152,9 +152,8 @@ def test_what_cannot_be_traced_is_a_space_error(tmp_path: Path) -> None:
 
 def test_a_difference_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exported: Exported) -> None:
     """With another network's file in the exporter's place, nothing is written."""
-    from spacelang.results import _onnx
 
-    monkeypatch.setattr(_onnx, "_export", lambda *_: onnx.load(exported.result.path))
+    monkeypatch.setattr(onnx_export, "_export", lambda *_: onnx.load(exported.result.path))
     other = copy.deepcopy(exported.model)
     with torch.no_grad():
         other.head.bias += 1e-2

@@ -154,7 +154,7 @@ def test_a_frozen_space(space_class: Any, conv_arch: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("bad", [None, "x", (), (torch.ones(1, 3), torch.ones(2, 3)), torch.tensor(1.0)])
 def test_bad_example_inputs(bad: Any) -> None:
-    with pytest.raises(SpaceError, match="example_input"):
+    with pytest.raises(SpaceError, match="example_inputs"):
         profile(nn.Linear(3, 3), bad)
 
 

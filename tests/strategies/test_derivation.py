@@ -10,16 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from spacelang import (
-    Cell,
-    InputChoice,
-    LayerChoice,
-    ModelSpace,
-    Repeat,
-    SpaceError,
-    Supernet,
-    value_choice,
-)
+from spacelang import Cell, InputChoice, LayerChoice, ModelSpace, Repeat, SpaceError, Supernet, value_choice
 from spacelang import nn as space_nn
 from spacelang.hub import DARTS as DartsSpace
 from spacelang.language import where
@@ -193,7 +184,7 @@ def test_constraints_are_kept() -> None:
             self.a = LayerChoice([nn.Identity(), nn.ReLU()], label="a")
             self.b = LayerChoice([nn.Identity(), nn.ReLU()], label="b")
             from spacelang.language import distinct
-            from spacelang.language._values import Choice
+            from spacelang.language.values import Choice
 
             self.constrain(distinct(Choice(self.a.decision), Choice(self.b.decision)), "a and b must differ")
 

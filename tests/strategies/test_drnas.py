@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from spacelang import InputChoice, LayerChoice, ModelSpace, SpaceError, Supernet
+from spacelang.randomness import torch_generator
 from spacelang.strategies import DARTS, DrNAS, KLAnchor, Moment, top_architectures
-from spacelang.strategies._framework._search import generator_from
 from spacelang.strategies.one_shot.drnas import DirichletSample, concentration, kl_to_uniform, largest
 
 from ..search_script import make, outcome
@@ -204,7 +204,7 @@ def test_one_step_of_the_logits(tmp_path: Path) -> None:
     search = strategy.attach(supernet, seed=1)
     before = {label: p.detach().clone().requires_grad_() for label, p in search.parameters.logits.items()}
     train, val = torch.randn(2, 3, 4, 5, 5)
-    generator = generator_from(1, 0, 0)  # seed, stage, epoch
+    generator = torch_generator(1, 0, 0)  # seed, stage, epoch
     supernet.set_mixture(
         {label: DirichletSample.apply(concentration(p), generator) for label, p in before.items()}
     )

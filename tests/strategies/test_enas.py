@@ -15,8 +15,8 @@ from torch import nn
 from spacelang import Cell, InputChoice, LayerChoice, ModelSpace, SpaceError, Supernet, value_choice
 from spacelang import nn as space_nn
 from spacelang.strategies import ENAS
-from spacelang.strategies.one_shot._controller import Controller, Sample, skip_divergence, tempered
-from spacelang.strategies.one_shot._controller_search import Baseline
+from spacelang.strategies.framework.controller import Controller, Sample, skip_divergence, tempered
+from spacelang.strategies.one_shot.enas import Baseline
 
 from ..spaces import CASES, Case
 from .paths import Anything, Small, rows, searched, trainer

@@ -25,7 +25,7 @@ from spacelang.strategies import (
     ScheduledDropPath,
     SkipDropout,
 )
-from spacelang.strategies._framework._update import SecondOrder, Step
+from spacelang.strategies.framework.update import SecondOrder, Step
 
 from .test_gumbel import Four, moment
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from spacelang import Cell, Experiment, LayerChoice, ModelSpace, SpaceError, Supernet
+from spacelang.files import load_yaml
 from spacelang.hub import DARTS as DartsSpace
-from spacelang.results import load_yaml
 from spacelang.strategies import (
     DARTS,
     Extra,
@@ -24,7 +24,7 @@ from spacelang.strategies import (
 )
 from spacelang.strategies.extras import early_stop as module
 from spacelang.strategies.extras.early_stop import is_stable, local_averages
-from spacelang.testing._evaluator import Fit
+from spacelang.testing.toy_evaluators import Fit
 
 from ..search_script import outcome
 

@@ -21,7 +21,7 @@ from spacelang.strategies import (
 )
 from spacelang.strategies.extras.monitor import largest_eigenvalue
 from spacelang.testing import toy_spaces
-from spacelang.testing._evaluator import Fit
+from spacelang.testing.toy_evaluators import Fit
 
 from ..search_script import outcome
 from .test_search import Regression, TwoSlopes, loader, quiet_trainer

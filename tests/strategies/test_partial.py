@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from spacelang import Cell, LayerChoice, ModelSpace, SpaceError, Supernet
 from spacelang.hub import DARTS as DartsSpace
-from spacelang.strategies.one_shot._partial import (
+from spacelang.strategies.one_shot.partial import (
     PartialBuilder,
     PartialCell,
     bypass,

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from spacelang import Cell, LayerChoice, ModelSpace, SpaceError, Supernet
 from spacelang.hub import DARTS as DartsSpace
 from spacelang.strategies import PCDARTS, Penalty, top_architectures
-from spacelang.strategies.one_shot._partial import PartialCell
+from spacelang.strategies.one_shot.partial import PartialCell
 
 from .test_derivation import OneCell, oracle_logits, slots_of
 from .test_search import quiet_trainer

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from spacelang import Cell, Experiment, ModelSpace, SpaceError, Supernet
 from spacelang.hub import DARTS as DartsSpace
 from spacelang.strategies import DARTS, PDARTS, SkipDropout, Softmax, top_architectures
-from spacelang.strategies.one_shot._survivors import SurvivorSoftmax, keep_most_probable
+from spacelang.strategies.one_shot.pdarts import SurvivorSoftmax, keep_most_probable
 from spacelang.testing import toy_spaces
-from spacelang.testing._evaluator import Fit
+from spacelang.testing.toy_evaluators import Fit
 
 from ..search_script import outcome
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from spacelang import SpaceError, Supernet
 from spacelang.hub import DARTS as DartsSpace
 from spacelang.strategies import DARTS
-from spacelang.strategies._framework._update import (
+from spacelang.strategies.framework.update import (
     SecondOrder,
     Step,
     forward_over_reverse,

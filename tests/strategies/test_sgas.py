@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from spacelang import Cell, ModelSpace, SpaceError, Supernet
-from spacelang.results import load_yaml
+from spacelang.files import load_yaml
 from spacelang.strategies import SGAS
 from spacelang.strategies.one_shot.sgas import (
     certainty,

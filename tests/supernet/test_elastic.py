@@ -27,9 +27,9 @@ from spacelang import (
 )
 from spacelang.language import maximum, to_int, where
 from spacelang.nn import Sizes, ValueLayer
-from spacelang.supernet import Builder, _elastic_merge
-from spacelang.supernet._elastic import ElasticLayer
-from spacelang.supernet._elastic_refusal import Produced
+from spacelang.supernet import Builder, elastic_merge
+from spacelang.supernet.elastic import ElasticLayer
+from spacelang.supernet.elastic_refusal import Produced
 
 from .test_selected_path import flat, origins
 
@@ -271,7 +271,7 @@ def padded_sum(terms: list[tuple[Tensor, list[Tensor]]]) -> list[Tensor]:
 
 def separately(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let every combination be called by itself."""
-    monkeypatch.setattr(_elastic_merge, "_key", lambda layer, largest: None)
+    monkeypatch.setattr(elastic_merge, "_key", lambda layer, largest: None)
 
 
 def subset(supernet: Supernet) -> dict[str, list[bool]]:

@@ -212,7 +212,7 @@ class Loud(plain.ReLU):
 
 
 def test_what_may_differ_is_not_shared() -> None:
-    from spacelang.supernet._sharing import split
+    from spacelang.supernet.mixed_cell import split
 
     def shared(*modules: plain.Module) -> int:
         return len(split(plain.Sequential(*modules)).shared)

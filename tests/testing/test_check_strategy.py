@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from spacelang.language import ModelSpace
+from spacelang import ModelSpace
 from spacelang.strategies import (
     DARTS,
     GDAS,

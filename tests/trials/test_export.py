@@ -10,10 +10,10 @@ import pytest
 
 from spacelang import Experiment, InputChoice, ModelSpace, SpaceError
 from spacelang.evaluators import Functional
-from spacelang.experiment._trials import mirror
+from spacelang.experiment.trial_run import mirror
 from spacelang.strategies.multi_trial import Random
 from spacelang.trials import Maximize, Minimize, Trial, from_optuna
-from spacelang.trials._export import to_optuna
+from spacelang.trials.export import to_optuna
 
 from . import toy
 
@@ -54,7 +54,7 @@ def test_a_study_of_several_objectives_has_the_same_front() -> None:
         trials.append(Trial(number, arch, 0, "done", metrics=metrics))
     objectives = [Maximize("a"), Minimize("b")]
     from spacelang.trials import History
-    from spacelang.trials._export import candidates_of
+    from spacelang.trials.export import candidates_of
 
     study = to_optuna(trials, objectives, candidates_of(space.decision_space))
     ours = History(space.decision_space, objectives, trials).pareto()

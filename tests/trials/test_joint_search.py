@@ -14,8 +14,8 @@ from torch import nn
 from spacelang import Cell, Experiment, ModelSpace, SpaceError, model_context, value_choice
 from spacelang.costs import CostLimit
 from spacelang.evaluators import Classification, Functional, Tabular
+from spacelang.files import load_yaml
 from spacelang.language import Categorical, Tunable, architecture_of
-from spacelang.results import load_yaml
 from spacelang.strategies import DARTS
 from spacelang.strategies.multi_trial import (
     ASHA,
@@ -186,7 +186,7 @@ def test_costs_are_those_of_the_model(tmp_path: Path) -> None:
         evaluator=Functional(rate_of, rate=value_choice(RATES, label="lr")),
         objectives=[Maximize("default"), Minimize("params"), Minimize("flops")],
         constraints=[CostLimit("params", at_most=8)],
-        example_input=torch.zeros(2, 4),
+        example_inputs=torch.zeros(2, 4),
     )
     run.run()
     costs = {(t.arch["width"], t.metrics["params"], t.metrics["flops"]) for t in run.history}

@@ -10,7 +10,7 @@ import pytest
 
 from spacelang import SpaceError
 from spacelang.trials import History, Maximize, Minimize, Objective, Trial, pareto_front
-from spacelang.trials._objectives import dominates, fronts
+from spacelang.trials.objectives import dominates, fronts
 
 from .toy import Chain
 

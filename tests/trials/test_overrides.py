@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from spacelang import Experiment, LayerChoice, ModelSpace, SpaceError
 from spacelang.costs import CostLimit
 from spacelang.evaluators import Functional, Tabular
-from spacelang.experiment._trials import mirror
+from spacelang.experiment.trial_run import mirror
 from spacelang.trials import (
     Exhausted,
     History,

@@ -13,7 +13,7 @@ from spacelang import Experiment, SpaceError
 from spacelang.evaluators import Functional
 from spacelang.strategies.multi_trial import Random
 from spacelang.trials import InProcess, Ledger, ProcessPool
-from spacelang.trials._pool import _environment
+from spacelang.trials.process_pool import _environment
 
 from . import toy
 

@@ -16,7 +16,7 @@ from optuna.samplers import RandomSampler
 from spacelang import Experiment, SpaceError
 from spacelang.costs import CostLimit
 from spacelang.evaluators import Functional
-from spacelang.results import load_yaml
+from spacelang.files import load_yaml
 from spacelang.strategies.multi_trial import Optuna, PolicyGradient, Random, RegularizedEvolution
 from spacelang.trials import InProcess, Ledger, Maximize, Minimize, ProcessPool
 
@@ -154,7 +154,7 @@ def test_what_is_no_executor_is_refused(tmp_path: Path) -> None:
 
 
 def test_flops_need_an_example(tmp_path: Path) -> None:
-    with pytest.raises(SpaceError, match="example_input"):
+    with pytest.raises(SpaceError, match="example_inputs"):
         experiment(tmp_path, constraints=[CostLimit("flops", at_most=1)])
 
 

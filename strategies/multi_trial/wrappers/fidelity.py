@@ -13,7 +13,7 @@ import numpy as np
 from spacelang import ModelSpace
 from spacelang.trials import History, Proposal, Proposer, Stopper, Trial
 
-from ._wrapper import Wrapped, Wrapper, inner_note
+from .wrapper import Wrapped, Wrapper, inner_note
 
 Bracket: TypeAlias = "tuple[tuple[int, int], ...]"
 """Rungs, each a number of trials and their epochs."""

@@ -12,9 +12,9 @@ import numpy as np
 from spacelang import ModelSpace, SpaceError
 from spacelang.trials import History, Proposal, Proposer, Stopper, Trial
 
-from ..predictors._predictor import Array, standardised
-from ..predictors._regressor import check_regressor, fresh
-from ._wrapper import Wrapped
+from ..predictors.predictor import Array, standardised
+from ..predictors.regressor import check_regressor, fresh
+from .wrapper import Wrapped
 
 
 @dataclass(frozen=True)

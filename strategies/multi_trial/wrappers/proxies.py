@@ -12,7 +12,7 @@ import numpy as np
 from spacelang import ModelSpace, SpaceError
 from spacelang.trials import History, Proposal, Proposer, Stopper, Trial, plain_overrides
 
-from ._wrapper import Wrapped, Wrapper
+from .wrapper import Wrapped, Wrapper
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import numpy as np
 from spacelang import ModelSpace, SpaceError
 from spacelang.trials import Proposal, Proposer, Trial
 
-from ._wrapper import Wrapped, Wrapper, inner_note
+from .wrapper import Wrapped, Wrapper, inner_note
 
 Aggregate: TypeAlias = Literal["mean", "median", "min", "max"]
 

@@ -15,8 +15,8 @@ from spacelang.costs import CostLimit, expected_cost
 from spacelang.language import Architecture
 from spacelang.trials import Exhausted, History, Proposal, Proposer, Rebuilt, Trial
 
-from .._stateless import require_untried
-from ._wrapper import Wrapped, Wrapper
+from ..stateless import require_untried
+from .wrapper import Wrapped, Wrapper
 
 
 @dataclass(frozen=True)

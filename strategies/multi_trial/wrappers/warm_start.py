@@ -12,7 +12,7 @@ from spacelang import ModelSpace, SpaceError
 from spacelang.language import Architecture
 from spacelang.trials import History, Proposal, Proposer, Trial
 
-from ._wrapper import Wrapped, Wrapper
+from .wrapper import Wrapped, Wrapper
 
 
 @dataclass(frozen=True)

@@ -25,10 +25,10 @@ from spacelang.strategies.multi_trial.predictors import (
     thompson,
     upper_confidence,
 )
-from spacelang.strategies.multi_trial.predictors._encoding import number_of_paths
-from spacelang.strategies.multi_trial.predictors._gcn import _importance
-from spacelang.strategies.multi_trial.predictors._lstm import _Network
-from spacelang.strategies.multi_trial.predictors._mlp import mean_and_std
+from spacelang.strategies.multi_trial.predictors.encoding import number_of_paths
+from spacelang.strategies.multi_trial.predictors.gcn import _importance
+from spacelang.strategies.multi_trial.predictors.lstm import _Network
+from spacelang.strategies.multi_trial.predictors.mlp import mean_and_std
 from spacelang.testing import toy_spaces
 
 ENSEMBLE = np.array([[6, 5.5, 7], [6.4, 5.9, 6.6], [5.8, 5.1, 7.4], [6.2, 6.3, 6.8], [6.1, 5.7, 7.2]])

@@ -1,0 +1,85 @@
+"""The tables of docs/hub.md, made from the entries: `python -m spacelang.hub._document docs/hub.md`.
+
+What stands above `MARKER` is written by hand and stays.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from inspect import getdoc
+from pathlib import Path
+from typing import Any
+
+from spacelang.hub.loading import SPACES
+from spacelang.hub.nasbench import DigitsCells
+from spacelang.hub.published import Entry, list_models, read_entry
+
+MARKER = "<!-- From here on written by `python -m spacelang.hub._document docs/hub.md`. -->\n"
+HEADER = "| name | parameters | multiply-accumulates | published | source |\n|---|---|---|---|---|\n"
+
+
+def updated(page: str) -> str:
+    """The page with its tables made anew."""
+    by_hand, marker, _ = page.partition(MARKER)
+    return f"{by_hand}{marker}\n{tables()}"
+
+
+def tables() -> str:
+    """A section for every space, and the sources as footnotes."""
+    entries = [read_entry(name) for name in list_models()]
+    notes: dict[str, int] = {}
+    sections = [
+        _section(space, [entry for entry in entries if entry.space == name], notes)
+        for name, space in [*SPACES.items(), ("DigitsCells", DigitsCells)]
+    ]
+    return "\n".join(sections) + "".join(f"\n[^{number}]: {text}" for text, number in notes.items()) + "\n"
+
+
+def _section(space: type, entries: list[Entry], notes: dict[str, int]) -> str:
+    summary = (getdoc(space) or "").partition("\n")[0]
+    if entries:
+        body = HEADER + "".join(_row(entry, notes) for entry in entries)
+    elif hasattr(space, "table"):
+        body = f"No entries; `{space.__name__}.table` has results of all, for the evaluator `Tabular`.\n"
+    else:
+        body = "No entries.\n"
+    return f"## {space.__name__}\n\n{summary}\n\n{body}"
+
+
+def _row(entry: Entry, notes: dict[str, int]) -> str:
+    """Table row of an entry; its counts are those of `load(name)` without further arguments."""
+    counts = [row for row in entry.counts if not row["arguments"] and "macs" in row]
+    cells = (
+        f"`{entry.name}`{' (weights)' if entry.weights else ''}",
+        f"{counts[0]['parameters']:,}",
+        "<br>".join(f"{row['macs']:,} at {'x'.join(map(str, row['image']))}" for row in counts),
+        "<br>".join(f"{_result(row)}{_note(row['evidence'], notes)}" for row in entry.published),
+        _note(entry.source, notes),
+    )
+    return f"| {' | '.join(cells)} |\n"
+
+
+def _result(published: Mapping[str, Any]) -> str:
+    """A published result in words: "CIFAR-10: test error 2.76 ± 0.09 %"."""
+    told = (_quantity(key, value) for key, value in published.items() if key not in ("dataset", "evidence"))
+    return f"{published['dataset']}: {', '.join(told)}"
+
+
+def _quantity(key: str, value: object) -> str:
+    text = str(value).replace("+-", "±")
+    if key.endswith("_million"):
+        unit = key.removesuffix("_million")
+        return f"{text} M {'FLOPs' if unit == 'flops' else unit}"
+    words = key.removesuffix("_percent").replace("_", " ")
+    return f"{words} {text} %" if key.endswith("_percent") else f"{words} {text}"
+
+
+def _note(text: str, notes: dict[str, int]) -> str:
+    """Mark of the footnote that says `text`, a new one unless it was said before."""
+    return f"[^{notes.setdefault(text, len(notes) + 1)}]"
+
+
+if __name__ == "__main__":
+    file = Path(sys.argv[1])
+    file.write_text(updated(file.read_text(encoding="utf-8")), encoding="utf-8")

@@ -1,0 +1,193 @@
+"""Language modelling: a LightningModule that predicts next tokens, and the evaluator made of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+from torch.nn import functional as F
+from torchmetrics import Metric
+
+from spacelang.errors import SpaceError
+from spacelang.trials import Minimize
+
+from .lightning_training import Lightning, Loaders
+from .training_module import Batch, TrainingModule, described
+
+
+def token_loss(logits: Tensor, targets: Tensor, ignore_index: int = -100) -> Tensor:
+    """Cross entropy, averaged over the tokens that are not ignored; 0 where all are.
+
+    Args:
+        logits: scores, (B, T, vocabulary).
+        targets: token numbers, (B, T).
+        ignore_index: the target that is left out.
+
+    Returns:
+        Scalar, in nats.
+    """
+    total = F.cross_entropy(
+        logits.flatten(0, 1), targets.flatten(), ignore_index=ignore_index, reduction="sum"
+    )
+    return total / (targets != ignore_index).sum().clamp(min=1)
+
+
+class LanguageModule(TrainingModule):
+    """Train a model to predict the next token: cross entropy and one optimiser.
+
+    A batch is a tensor of tokens, whose targets are the same tokens one step on, or a pair (inputs, targets)
+    of such tensors; each is (B, T) of integers. The model maps inputs (B, T) to logits
+    (B, T, vocabulary). It gets a single tensor whole, and the logits at its last token count for nothing.
+
+    Logs `train_loss, val_loss, test_loss`, each the mean over the tokens of an epoch, and `val_perplexity,
+    test_perplexity`, the exponential of that mean. A subclass may override any hook; it finds `self.model`,
+    `self.criterion`, `self.metrics` (functions of logits and targets by name) and
+    `self.hparams.learning_rate`.
+
+    Numbers may be value choices, for `Lightning` to decide.
+
+    Args:
+        learning_rate: of the optimiser.
+        weight_decay: of the optimiser.
+        optimizer: called as `optimizer(parameters, lr=..., weight_decay=...)`.
+        ignore_index: targets with this number count for nothing. Padding in a single tensor is also an
+            input, so it must be a token that the model knows.
+
+    Raises:
+        SpaceError: a value out of range; in training, batches or logits of another shape or number type.
+    """
+
+    def __init__(
+        self,
+        learning_rate: float = 1e-3,
+        weight_decay: float = 0.0,
+        optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.Adam,
+        ignore_index: int = -100,
+    ) -> None:
+        if type(ignore_index) is not int:
+            raise SpaceError(
+                f"ignore_index is {ignore_index!r}; expected an integer, such as that of padding"
+            )
+        loss = partial(token_loss, ignore_index=ignore_index)
+        super().__init__(loss, learning_rate, weight_decay, optimizer, ignore_index=ignore_index)
+        self.perplexity = Perplexity()
+
+    def split_batch(self, batch: Any) -> Batch:
+        """Inputs and targets of a batch, both (B, T)."""
+        tensors = [batch] if isinstance(batch, Tensor) else batch
+        if not isinstance(tensors, list | tuple) or len(tensors) not in (1, 2):
+            raise SpaceError(
+                f"a batch is {described(batch)}; expected tokens (batch, time), or a pair (inputs, "
+                "targets) of such. Make it so in the DataLoader's collate_fn"
+            )
+        for tokens in tensors:
+            _check_tokens(tokens)
+        inputs, targets = tensors if len(tensors) == 2 else (tensors[0], self._next(tensors[0]))
+        if inputs.shape != targets.shape:
+            raise SpaceError(
+                f"inputs have shape {tuple(inputs.shape)} and targets {tuple(targets.shape)}; expected one "
+                "shape, with the token that follows input [b, t] as target [b, t]"
+            )
+        return inputs, targets.long()
+
+    def compared(self, output: Any, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (B, T, vocabulary), of at least 32 bits, and targets (B, T)."""
+        shape = tuple(targets.shape)
+        if not isinstance(output, Tensor) or output.dim() != 3 or output.shape[:2] != shape:
+            raise SpaceError(
+                f"the model returned {described(output)} for tokens of shape {shape}; expected logits "
+                f"({shape[0]}, {shape[1]}, vocabulary) alone, without a recurrent state"
+            )
+        return output.to(torch.promote_types(output.dtype, torch.float32)), targets
+
+    def batch_weight(self, targets: Tensor) -> int:
+        """The number of tokens that count."""
+        return int((targets != self.hparams["ignore_index"]).sum())
+
+    def epoch_metrics(self, loss: Tensor, output: Tensor, targets: Tensor) -> Mapping[str, Metric]:
+        self.perplexity.update(loss, self.batch_weight(targets))
+        return {"perplexity": self.perplexity}
+
+    def _next(self, tokens: Tensor) -> Tensor:
+        """The token after each; after the last one there is none to predict."""
+        if tokens.shape[1] < 2:
+            raise SpaceError(
+                f"tokens of shape {tuple(tokens.shape)} have no next token; give rows of at least two, or a "
+                "pair (inputs, targets)"
+            )
+        return F.pad(tokens[:, 1:].long(), (0, 1), value=self.hparams["ignore_index"])
+
+
+class Language(Lightning):
+    """Evaluate a language model: a `Lightning` evaluator with a `LanguageModule`.
+
+    Args:
+        learning_rate, weight_decay, optimizer, ignore_index: see `LanguageModule`.
+        train_dataloaders, val_dataloaders, datamodule: see `Lightning`; batches are tokens (B, T), or pairs
+            (inputs, targets).
+        trainer_kwargs: arguments of `Trainer`, such as `max_epochs=10`.
+    """
+
+    default_objective = Minimize("val_perplexity")
+
+    def __init__(
+        self,
+        learning_rate: float = 1e-3,
+        weight_decay: float = 0.0,
+        optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.Adam,
+        ignore_index: int = -100,
+        *,
+        train_dataloaders: Loaders = None,
+        val_dataloaders: Loaders = None,
+        datamodule: LightningDataModule | None = None,
+        **trainer_kwargs: Any,
+    ) -> None:
+        super().__init__(
+            LanguageModule(learning_rate, weight_decay, optimizer, ignore_index),
+            train_dataloaders=train_dataloaders,
+            val_dataloaders=val_dataloaders,
+            datamodule=datamodule,
+            **trainer_kwargs,
+        )
+
+
+class Perplexity(Metric):
+    """exp of the mean loss over all tokens seen.
+
+    From losses, not from probabilities as torchmetrics' `Perplexity`: in float32 these round to 0 at a loss
+    of 104, and one such token makes it infinite.
+    """
+
+    full_state_update = False
+    is_differentiable = False
+    higher_is_better = False
+
+    total: Tensor
+    count: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("total", torch.tensor(0.0), dist_reduce_fx="sum")
+        self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
+
+    def update(self, loss: Tensor, tokens: int) -> None:
+        """Add a batch: its mean loss, and over how many tokens."""
+        self.total = self.total + loss * tokens
+        self.count = self.count + tokens
+
+    def compute(self) -> Tensor:
+        """The value so far, a scalar."""
+        return (self.total / self.count).exp()
+
+
+def _check_tokens(tokens: object) -> None:
+    integers = (torch.int64, torch.int32)
+    if not isinstance(tokens, Tensor) or tokens.dim() != 2 or tokens.dtype not in integers:
+        raise SpaceError(
+            f"a batch holds {described(tokens)}; expected tokens (batch, time), torch.int64. Convert "
+            "numbers of another type with tokens.long(), and give a single row as tokens[None]"
+        )

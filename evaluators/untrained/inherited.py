@@ -1,0 +1,148 @@
+"""Architectures measured with the weights of a trained supernet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from copy import copy
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import lightning.pytorch as pl
+from lightning.pytorch.utilities import CombinedLoader
+from torch import nn
+
+from spacelang.errors import SpaceError
+from spacelang.language import Architecture, architecture_of, require_decided
+from spacelang.quiet import captured_log
+from spacelang.randomness import global_generators_kept
+from spacelang.supernet import Supernet, recalibrate
+from spacelang.trials import Objective
+
+from ..training.lightning_training import Lightning
+
+Report: TypeAlias = Callable[[dict[str, float], int], None]
+
+
+class Inherited:
+    """Evaluate an architecture with a supernet's weights, without training it.
+
+    The weights of its path are copied, batch-norm statistics are estimated anew on training batches, and the
+    validation metrics are those of the evaluator's own LightningModule. The supernet and the global
+    generators are left as they were.
+
+    Args:
+        supernet: trained, such as `experiment.supernet`.
+        evaluator: a `Lightning` or `Classification`, for its LightningModule, data and Trainer settings.
+        calibration_batches: training batches for the statistics; 0 keeps those of the supernet, which are a
+            mixture of all its paths.
+
+    Raises:
+        SpaceError: an argument of the wrong kind.
+    """
+
+    def __init__(self, supernet: Supernet, evaluator: Lightning, *, calibration_batches: int = 20) -> None:
+        if not isinstance(supernet, Supernet):
+            raise SpaceError(
+                f"Inherited takes a trained Supernet, such as experiment.supernet; got a "
+                f"{type(supernet).__name__}."
+            )
+        if not isinstance(evaluator, Lightning):
+            raise SpaceError(
+                f"Inherited measures with a Lightning or Classification evaluator; got a "
+                f"{type(evaluator).__name__}."
+            )
+        require_decided(evaluator, "Inherited trains nothing, so it would make no difference; give")
+        if type(calibration_batches) is not int or calibration_batches < 0:
+            raise SpaceError(f"calibration_batches={calibration_batches!r} must be an integer of at least 0.")
+        self.supernet = supernet
+        self.evaluator = evaluator
+        self.calibration_batches = calibration_batches
+
+    @property
+    def default_objective(self) -> Objective | None:
+        """That of the evaluator."""
+        return self.evaluator.default_objective
+
+    def for_trial(self, directory: Path) -> Inherited:
+        """See `Lightning.for_trial`."""
+        twin = copy(self)
+        twin.evaluator = self.evaluator.for_trial(directory)
+        return twin
+
+    def evaluate(
+        self, model: nn.Module | Mapping[str, Any], report: Report | None = None
+    ) -> dict[str, float]:
+        """Return the validation metrics of an architecture.
+
+        Args:
+            model: an architecture dict; or a model that was frozen or built as one, whose own weights are
+                not used.
+            report: called once with the metrics and 0.
+
+        Raises:
+            SpaceError: the architecture is invalid or unknown; no validation metric was logged.
+        """
+        callbacks = [_Recalibration(self.evaluator, self.calibration_batches)]
+        frozen = self.supernet.freeze(_architecture(model))
+        with global_generators_kept():
+            metrics = self.evaluator.validate(frozen, callbacks=callbacks if self.calibration_batches else ())
+        if report is not None:
+            report(metrics, 0)
+        return metrics
+
+
+def _architecture(model: nn.Module | Mapping[str, Any]) -> Architecture:
+    arch = dict(model) if isinstance(model, Mapping) else architecture_of(model)
+    if arch is None:
+        raise SpaceError(
+            f"the architecture of a {type(model).__name__} is not known; give the dict itself, or a "
+            "model from space.freeze(arch) or model_context(arch)."
+        )
+    return arch
+
+
+class _Recalibration(pl.Callback):
+    """Estimate the batch-norm statistics of a model on training batches before it is validated."""
+
+    def __init__(self, evaluator: Lightning, batches: int) -> None:
+        self.evaluator = evaluator
+        self.batches = batches
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Estimate, now that the model is where it will be validated."""
+
+        def forward(batch: Any) -> None:
+            with captured_log(pl_module), trainer.precision_plugin.train_step_context():
+                pl_module.training_step(_on_device(batch, trainer, pl_module), 0)
+
+        batches = _repeated(self._train_dataloaders(trainer, pl_module), self.batches)
+        recalibrate(pl_module, (partial(forward, batch) for batch in batches))
+
+    def _train_dataloaders(self, trainer: Any, pl_module: pl.LightningModule) -> Any:
+        if self.evaluator.train_dataloaders is not None:
+            return self.evaluator.train_dataloaders
+        if trainer.datamodule is None:
+            return pl_module.train_dataloader()
+        trainer.datamodule.setup("fit")  # so far it was set up for validation alone
+        return trainer.datamodule.train_dataloader()
+
+
+def _on_device(batch: Any, trainer: pl.Trainer, pl_module: pl.LightningModule) -> Any:
+    batch = trainer.precision_plugin.convert_input(batch)
+    batch = pl_module._on_before_batch_transfer(batch, dataloader_idx=0)
+    return trainer.strategy.batch_to_device(batch, dataloader_idx=0)
+
+
+def _repeated(loaders: Any, count: int) -> Iterator[Any]:
+    """`count` batches, over and over those of the loaders; none if there are none."""
+    taken = 0
+    while taken < count:
+        before = taken
+        for batch, _, _ in CombinedLoader(loaders, "max_size_cycle"):
+            yield batch
+            taken += 1
+            if taken == count:
+                return
+        if taken == before:
+            return

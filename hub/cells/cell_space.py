@@ -1,0 +1,364 @@
+"""The builder shared by cell spaces: stems, cells in three stages, auxiliary head, classifier.
+
+A space of this kind is two cells, "normal" and "reduce", stacked to a network; what differs from paper to
+paper is a `CellDesign`: candidate operations, number of nodes, and which nodes make the output. Sources:
+NASNet, arXiv:1707.07012; DARTS, arXiv:1806.09055; all of them in one frame: arXiv:1905.13214.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, ClassVar, Literal, TypeAlias
+
+from torch import Tensor, nn
+
+from spacelang import Cell, value_choice
+from spacelang.errors import SpaceError
+from spacelang.language import FrozenCell, Value, current_architecture
+
+from ..images import Dataset, Images, check_positive, resolve_images
+from ..operations.cell_operations import (
+    Channels,
+    DropPath,
+    check_operations,
+    check_probability,
+    cifar_auxiliary_head,
+    cifar_stem,
+    factorized_reduce,
+    imagenet_auxiliary_head,
+    imagenet_stems,
+    make_operation,
+    relu_conv_bn,
+)
+from ..operations.concat import AllNodes, Concat, LooseEnds, linear
+from ..published import PublishedSpace
+from .foreign_layouts import converted_cells
+from .stack import CellStack
+
+MergeOp: TypeAlias = Literal["all", "loose_end"]
+
+STEM_MULTIPLIER = 3  # the CIFAR stem has 3 * width channels
+INPUTS = 2  # a cell reads the two cells before it
+SLOTS = 2  # operations that a node adds
+
+
+@dataclass(frozen=True)
+class CellDesign:
+    """What a paper's cell is.
+
+    Args:
+        operations: names of the candidate operations, in the order of the decisions' candidates.
+        num_nodes: nodes of a cell; each adds two operations on two earlier nodes.
+        merge_op: the output is "all" nodes, or those that no other node reads ("loose_end").
+        distinct_inputs: the two operations of a node must read different nodes.
+    """
+
+    operations: tuple[str, ...]
+    num_nodes: int
+    merge_op: MergeOp
+    distinct_inputs: bool = False
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a cell reads: the stem, or a cell of some kind; each node has `multiple` times the width."""
+
+    kind: str
+    multiple: int
+
+
+@dataclass(frozen=True)
+class CellPlan:
+    """Sizes of one cell; `after_reduction` says that its older input is twice as large as its newer one.
+
+    `stage` and `index` tell cells of one network apart: a reduction has index 0 of the stage it begins.
+    """
+
+    stage: int
+    index: int
+    inputs: tuple[Source, Source]
+    multiple: int
+    size: int
+    reduction: bool
+    after_reduction: bool
+
+    @property
+    def kind(self) -> str:
+        """Label of the cell."""
+        return "reduce" if self.reduction else "normal"
+
+    @property
+    def output(self) -> Source:
+        """What the cells after it read."""
+        return Source(self.kind, self.multiple)
+
+
+class CellSpace(PublishedSpace):
+    """Normal cells, with reduction cells at a third and two thirds of the depth.
+
+    A cell has two inputs (the two cells before) and `num_nodes` nodes; a node sums two operations on two
+    earlier nodes. The labels are those of two shared cells, "normal" and "reduce". Reductions halve the map
+    and double the channels.
+
+    One class makes two networks, told apart by `affine`. The search network has batch norms without
+    parameters (the stem excepted) and a batch norm behind every pool; the evaluation network has batch norms
+    with parameters, plain pools and drop path. `affine=None` takes the search network where a space is
+    declared and the evaluation network under `model_context`. `space.freeze(arch)` keeps the modules and
+    weights of the network it copies.
+
+    Args:
+        width: channels of the first cell, even for ImageNet; several in a list make a decision, "width".
+        num_cells: number of cells, at least 1; several (each at least 4) make a decision, "num_cells". Cells
+            at the same place of the same stage are shared between depths where their inputs allow it.
+        dataset: "cifar" (3x32x32 images), "imagenet" (3x224x224, a stem that divides the size by 8), or
+            (channels, size, classes) of square images, with the CIFAR stem.
+        num_classes: overrides the dataset's 10, 1000 or third entry; 100 for CIFAR-100.
+        num_nodes: nodes of a cell, in place of the paper's.
+        auxiliary_loss: adds the auxiliary head after the cell at two thirds of the depth; in training mode
+            the network then returns (logits, auxiliary logits).
+        drop_path_prob: initial rate of every `DropPath`, and the attribute a schedule takes its maximum from.
+        operations: names of the candidate operations, in place of the paper's.
+        merge_op: "all" or "loose_end", in place of the paper's.
+        distinct_inputs: whether the two inputs of a node must differ, in place of the paper's.
+        affine: False for the search network, True for the evaluation network, None for the rule above.
+
+    Raises:
+        SpaceError: an argument is out of range; says what is legal.
+    """
+
+    design: ClassVar[CellDesign]
+
+    def __init__(
+        self,
+        width: int | Sequence[int] = 16,
+        num_cells: int | Sequence[int] = 8,
+        dataset: Dataset = "cifar",
+        *,
+        num_classes: int | None = None,
+        num_nodes: int | None = None,
+        auxiliary_loss: bool = False,
+        drop_path_prob: float = 0.0,
+        operations: Sequence[str] | None = None,
+        merge_op: MergeOp | None = None,
+        distinct_inputs: bool | None = None,
+        affine: bool | None = None,
+    ) -> None:
+        super().__init__()
+        self._design = _resolve_design(self.design, operations, num_nodes, merge_op, distinct_inputs)
+        data = resolve_images(dataset, num_classes)
+        self.affine = current_architecture() is not None if affine is None else affine
+        self.drop_path_prob = check_probability(drop_path_prob)
+        channels: Channels = _number_or_choice("width", width)
+        depth = _number_or_choice("num_cells", num_cells)
+        self.stem0, self.stem1 = _stems(data, channels)
+
+        sizes = {"stem": (1 if data.imagenet else STEM_MULTIPLIER) * channels}
+        outputs: dict[str, nn.Module] = {}  # a cell of each kind
+
+        def channels_of(source: Source) -> Channels | Concat:
+            if source.kind in sizes:
+                return sizes[source.kind]
+            return self._output(outputs[source.kind], source.multiple * channels)
+
+        def build(plan: CellPlan) -> nn.Module:
+            older, newer = map(channels_of, plan.inputs)
+            size = plan.multiple * channels
+            inputs = CellInputs(older, newer, size, plan.after_reduction, self.affine)
+            cell = self._cell(plan, size, inputs)
+            outputs.setdefault(plan.kind, cell)
+            return cell
+
+        layouts = {n: plan_cells(data, n) for n in _possible(depth)}
+        self.cells: Any = CellStack(depth, layouts, build)
+        last, auxiliary = _ends(layouts, auxiliary_loss)
+        self.auxiliary_head = (
+            _auxiliary_head(channels_of(auxiliary.output), auxiliary.size, data, self.affine)
+            if auxiliary_loss
+            else None
+        )
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.classifier = linear(channels_of(last.output), data.num_classes)
+
+    def _cell(self, plan: CellPlan, channels: Channels, inputs: nn.Module) -> nn.Module:
+        """Build one cell."""
+        design = self._design
+        build = partial(self._operation, reduction=plan.reduction, channels=channels)
+        return Cell(
+            {name: partial(build, name) for name in design.operations},
+            num_nodes=design.num_nodes,
+            num_ops_per_node=SLOTS,
+            num_predecessors=INPUTS,
+            merge_op=design.merge_op,
+            preprocessor=inputs,
+            distinct_inputs=design.distinct_inputs,
+            label=plan.kind,
+        )
+
+    def _operation(
+        self, name: str, node: int, slot: int | None, source: int, *, reduction: bool, channels: Channels
+    ) -> nn.Module:
+        """Build a candidate of one edge; edges from a reduction cell's two inputs have stride 2."""
+        drop_path = self.drop_path_prob if self.affine or self.drop_path_prob else None
+        stride = 2 if reduction and source < INPUTS else 1
+        return make_operation(name, channels, stride, affine=self.affine, drop_path=drop_path)
+
+    def _output(self, cell: Any, channels: Channels) -> Channels | Concat:
+        """Channels of a cell's output when each of its nodes has `channels`."""
+        if isinstance(cell, FrozenCell):
+            return cell.num_outputs * channels
+        count = self._design.num_nodes
+        loose_end = isinstance(cell, Cell) and self._design.merge_op == "loose_end"
+        if not loose_end and not isinstance(channels, Value):
+            return count * channels
+        return Concat(count, LooseEnds(cell.topology) if loose_end else AllNodes(count), channels)
+
+    def converted_weights(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """See `PublishedSpace`; the layouts of the original DARTS and of NNI are known."""
+        return converted_cells(weights, self)
+
+    def forward(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """Classify images, (B, channels, H, W).
+
+        Returns:
+            Logits, (B, num_classes); with `auxiliary_loss` in training mode the pair (logits, auxiliary
+            logits).
+        """
+        before = self.stem0(images)
+        last = self.stem1(before)
+        auxiliary_logits = None
+        cells = list(self.cells)
+        for index, cell in enumerate(cells):
+            before, last = last, cell([before, last])
+            if self.training and self.auxiliary_head is not None and index == 2 * len(cells) // 3:
+                auxiliary_logits = self.auxiliary_head(last)
+        logits: Tensor = self.classifier(self.pool(last).flatten(1))
+        return logits if auxiliary_logits is None else (logits, auxiliary_logits)
+
+    def set_drop_path_prob(self, p: float) -> None:
+        """Set the current rate of every `DropPath`; `drop_path_prob` stays what the constructor was given.
+
+        Raises:
+            SpaceError: p is outside 0 <= p < 1, or positive on a network built without drop path (a search
+                network whose `drop_path_prob` was 0).
+        """
+        p = check_probability(p)
+        modules = [module for module in self.modules() if isinstance(module, DropPath)]
+        if p > 0 and not modules:
+            raise SpaceError(
+                f"set_drop_path_prob({p:g}): this network was built without drop path, like search networks. "
+                "Build it under model_context(arch), or with drop_path_prob > 0."
+            )
+        for module in modules:
+            module.p = p
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Constructor arguments as given; of a fixed network also `affine`, which its construction decided.
+
+        So `model_context(arch)` with these arguments builds the same modules again, also those of a network
+        frozen from a search network.
+        """
+        return super().arguments if self.decisions else {**super().arguments, "affine": self.affine}
+
+
+class CellInputs(nn.Module):
+    """Bring the outputs of the two cells before to a cell's channels and size.
+
+    The older one is reduced when the cell between was a reduction. (B, C_0, H_0, W_0), (B, C_1, H, W) -> two
+    maps (B, C, H, W).
+    """
+
+    def __init__(
+        self,
+        older: Channels | Concat,
+        newer: Channels | Concat,
+        channels: Channels,
+        after_reduction: bool,
+        affine: bool,
+    ) -> None:
+        super().__init__()
+        reduce_or_not = factorized_reduce if after_reduction else relu_conv_bn
+        self.preprocess0 = reduce_or_not(older, channels, affine)
+        self.preprocess1 = relu_conv_bn(newer, channels, affine)
+
+    def forward(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        """Return both inputs as (B, C, H, W)."""
+        older, newer = inputs
+        return [self.preprocess0(older), self.preprocess1(newer)]
+
+
+def plan_cells(data: Images, num_cells: int) -> list[CellPlan]:
+    """Lay out the cells: reductions at floor(L / 3) and floor(2 L / 3), each doubling the channels."""
+    before = last = Source("stem", 1)
+    size = data.size // 8 if data.imagenet else data.size
+    stage, place, multiple, after_reduction = 0, 0, 1, data.imagenet
+    plans = []
+    for index in range(num_cells):
+        reduction = index in (num_cells // 3, 2 * num_cells // 3)
+        if reduction:
+            stage, place, multiple, size = stage + 1, 0, 2 * multiple, (size + 1) // 2
+        plan = CellPlan(stage, place, (before, last), multiple, size, reduction, after_reduction)
+        before, last, after_reduction, place = last, plan.output, reduction, place + 1
+        plans.append(plan)
+    return plans
+
+
+def _ends(layouts: Mapping[int, Sequence[CellPlan]], auxiliary_loss: bool) -> tuple[CellPlan, CellPlan]:
+    """The cells that classifier and auxiliary head read, which must be alike at every depth."""
+    lasts = {n: plans[-1] for n, plans in layouts.items()}
+    auxiliaries = {n: plans[2 * n // 3] for n, plans in layouts.items()}
+    for ends in (lasts, auxiliaries) if auxiliary_loss else (lasts,):
+        if len({(plan.output, plan.size) for plan in ends.values()}) > 1:
+            raise SpaceError(
+                f"num_cells={tuple(layouts)}: these depths end in different kinds of cells; "
+                "choose among numbers of at least 4."
+            )
+    return next(iter(lasts.values())), next(iter(auxiliaries.values()))
+
+
+def _stems(data: Images, width: Channels) -> tuple[nn.Module, nn.Module]:
+    """Return what makes the first cell's older input from the images, and its newer input from the older."""
+    if data.imagenet:
+        return imagenet_stems(data.channels, width)
+    return cifar_stem(data.channels, STEM_MULTIPLIER * width), nn.Identity()
+
+
+def _auxiliary_head(channels: Channels | Concat, size: int, data: Images, affine: bool) -> nn.Module:
+    if data.imagenet:
+        return imagenet_auxiliary_head(channels, data.num_classes, affine)
+    return cifar_auxiliary_head(channels, data.num_classes, size, affine)
+
+
+def _resolve_design(
+    design: CellDesign, operations: object, num_nodes: object, merge_op: object, distinct_inputs: object
+) -> CellDesign:
+    """The paper's design with the arguments that were given in place."""
+    given: dict[str, Any] = {}
+    if operations is not None:
+        given["operations"] = check_operations(operations)
+    if num_nodes is not None:
+        check_positive("num_nodes", num_nodes)
+        given["num_nodes"] = num_nodes
+    if merge_op is not None:
+        given["merge_op"] = merge_op
+    if distinct_inputs is not None:
+        given["distinct_inputs"] = distinct_inputs
+    return replace(design, **given)
+
+
+def _number_or_choice(name: str, value: object) -> Any:
+    """A number, or the decision among several; under `model_context` the number chosen."""
+    if not isinstance(value, (list, tuple)):
+        check_positive(name, value)
+        return value
+    if not value:
+        raise SpaceError(f"{name} must be an integer of at least 1 or a list of them, got {value!r}.")
+    for candidate in value:
+        check_positive(name, candidate)
+    return value_choice(value, label=name)
+
+
+def _possible(number: int | Value) -> Iterator[int]:
+    yield from number.possible() if isinstance(number, Value) else (number,)

@@ -1,0 +1,104 @@
+"""State dicts of other implementations of cell networks, renamed to the names of ours.
+
+Two layouts are known: the evaluation network of the original DARTS (github.com/quark0/darts, `cnn/model.py`)
+and the cell spaces of NNI 3.0's model-space hub. Both hold the same tensors as our networks, so nothing is
+reshaped.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_AUXILIARY = "auxiliary_head."
+_DARTS_CELL = re.compile(r"cells\.(\d+)\.(?:(preprocess[01])|_ops\.(\d+))\.(.+)")
+_NNI_CELL = re.compile(
+    r"stages\.(\d+)\.(?:blocks\.)?(\d+)\.(?:preprocessor\.pre([01])|ops\.(\d+)\.(\d+))\.(.+)"
+)
+_WRAPPED = re.compile(r"0\.(?=\d|conv_|bn)")  # an operation and its drop path in one nn.Sequential
+_LAYER = {"op.": "", "conv_1.": "1.conv0.", "conv_2.": "1.conv1.", "bn.": "2."}
+
+Rename = Callable[[str, Any], str]
+
+
+def converted_cells(weights: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """Return the state dict of a cell network under the names of ours.
+
+    Args:
+        weights: State dict in the layout of the original DARTS, of NNI, or in our own, which keeps its names.
+        model: `CellSpace` of the same architecture, width and number of cells.
+    """
+    rename = _layout(weights)
+    converted = {rename(name, model) if rename else name: tensor for name, tensor in weights.items()}
+    if model.auxiliary_head is None:
+        converted = {name: w for name, w in converted.items() if not name.startswith(_AUXILIARY)}
+    return converted | _counters(converted, model)
+
+
+def _layout(weights: Mapping[str, Tensor]) -> Rename | None:
+    if any(_DARTS_CELL.fullmatch(name) for name in weights):
+        return _from_darts
+    if any(_NNI_CELL.fullmatch(name) for name in weights):
+        return _from_nni
+    return None
+
+
+def _from_darts(name: str, model: Any) -> str:
+    """`cells.6._ops.3.op.1.weight` is `cells.6.operations.1.1.1.weight`."""
+    match = _DARTS_CELL.fullmatch(name)
+    if not match:
+        return _outside_cells(name, model)
+    cell, preprocess, slot, layer = match.groups()
+    if preprocess:
+        return f"cells.{cell}.frame.preprocessor.{preprocess}.{_layer(layer)}"
+    nodes = model.cells[int(cell)].operations if int(cell) < len(model.cells) else ()
+    places = [f"{node}.{k}" for node, operations in enumerate(nodes) for k in range(len(operations))]
+    place = places[int(slot)] if int(slot) < len(places) else f"slot {slot}"
+    return f"cells.{cell}.operations.{place}.{_layer(layer)}"
+
+
+def _from_nni(name: str, model: Any) -> str:
+    """`stages.1.0.ops.1.1.1.weight` is `cells.6.operations.1.1.1.weight` in a network of 20 cells."""
+    match = _NNI_CELL.fullmatch(name)
+    if not match:
+        return _outside_cells(name, model)
+    stage, block, preprocess, node, slot, layer = match.groups()
+    cell = int(stage) * len(model.cells) // 3 + int(block)
+    if preprocess:
+        return f"cells.{cell}.frame.preprocessor.preprocess{preprocess}.{_layer(layer)}"
+    return f"cells.{cell}.operations.{node}.{slot}.{_layer(_WRAPPED.sub('', layer, count=1))}"
+
+
+def _outside_cells(name: str, model: Any) -> str:
+    """Stems, auxiliary head and classifier, which both layouts name alike."""
+    if name.startswith("stem."):
+        return f"stem0.{name.removeprefix('stem.')}"
+    if name.startswith(_AUXILIARY) and model.auxiliary_head is not None:
+        last = len(model.auxiliary_head) - 1
+        inside = name.removeprefix(_AUXILIARY).removeprefix("features.")
+        return _AUXILIARY + re.sub(r"^classifier\.", f"{last}.", inside)
+    return name
+
+
+def _layer(name: str) -> str:
+    """Name of a layer inside an operation; only the factorized reduction is built in another way."""
+    for theirs, ours in _LAYER.items():
+        if name.startswith(theirs):
+            return ours + name.removeprefix(theirs)
+    return name
+
+
+def _counters(weights: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """`num_batches_tracked` of the batch norms that `weights` has without it."""
+    own = (name.rpartition(".") for name in model.state_dict())
+    return {
+        f"{layer}.{last}": torch.tensor(0)
+        for layer, _, last in own
+        if last == "num_batches_tracked"
+        and f"{layer}.{last}" not in weights
+        and f"{layer}.running_mean" in weights
+    }

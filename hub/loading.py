@@ -1,0 +1,50 @@
+"""Build any published architecture by its name alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from .cells import DARTS, ENAS, PNAS, AmoebaNet, ENASMacro, FairDARTS, NASNet
+from .mobile import MobileNetV3Space, ProxylessNAS, ShuffleNetSpace
+from .nasbench import NASBench101, NASBench201
+from .published import Pretrained, build, read_entry
+from .transformers import AutoFormer
+
+SPACES: dict[str, Any] = {
+    "DARTS": DARTS,
+    "FairDARTS": FairDARTS,
+    "NASNet": NASNet,
+    "ENAS": ENAS,
+    "AmoebaNet": AmoebaNet,
+    "PNAS": PNAS,
+    "NASBench101": NASBench101,
+    "NASBench201": NASBench201,
+    "ENASMacro": ENASMacro,
+    "AutoFormer": AutoFormer,
+    "MobileNetV3Space": MobileNetV3Space,
+    "ProxylessNAS": ProxylessNAS,
+    "ShuffleNetSpace": ShuffleNetSpace,
+}
+
+
+def load(name: str, *, pretrained: Pretrained = False, **overrides: Any) -> nn.Module:
+    """Build a published architecture as a plain network: `load("darts-v2")` has 3,349,342 parameters.
+
+    Args:
+        name: an entry of `list_models()`.
+        pretrained: True loads the published weights, downloaded once to the cache folder. A path loads a
+            `.safetensors` or `.pth` file, a bundle of `save_bundle`, or `{name}.safetensors`, `{name}.pth`
+            or `model.safetensors` in a folder; "hf://owner/repository[@revision]/file" a file of a Hugging
+            Face repository (extra `huggingface`). Files in the layouts `convert_weights` knows are
+            converted.
+        overrides: constructor arguments of the entry's space, in place of the entry's.
+
+    Raises:
+        SpaceError: unknown name (names the closest), weights asked for where none are published, or a file
+            that is missing, damaged, unsafe, or does not fit.
+    """
+    entry = read_entry(name)
+    model: nn.Module = build(entry, SPACES[entry.space], pretrained=pretrained, overrides=overrides)
+    return model

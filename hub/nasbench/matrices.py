@@ -1,0 +1,207 @@
+"""The graphs that cells of NAS-Bench-101 are: what they are, and which are allowed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from hashlib import blake2b
+from itertools import combinations
+from typing import Any, TypeVar
+
+import numpy as np
+
+from spacelang.language import Categorical, Decision, Subset, Value
+
+from ..images import OneOf
+
+OPERATIONS = ("conv3x3-bn-relu", "conv1x1-bn-relu", "maxpool3x3")
+
+
+@dataclass(frozen=True)
+class CellGraph:
+    """A cell: vertex 0 is its input, the last its output, those between have operations.
+
+    Args:
+        inputs: vertices each vertex but the first reads, increasing.
+        operations: of the vertices between.
+    """
+
+    inputs: tuple[tuple[int, ...], ...]
+    operations: tuple[str, ...]
+
+    @property
+    def output(self) -> int:
+        """Index of the last vertex."""
+        return len(self.inputs)
+
+    def reads(self, vertex: int) -> tuple[int, ...]:
+        """What a vertex reads."""
+        return self.inputs[vertex - 1]
+
+    def channels(self, width: int) -> list[int]:
+        """Channels of every vertex of a cell with `width` output channels.
+
+        The vertices that the output concatenates share its channels, the first of them one more each where
+        these do not divide; any other vertex has as many as the widest that reads it.
+        """
+        joined = [vertex for vertex in self.reads(self.output) if vertex > 0]
+        channels = [0] * self.output + [width]
+        for rank, vertex in enumerate(joined):
+            channels[vertex] = width // len(joined) + (rank < width % len(joined))
+        for vertex in reversed(range(1, self.output)):
+            if vertex not in joined:
+                readers = (r for r in range(vertex + 1, self.output) if vertex in self.reads(r))
+                channels[vertex] = max(channels[reader] for reader in readers)
+        return channels
+
+    def fingerprint(self) -> str:
+        """Hash that isomorphic cells share: labels refined by those of neighbours, as in the benchmark."""
+        labels = ["input", *self.operations, "output"]
+        readers = [
+            [r for r in range(v + 1, self.output + 1) if v in self.reads(r)] for v in range(self.output + 1)
+        ]
+        read = [(), *self.inputs]
+        colours = [_digest(len(readers[v]), len(read[v]), label) for v, label in enumerate(labels)]
+        for _ in labels:
+            colours = [
+                _digest(*(sorted(colours[n] for n in near[v]) for near in (read, readers)), colours[v])
+                for v in range(len(labels))
+            ]
+        return _digest(sorted(colours))
+
+
+def _digest(*parts: object) -> str:
+    return blake2b(repr(parts).encode(), digest_size=16).hexdigest()
+
+
+@dataclass(frozen=True)
+class GraphLimits:
+    """How large a cell may be, and the decisions that make one."""
+
+    max_vertices: int
+    max_edges: int
+
+    @property
+    def num_vertices(self) -> Categorical:
+        """Decision on the number of vertices."""
+        return Categorical("cell/num_vertices", range(2, self.max_vertices + 1))
+
+    def operation(self, vertex: int) -> Categorical:
+        """Decision on the operation of an inner vertex."""
+        return Categorical(f"cell/op_{vertex}", OPERATIONS)
+
+    def inputs(self, vertex: int) -> Subset:
+        """Decision on what a vertex reads."""
+        return Subset(f"cell/input_{vertex}", range(vertex), None)
+
+    def conditional(self) -> Iterator[tuple[OneOf, Decision]]:
+        """Every other decision, with the numbers of vertices that have it."""
+        for vertex in range(1, self.max_vertices):
+            inner = tuple(range(vertex + 2, self.max_vertices + 1))
+            if inner:
+                yield OneOf(self.num_vertices, inner), self.operation(vertex)
+            yield OneOf(self.num_vertices, (vertex + 1, *inner)), self.inputs(vertex)
+
+    def graph(self, arch: Mapping[str, Any]) -> CellGraph:
+        """The cell of an architecture."""
+        count = self.num_vertices.parse(arch[self.num_vertices.label])
+        inputs = (self.inputs(vertex) for vertex in range(1, count))
+        operations = (self.operation(vertex) for vertex in range(1, count - 1))
+        return CellGraph(
+            tuple(decision.parse(arch[decision.label]) for decision in inputs),
+            tuple(decision.parse(arch[decision.label]) for decision in operations),
+        )
+
+    def allows(self, inputs: Sequence[Sequence[int]]) -> bool:
+        """Whether there are few enough edges, and every vertex but the output is read."""
+        read = set().union(*map(set, inputs))
+        return sum(map(len, inputs)) <= self.max_edges and read == set(range(len(inputs)))
+
+    def size(self) -> int:
+        """Number of architectures."""
+        return sum(self._architectures(n) for n in self.num_vertices.candidates)
+
+    def sample(self, rng: np.random.Generator) -> CellGraph:
+        """Draw a graph, all architectures alike."""
+        sizes = {n: self._architectures(n) for n in self.num_vertices.candidates}
+        count = _draw(sizes, rng)
+        inputs: list[tuple[int, ...]] = []
+        left, read = self.max_edges, frozenset[int]()
+        for vertex in range(1, count):
+            ways = {
+                chosen: _completions(count, vertex + 1, left - len(chosen), read | set(chosen))
+                for chosen in _subsets(vertex)
+            }
+            inputs.append(_draw(ways, rng))
+            left, read = left - len(inputs[-1]), read | set(inputs[-1])
+        operations = rng.choice(OPERATIONS, size=count - 2)
+        return CellGraph(tuple(inputs), tuple(map(str, operations)))
+
+    def _architectures(self, vertices: int) -> int:
+        """Number of architectures with so many vertices."""
+        wirings = _completions(vertices, 1, self.max_edges, frozenset())
+        return wirings * int(len(OPERATIONS) ** (vertices - 2))
+
+    def architecture(self, graph: CellGraph) -> dict[str, Any]:
+        """The architecture dict of a cell; `graph` is the inverse."""
+        arch: dict[str, Any] = {self.num_vertices.label: graph.output + 1}
+        for vertex in range(1, graph.output + 1):
+            if vertex < graph.output:
+                arch[self.operation(vertex).label] = graph.operations[vertex - 1]
+            arch[self.inputs(vertex).label] = list(graph.reads(vertex))
+        return arch
+
+
+@cache
+def _completions(vertices: int, vertex: int, edges: int, read: frozenset[int]) -> int:
+    """Ways to choose the inputs of `vertex` and those after it, with so many edges left and vertices read."""
+    if edges < 0:
+        return 0
+    if vertex == vertices:
+        return int(len(read) == vertices - 1)
+    return sum(
+        _completions(vertices, vertex + 1, edges - len(chosen), read | set(chosen))
+        for chosen in _subsets(vertex)
+    )
+
+
+def _subsets(count: int) -> Iterator[tuple[int, ...]]:
+    """Non-empty subsets of 0 .. count - 1."""
+    return (chosen for size in range(1, count + 1) for chosen in combinations(range(count), size))
+
+
+T = TypeVar("T")
+
+
+def _draw(weights: Mapping[T, int], rng: np.random.Generator) -> T:
+    """Draw a key with probability proportional to its weight."""
+    position = int(rng.integers(sum(weights.values())))
+    for key, weight in weights.items():
+        position -= weight
+        if position < 0:
+            return key
+    raise AssertionError("weights are positive")
+
+
+class Allowed(Value):
+    """Whether a cell keeps to its limits, for one number of vertices; true for any other."""
+
+    def __init__(self, limits: GraphLimits, vertices: int) -> None:
+        self.limits = limits
+        self.vertices = vertices
+
+    def decisions(self) -> tuple[Decision, ...]:
+        inputs = (self.limits.inputs(vertex) for vertex in range(1, self.vertices))
+        return (self.limits.num_vertices, *inputs)
+
+    def evaluate(self, arch: Mapping[str, Any]) -> bool:
+        count, *inputs = self.decisions()
+        other = count.parse(arch[count.label]) != self.vertices
+        return other or self.limits.allows([d.parse(arch[d.label]) for d in inputs])
+
+    def possible(self) -> tuple[bool, ...]:
+        return (True, False)
+
+    def __str__(self) -> str:
+        return f"allowed({self.vertices} vertices, {self.limits})"

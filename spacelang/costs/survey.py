@@ -1,0 +1,247 @@
+"""Searching a space for its smallest and largest models, and for one within a limit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import SpaceError, short
+from ..language import Architecture, DecisionSpace, Space
+from ..language.decisions import Categorical, Decision
+from .limits import CostLimit, Metric, Range, Verdict, check_metric, frozen_measure, prices_of
+from .prices import Measure
+
+if TYPE_CHECKING:
+    from ..language.base import Space
+
+_ENUMERATED = 200
+_STARTS = 2  # random ones, beside the default
+_SWEEPS = 10
+_SEED = 0
+
+
+class Survey:
+    """What models of a space cost.
+
+    A space of up to 200 architectures is measured completely. In a larger one, coordinate descent goes from
+    the default architecture and from two random ones (with a fixed seed): every decision in turn takes its
+    best value until none improves. Costs are then added up from the edges of the space's graph; where they
+    are no sum over choices (a weight shared by two of them), frozen models are measured, from the default
+    alone.
+
+    Args:
+        space: left untouched.
+        metric: "params", "flops" or a latency table, by which costs always are such a sum.
+        inputs: positional arguments of its forward; none for parameters only.
+
+    Raises:
+        SpaceError: no architecture satisfies the constraints, or the network does not run on the inputs.
+    """
+
+    def __init__(self, space: Space, metric: Metric, inputs: tuple[Any, ...] = ()) -> None:
+        self._space = space.decision_space
+        default = space.default()
+        self._starts = [default]
+        self._exact, self._quick = self._measures(space, metric, inputs)
+        self._all: list[tuple[float, Architecture]] | None = None
+        if space.size() <= _ENUMERATED:
+            self._all = [(self._exact(arch), arch) for arch in space.grid()]
+        elif self._quick is not self._exact or not isinstance(metric, str):
+            rng = np.random.default_rng(_SEED)
+            self._starts += [space.sample(rng) for _ in range(_STARTS)]
+        self.range = self._range()
+
+    @staticmethod
+    def _measures(space: Space, metric: Metric, inputs: tuple[Any, ...]) -> tuple[Measure, Measure]:
+        """The cost of a model, and a quick way to it."""
+        if not isinstance(metric, str):
+            table = prices_of(space, metric, inputs).of
+            return table, table
+        exact = frozen_measure(space, metric, inputs)
+        if space.size() <= _ENUMERATED:
+            return exact, exact
+        try:
+            return exact, prices_of(space, metric, inputs).of
+        except SpaceError:
+            return exact, exact
+
+    def _range(self) -> Range:
+        if self._all is not None:
+            low, high = min(self._all, key=lambda pair: pair[0]), max(self._all, key=lambda pair: pair[0])
+            return Range(low[0], high[0], low[1], high[1], exact=True)
+        smallest = [_descend(self._space, start, self._quick) for start in self._starts]
+        largest = [_descend(self._space, start, lambda arch: -self._quick(arch)) for start in self._starts]
+        low_arch, high_arch = min(smallest, key=self._quick), max(largest, key=self._quick)
+        return Range(self._exact(low_arch), self._exact(high_arch), low_arch, high_arch, exact=False)
+
+    def verdict(self, limit: CostLimit) -> Verdict:
+        """Whether a limit on this cost can be met."""
+        return Verdict(limit, self.range, self._within(limit))
+
+    def _within(self, limit: CostLimit) -> Architecture | None:
+        if self._all is not None:
+            return next((arch for cost, arch in self._all if not limit.excess(cost)), None)
+        ends = self.range.smallest_architecture, self.range.largest_architecture
+        nearest = [arch for arch in ends if not limit.excess(self._exact(arch))]
+        if not nearest and limit.at_most is not None and limit.at_least is not None:  # somewhere in between
+            nearest = [
+                _descend(self._space, end, lambda arch: limit.excess(self._quick(arch))) for end in ends
+            ]
+        return next((arch for arch in nearest if not limit.excess(self._exact(arch))), None)
+
+
+def _descend(space: DecisionSpace, start: Architecture, measure: Measure) -> Architecture:
+    """Coordinate descent: every decision in turn takes its best value until none improves."""
+    best, cost = start, measure(start)
+    for _ in range(_SWEEPS):
+        before = cost
+        for label in space.by_label:
+            for candidate in _variants(space, best, label):
+                new = measure(candidate)
+                if new < cost:
+                    best, cost = candidate, new
+        if cost == before:
+            break
+    return space.canonical(best)
+
+
+def _variants(space: DecisionSpace, arch: Architecture, label: str) -> Iterator[Architecture]:
+    """Architectures that differ in one decision; what that activates takes its first valid candidates."""
+    if label not in arch:
+        return
+    alone = not any(label in condition.labels for condition in space.conditions.values())
+    rules = [constraint for constraint in space.constraints if label in constraint.labels]
+    for value in space.by_label[label].values():
+        if value == arch[label]:
+            continue
+        if alone:
+            changed = {**arch, label: value}
+            if all(rule.holds(changed) for rule in rules):
+                yield changed
+        else:
+            completed = space.complete({**arch, label: value})
+            if completed is not None:
+                yield completed
+
+
+@dataclass(frozen=True)
+class Row:
+    """One decision.
+
+    Attributes:
+        label: of the decision.
+        kind: "one of", "k of" or "any of".
+        candidates: what is chosen from.
+        condition: when it is active; "always" or a statement about other decisions.
+    """
+
+    label: str
+    kind: str
+    candidates: tuple[Any, ...]
+    condition: str
+
+
+@dataclass(frozen=True)
+class SpaceReport:
+    """What a space holds.
+
+    Attributes:
+        space: class of the space.
+        decisions: one row each, in the order of the space.
+        size: number of distinct architectures.
+        parameters: range over the models that `space.freeze` gives.
+        flops: range for the example input; operations of convolutions, matrix products and attention, two
+            for a multiply-accumulate. None without an example input.
+        constraints: messages of the space's own.
+        limits: for each limit asked about, whether it can be met.
+    """
+
+    space: str
+    decisions: tuple[Row, ...]
+    size: int
+    parameters: Range
+    flops: Range | None
+    constraints: tuple[str, ...] = ()
+    limits: tuple[Verdict, ...] = ()
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.space}: {len(self.decisions)} decisions, {self.size:,} architectures",
+            f"parameters: {self.parameters}",
+        ]
+        if self.flops is not None:
+            lines.append(f"FLOPs: {self.flops}")
+        lines += [f"constraint: {message}" for message in self.constraints]
+        lines += [f"limit: {verdict}" for verdict in self.limits]
+        cells = [
+            (row.label, row.kind, _listed(row.candidates), _cut(row.condition, 60)) for row in self.decisions
+        ]
+        return "\n".join([*lines, "", *_table(("decision", "kind", "candidates", "active"), cells)])
+
+
+def report(space: Space, example_inputs: Sequence[Any] = (), limits: Sequence[CostLimit] = ()) -> SpaceReport:
+    """Describe a space, find how small and how large its models are, and whether limits can be met.
+
+    How they are found: see `spacelang.costs.Survey`.
+
+    Args:
+        space: left untouched.
+        example_inputs: positional arguments of its forward, for FLOPs; none for parameters only.
+        limits: on parameters, FLOPs, or milliseconds by a latency table.
+
+    Raises:
+        SpaceError: no architecture satisfies the constraints, the network does not run on the example, or a
+            limit on FLOPs comes without one.
+    """
+    inputs = tuple(example_inputs)
+    for limit in limits:
+        if not isinstance(limit, CostLimit):
+            raise SpaceError(f"constraints are CostLimits; got {short(limit)}.")
+        check_metric(limit.metric, inputs)
+    surveys = {"params": Survey(space, "params")}
+    if inputs:
+        surveys["flops"] = Survey(space, "flops", inputs)
+    decision_space = space.decision_space
+    return SpaceReport(
+        type(space).__name__,
+        tuple(_row(decision, decision_space) for decision in space.decisions),
+        space.size(),
+        surveys["params"].range,
+        surveys["flops"].range if inputs else None,
+        tuple(dict.fromkeys(constraint.message for constraint in decision_space.constraints)),
+        tuple(
+            (surveys[x.metric] if isinstance(x.metric, str) else Survey(space, x.metric, inputs)).verdict(x)
+            for x in limits
+        ),
+    )
+
+
+def _row(decision: Decision, space: DecisionSpace) -> Row:
+    if isinstance(decision, Categorical):
+        kind = "one of"
+    else:
+        kind = "any of" if decision.n_chosen is None else f"{decision.n_chosen} of"
+    return Row(decision.label, kind, decision.candidates, str(space.conditions[decision.label]))
+
+
+# -- writing -------------------------------------------------------------------------------------------
+
+
+def _listed(candidates: Sequence[Any]) -> str:
+    return _cut(f"{len(candidates)}: " + ", ".join(map(str, candidates)), 60)
+
+
+def _cut(text: str, width: int) -> str:
+    return text if len(text) <= width else text[: width - 3] + "..."
+
+
+def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    lines = [head, tuple("-" * width for width in widths), *rows]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    ]

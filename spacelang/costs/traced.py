@@ -1,0 +1,157 @@
+"""Edges of a space as runs on an example input have seen them."""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import SpaceError
+from ..graph.example_inputs import map_tensors, tensors_in
+from ..graph.regions import Call, Cost, Edge, Place, Plan
+from ..graph.tracing import trace
+from ..language import Architecture, Space
+from ..nn import LayerSpec
+from ..randomness import torch_generators_kept
+from .prices import around_choices, combinations, named
+
+_ATTEMPTS = 1000
+
+Key: TypeAlias = tuple[str, ...]
+"""Names an edge in every trace of a space; empty for what lies outside every choice."""
+
+
+class Entry(NamedTuple):
+    """An edge that holds modules, at its place, and its cost; no edge for what is outside every choice."""
+
+    edge: Edge | None
+    place: Place | None
+    cost: Cost
+
+
+class Traces:
+    """Runs of a space as several architectures, each made once.
+
+    Args:
+        space: left untouched.
+        inputs: positional arguments of its forward.
+    """
+
+    def __init__(self, space: Space, inputs: Sequence[Any]) -> None:
+        self.space = space
+        self.decision_space = space.decision_space
+        self._inputs = tuple(inputs)
+        self._known: dict[str, Plan] = {}
+        first = {decision.label: next(iter(decision.values())) for decision in space.decisions}
+        self.default: Architecture = {**first, **space.default()}
+
+    def plans(self) -> list[Plan]:
+        """What was traced so far."""
+        return list(self._known.values())
+
+    def plan(self, arch: Mapping[str, Any]) -> Plan:
+        """Trace of `arch`, which has a value for every label."""
+        key = repr([arch[label] for label in self.default])
+        if key not in self._known:
+            self._known[key] = trace(self.space, self._inputs, arch)
+        return self._known[key]
+
+    def completed(self, values: Mapping[str, Any]) -> Architecture | None:
+        """An architecture with these values, and one for every other label; None where it is forbidden."""
+        valid = self.decision_space.complete(values)
+        return None if valid is None else {**self.default, **values, **valid}
+
+    def entries(self) -> dict[Key, Entry]:
+        """Every edge that holds modules, each as some trace ran it.
+
+        Raises:
+            SpaceError: a primitive of the user's own has choices inside it.
+        """
+        for edge, _ in around_choices(self.space):
+            raise SpaceError(
+                f"{named(edge)} is a primitive of your own with choices inside it; a trace runs it as one of "
+                "its choices only, so what is inside the others cannot be counted."
+            )
+        found = entries(self.plan(self.default))
+        for key, entry in list(found.items()):
+            if entry.edge is None or entry.place is None or entry.cost.flops is not None:
+                continue
+            arch = self._with(entry.edge, entry.place)
+            if arch is not None:  # what is inside it was not seen before either
+                seen = entries(self.plan(arch))
+                found |= {k: e for k, e in seen.items() if k == key or k not in found}
+        return found
+
+    def _with(self, edge: Edge, place: Place) -> Architecture | None:
+        """An architecture that has the edge, or None."""
+        needed = [edge.local]
+        while place.inside is not None and place.within is not None:
+            needed.append(place.inside.local)
+            place = place.within
+        labels = sorted(frozenset().union(*(condition.labels for condition in needed)))
+        decisions = [self.decision_space.by_label[label] for label in labels]
+        for values in itertools.islice(combinations(decisions), _ATTEMPTS):
+            if all(condition.holds(values) for condition in needed):
+                arch = self.completed(values)
+                if arch is not None:
+                    return arch
+        return None
+
+
+def entries(plan: Plan) -> dict[Key, Entry]:
+    """Every edge of a trace that holds modules."""
+    found: dict[Key, Entry] = {(): Entry(None, None, plan.fixed)}
+    for edge, place, cost in plan.costs():
+        if edge.kind in ("candidate", "block", "layer"):
+            key = edge.source.region.name, edge.source.local, edge.target.local, edge.key
+            found[key] = Entry(edge, place, cost)
+    return found
+
+
+def built(spec: LayerSpec, arch: Mapping[str, Any], call: Call, device: torch.device) -> nn.Module:
+    """Layer with chosen arguments for the inputs of a call, in evaluation mode."""
+    dtypes = [t.dtype for t in tensors_in((call.args, call.kwargs)) if t.is_floating_point()]
+    with torch_generators_kept(device), device:
+        return spec.build(arch).to(dtypes[0] if dtypes else None).eval()
+
+
+def fitted(layer: nn.Module, call: Call) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Arguments of a call with as many channels or features as `layer` expects.
+
+    Another choice of a layer's arguments gets another input: what is upstream chose the same width.
+    """
+    bound = inspect.signature(layer.forward).bind(*call.args, **call.kwargs)
+    sizes, dim = _input_sizes(layer)
+    for name, size in zip(bound.arguments, sizes, strict=False):
+        bound.arguments[name] = map_tensors(partial(_resized, dim=dim, size=size), bound.arguments[name])
+    if isinstance(layer, nn.RNNBase | nn.RNNCellBase):
+        bound.arguments.pop("hx", None)  # of another size too, and zeros are as costly
+    return bound.args, bound.kwargs
+
+
+def _input_sizes(layer: nn.Module) -> tuple[list[int], int]:
+    """Size of each input that a layer's own arguments determine, and in which dimension."""
+    if isinstance(layer, nn.modules.conv._ConvNd):
+        return [layer.in_channels], -1 - len(layer.kernel_size)
+    if isinstance(layer, nn.modules.batchnorm._NormBase):
+        return [layer.num_features], 1
+    if isinstance(layer, nn.GroupNorm):
+        return [layer.num_channels], 1
+    if isinstance(layer, nn.LayerNorm | nn.RMSNorm):
+        return [layer.normalized_shape[-1]], -1
+    if isinstance(layer, nn.MultiheadAttention):
+        return [layer.embed_dim, layer.kdim or layer.embed_dim, layer.vdim or layer.embed_dim], -1
+    if isinstance(layer, nn.RNNBase | nn.RNNCellBase):
+        return [layer.input_size], -1
+    return ([layer.in_features] if isinstance(layer, nn.Linear) else []), -1
+
+
+def _resized(tensor: Tensor, dim: int, size: int) -> Tensor:
+    shape = list(tensor.shape)
+    shape[dim] = size
+    return tensor.new_empty(shape)

@@ -1,0 +1,265 @@
+"""Experiment: a space, an evaluator and a strategy become a run folder and architectures."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+
+from ..errors import SpaceError
+from ..files.paths import fresh_run_folder
+from ..language import Architecture, Space, Value, architecture_of, is_frozen, open_decisions
+from ..randomness import global_generators_kept
+from ..supernet import Supernet
+from ..trials import Executor, History, Limits, MultiTrialStrategy, Objective, Trial
+from ..trials.export import candidates_of, to_dataframe, to_optuna
+from .one_shot_run import OneShotRun
+from .protocols import OneShotStrategy, Search
+from .run_folder import versions
+from .trial_run import TrialRun
+
+if TYPE_CHECKING:
+    import optuna
+    import pandas
+
+    from ..costs import CostLimit
+
+
+class Experiment:
+    """One search, from its seed to its results.
+
+    A one-shot strategy trains one supernet; a multi-trial strategy trains architectures one by one, or
+    several at a time. Everything random comes from `seed`: first weights (the space is rebuilt for them),
+    logits, proposals, the order of batches, dropout. The space, the evaluator, the strategy and the caller's
+    global generators are left as they were. A killed run goes on where it was with `run(resume=True)`.
+
+    Args:
+        space: what is searched.
+        evaluator: trains the supernet, or measures a model: see `spacelang.evaluators`. For a multi-trial
+            search its settings may be value choices (`spacelang.language.Tunable`); they are searched with
+            the space, and architectures have their labels, too.
+        strategy: how it is searched, such as `DARTS()` or `RegularizedEvolution()`.
+        directory: the run folder; nothing is written elsewhere. Default: a new one below the cache
+            folder, `$SPACELANG_CACHE` or `~/.cache/spacelang`; `experiment.directory` names it.
+        seed: of everything random, at least 0.
+        objectives: of a multi-trial search: `Maximize(metric)`, `Minimize(metric)`, of the evaluator's
+            metrics or "params", "flops", "macs". By default the evaluator's `default_objective`, such as
+            `Maximize("val_acc")` of a Classification, or `Maximize("default")`.
+        constraints: of a multi-trial search, on costs; an architecture that breaks one is never trained.
+        max_trials: of a multi-trial search: trials that are trained; failed ones count.
+        max_duration: seconds after which no trial begins.
+        max_failures: failed trials; one more ends the search.
+        executor: where trials run: in this process by default; `ProcessPool()`, `RayExecutor()`.
+        ledger: URL of a database that several machines share; `trials.db` in the run folder by default.
+        example_inputs: for costs that depend on it, such as FLOPs.
+        keep_weights: of how many of the best trials the trained weights are kept.
+
+    Raises:
+        SpaceError: an argument of the wrong kind, or a strategy that cannot search this space.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        evaluator: Any,
+        strategy: Any,
+        *,
+        directory: str | Path | None = None,
+        seed: int = 0,
+        objectives: Sequence[Objective] = (),
+        constraints: Sequence[CostLimit] = (),
+        max_trials: int | None = None,
+        max_duration: float | None = None,
+        max_failures: int | None = None,
+        executor: Executor | None = None,
+        ledger: str | None = None,
+        example_inputs: Any = None,
+        keep_weights: int = 1,
+    ) -> None:
+        _check_arguments(space, evaluator, strategy, seed)
+        self.evaluator = evaluator
+        self.strategy = strategy
+        self.seed = seed
+        self.directory = Path(directory).expanduser() if directory is not None else fresh_run_folder()
+        limits = Limits(max_trials, max_duration, max_failures)
+        trial_arguments = {
+            "objectives": objectives,
+            "constraints": constraints,
+            "executor": executor,
+            "ledger": ledger,
+            "example_inputs": example_inputs,
+        }
+        self._run: OneShotRun | TrialRun
+        if isinstance(strategy, OneShotStrategy):
+            given = [name for name, value in trial_arguments.items() if value not in (None, ())]
+            given += [name for name, value in dataclasses.asdict(limits).items() if value is not None]
+            if given:
+                raise SpaceError(
+                    f"{type(strategy).__name__} is a one-shot strategy and has no trials, so it takes no "
+                    f"{', '.join(given)}. Its evaluator's max_epochs says how long it searches."
+                )
+            self._run = OneShotRun(space, evaluator, strategy, self.directory, seed)
+        else:
+            self._run = TrialRun(
+                space,
+                evaluator,
+                strategy,
+                self.directory,
+                seed,
+                limits=limits,
+                keep_weights=keep_weights,
+                **trial_arguments,
+            )
+        self.space = self._run.space  # joined with the decisions of the evaluator, if it has any
+
+    def run(self, resume: bool = False) -> None:
+        """Search.
+
+        Args:
+            resume: continue the run in `directory` where it was. A finished run is loaded; if nothing was
+                run there, the run begins.
+
+        Raises:
+            SpaceError: the folder holds a run and `resume` is false, or another run.
+        """
+        with global_generators_kept():
+            self._run.run(self._record(), resume=resume)
+
+    # -- results ---------------------------------------------------------------------------------------
+
+    def export_top_models(self, top_k: int = 1, formatter: Literal["dict", "instance"] = "dict") -> list[Any]:
+        """The best architectures, best first, without duplicates.
+
+        Args:
+            top_k: how many; fewer are returned when there are fewer.
+            formatter: "dict" for architecture dicts, "instance" for plain modules. After a one-shot search
+                they begin with the supernet's weights, which were trained as parts of a mixture: train an
+                instance before you judge it. After a multi-trial search they have the weights of their
+                trials where `keep_weights` kept them, and new ones elsewhere.
+
+        Raises:
+            SpaceError: nothing was run yet, or an unknown formatter.
+        """
+        if formatter not in ("dict", "instance"):
+            raise SpaceError(f"formatter={formatter!r}; expected 'dict' or 'instance'.")
+        archs = self._run.top(top_k)
+        return archs if formatter == "dict" else [self._run.instance(arch) for arch in archs]
+
+    @property
+    def best(self) -> Architecture:
+        """The best architecture."""
+        best: Architecture = self.export_top_models(1)[0]
+        return best
+
+    @property
+    def supernet(self) -> Supernet:
+        """The trained supernet of a one-shot search."""
+        return self._one_shot.result[0]
+
+    @property
+    def search(self) -> Search:
+        """The one-shot search that was run: its probabilities, history and schedule."""
+        return self._one_shot.result[1]
+
+    @property
+    def history(self) -> History:
+        """The trials of a multi-trial search."""
+        return self._multi_trial.history
+
+    @property
+    def pareto(self) -> list[Trial]:
+        """Trials of a multi-trial search that no other beats in every objective."""
+        return self.history.pareto()
+
+    def to_dataframe(self) -> pandas.DataFrame:
+        """The trials of a multi-trial search as a table, a row a trial."""
+        return to_dataframe(self.history)
+
+    def to_optuna(self) -> optuna.Study:
+        """The trials of a multi-trial search as an Optuna study in memory."""
+        return to_optuna(self.history, self.history.objectives, candidates_of(self.space.decision_space))
+
+    @property
+    def _one_shot(self) -> OneShotRun:
+        if isinstance(self._run, OneShotRun):
+            return self._run
+        raise SpaceError(f"{type(self.strategy).__name__} trains no supernet; see experiment.history.")
+
+    @property
+    def _multi_trial(self) -> TrialRun:
+        if isinstance(self._run, TrialRun):
+            return self._run
+        raise SpaceError(f"{type(self.strategy).__name__} has no trials; see experiment.search.")
+
+    def _record(self) -> dict[str, Any]:
+        """What is written to experiment.yaml."""
+        return {
+            "space": _described_space(self.space),
+            "strategy": _described(self.strategy),
+            "evaluator": _described(self.evaluator),
+            "seed": self.seed,
+            "threads": torch.get_num_threads(),
+            "versions": versions(),
+        }
+
+
+def _check_arguments(space: object, evaluator: object, strategy: object, seed: object) -> None:
+    if not isinstance(space, Space) or not _is_open(space, evaluator):
+        what = f"{type(space).__name__} with nothing to choose" if isinstance(space, Space) else repr(space)
+        raise SpaceError(f"the first argument of Experiment is the space to search; got {what}.")
+    if isinstance(strategy, type):
+        raise SpaceError(
+            f"the strategy is the class {strategy.__name__}; give an object: {strategy.__name__}()."
+        )
+    if not isinstance(strategy, OneShotStrategy | MultiTrialStrategy):
+        raise SpaceError(
+            f"the third argument of Experiment is a strategy, such as spacelang.strategies.DARTS(); "
+            f"got {strategy!r}."
+        )
+    if type(seed) is not int or seed < 0:
+        raise SpaceError(f"seed={seed!r} must be an integer of at least 0.")
+
+
+def _is_open(space: Space, evaluator: object) -> bool:
+    """Whether there is something to choose: in the space, or for one fixed network in the evaluator."""
+    return not is_frozen(space) or (architecture_of(space) is None and bool(open_decisions(evaluator)))
+
+
+def _described_space(space: Space) -> dict[str, Any]:
+    decisions = "".join(map(repr, space.decisions))
+    return {
+        "class": f"{type(space).__module__}.{type(space).__qualname__}",
+        "arguments": {name: _plain(value) for name, value in space.arguments.items()},
+        "decisions": hashlib.sha256(decisions.encode()).hexdigest(),
+    }
+
+
+def _described(part: Any) -> dict[str, Any]:
+    """Class and settings of a strategy or evaluator, as far as they are plain values."""
+    description: dict[str, Any] = {"class": f"{type(part).__module__}.{type(part).__qualname__}"}
+    if dataclasses.is_dataclass(part):
+        description |= {field.name: _plain(getattr(part, field.name)) for field in dataclasses.fields(part)}
+    if hasattr(part, "max_epochs"):
+        description["max_epochs"] = _plain(part.max_epochs)
+    if open_decisions(part):
+        description["decisions"] = {d.label: _plain(d.candidates) for d in open_decisions(part)}
+    return description
+
+
+def _plain(value: object) -> Any:
+    """What YAML can hold of a value: itself, or its type's name."""
+    if isinstance(value, str | int | float | bool | None):
+        return value
+    if isinstance(value, Value):
+        return str(value)
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if dataclasses.is_dataclass(value):
+        return _described(value)
+    return f"<{type(value).__qualname__}>"

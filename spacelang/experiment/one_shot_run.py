@@ -1,0 +1,155 @@
+"""A one-shot search from its seed to its results."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from ..errors import SpaceError
+from ..language import Architecture, Space, require_decided
+from ..randomness import seed_global_generators, torch_generators_kept
+from ..supernet import Supernet
+from .protocols import OneShotStrategy, Search, TrainingEvaluator
+from .run_folder import RunFolder, finished
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
+
+
+class OneShotRun:
+    """Trains supernets, stage by stage, while the strategy searches.
+
+    A killed run loses at most the epoch it was in; resumed, it ends as it would have ended (on a CPU bit
+    for bit, with the same number of threads).
+
+    Args:
+        space, evaluator, strategy, directory, seed: of the `Experiment`.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        evaluator: TrainingEvaluator,
+        strategy: OneShotStrategy,
+        directory: Path,
+        seed: int,
+    ) -> None:
+        if not isinstance(evaluator, TrainingEvaluator):
+            raise SpaceError(
+                f"{type(strategy).__name__} trains a supernet, which {type(evaluator).__name__} cannot; "
+                "give a Classification or a Lightning of spacelang.evaluators as the second argument."
+            )
+        require_decided(
+            evaluator,
+            f"{type(strategy).__name__} trains one supernet in one way; search them with a multi-trial "
+            "strategy, such as RegularizedEvolution(), or give",
+        )
+        self.space = space
+        self.evaluator = evaluator
+        self.strategy = strategy
+        self.seed = seed
+        self._folder = RunFolder(directory, strategy.stages)
+        self._result: tuple[Supernet, Search] | None = None
+        with torch_generators_kept():  # what cannot be searched is refused before any work
+            strategy.attach(strategy.supernet(space))
+
+    @property
+    def result(self) -> tuple[Supernet, Search]:
+        """The trained supernet and its search.
+
+        Raises:
+            SpaceError: nothing was run yet.
+        """
+        if self._result is None:
+            raise SpaceError(
+                "nothing was searched yet: call experiment.run(), or experiment.run(resume=True) to load the "
+                f"run in {self._folder.root}."
+            )
+        return self._result
+
+    def run(self, record: Mapping[str, Any], *, resume: bool) -> None:
+        """Search; `record` describes the run."""
+        from lightning.pytorch.utilities import rank_zero_info
+
+        from .checkpoint import remove_leftovers
+
+        if is_first_process():
+            self._folder.begin(record, resume=resume, begun=self._folder.checkpoint().exists())
+            remove_leftovers(self._folder.checkpoint().parent)
+        search = None
+        for stage in range(self.strategy.stages):
+            supernet, search = self._run_stage(stage, search, resume=resume)
+        assert search is not None
+        self._result = supernet, search
+        summary = search.summary()
+        if is_first_process():
+            self._folder.write_summary(summary)
+            self._folder.write_architectures(search.derive(1))
+        rank_zero_info(finished(self._folder.root, str(summary.get("stopped", ""))))
+
+    def top(self, count: int) -> list[Architecture]:
+        """The best architectures, best first."""
+        return self.result[1].derive(count)
+
+    def instance(self, arch: Architecture) -> nn.Module:
+        """A plain model that begins with the supernet's weights."""
+        return self.result[0].freeze(arch)
+
+    def _run_stage(self, stage: int, previous: Search | None, *, resume: bool) -> tuple[Supernet, Search]:
+        """Train the supernet of a stage, or load it when a later stage was begun."""
+
+        seed_global_generators(self.seed, stage)
+        supernet = self.strategy.supernet(self.space, stage)
+        search = self.strategy.attach(supernet, seed=self.seed, stage=stage, previous=previous)
+        later = stage + 1 < self.strategy.stages and self._folder.checkpoint(stage + 1).exists()
+        if (resume and later) or _ran_elsewhere(self._fit(supernet, search, stage, resume=resume)):
+            self._load(supernet, search, stage)
+        return supernet, search
+
+    def _fit(self, supernet: Supernet, search: Any, stage: int, *, resume: bool) -> Trainer:
+        from .checkpoint import AtomicCheckpointIO, EpochCheckpoint, FinalCheckpoint, load_checkpoint
+        from .seeded_epochs import SeededEpochs
+
+        path = self._folder.checkpoint(stage)
+        resume = resume and path.exists()
+        if resume:
+            # Pruned candidates must go before Lightning fits the checkpoint's weights to the supernet.
+            search.load_state_dict(load_checkpoint(path)["callbacks"][search.state_key])
+        # In this order: at the start of an epoch save, seed, search; at the end of training search, save.
+        callbacks = [EpochCheckpoint(path), SeededEpochs(self.seed, stage), search, FinalCheckpoint(path)]
+        with warnings.catch_warnings():
+            # Lightning counts steps to see where a checkpoint was taken, and epochs may differ in steps.
+            warnings.filterwarnings("ignore", "You're resuming from a checkpoint that ended before the epoch")
+            return self.evaluator.fit(
+                supernet,
+                callbacks=callbacks,
+                directory=self._folder.root,
+                ckpt_path=path if resume else None,
+                checkpoint_io=AtomicCheckpointIO(),
+                strategy_hint="ddp_find_unused_parameters_true" if self.strategy.samples_paths else None,
+            )
+
+    def _load(self, supernet: Supernet, search: Search, stage: int) -> None:
+        """Take over the end of a stage from its last checkpoint."""
+        from .checkpoint import load_checkpoint
+
+        state = load_checkpoint(self._folder.checkpoint(stage))
+        search.load_state_dict(state["callbacks"][search.state_key])  # prunes, so that weights fit
+        self.evaluator.lightning_module(supernet).load_state_dict(state["state_dict"])
+
+
+def is_first_process() -> bool:
+    from lightning.pytorch.utilities import rank_zero_only
+
+    return int(getattr(rank_zero_only, "rank", 0) or 0) == 0
+
+
+def _ran_elsewhere(trainer: Trainer) -> bool:
+    """Whether training ran in processes of its own, whose results are in the checkpoint only."""
+    from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
+
+    return isinstance(trainer.strategy.launcher, _MultiProcessingLauncher)

@@ -1,0 +1,110 @@
+"""The run folder: what an experiment writes, and how it recognises its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from ..errors import SpaceError
+from ..files import dump_yaml, load_yaml
+from ..files.paths import write_atomic
+from ..language import Architecture
+
+# What must agree between a run and its resumption; versions and threads may differ with a warning.
+_IDENTITY = ("space", "strategy", "evaluator", "seed", "objectives", "constraints")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths below one folder.
+
+        experiment.yaml      what was run
+        checkpoints/         of a one-shot search: last.ckpt; in stages stage-1.ckpt, stage-2.ckpt, ...
+        logs/                of the Trainer's loggers
+        trials.db            of a multi-trial search: the ledger
+        weights/             trained weights of the best trials
+        trials/              logs of each trial that trains with Lightning
+        search.yaml          what happened in the search
+        architectures/       1.yaml is the best
+
+    Args:
+        root: the folder; made when first written to.
+        stages: of the strategy.
+    """
+
+    root: Path
+    stages: int = 1
+
+    @property
+    def description(self) -> Path:
+        """experiment.yaml"""
+        return self.root / "experiment.yaml"
+
+    def checkpoint(self, stage: int = 0) -> Path:
+        """The last checkpoint of a stage."""
+        name = "last" if self.stages == 1 else f"stage-{stage + 1}"
+        return self.root / "checkpoints" / f"{name}.ckpt"
+
+    @property
+    def architectures(self) -> Path:
+        """Folder of exported architectures."""
+        return self.root / "architectures"
+
+    def begin(self, record: Mapping[str, Any], *, resume: bool, begun: bool) -> None:
+        """Claim the folder for a run; one that left nothing to go on from is forgotten.
+
+        Args:
+            record: description of the run.
+            resume: go on with the run that is there.
+            begun: whether there is something to go on from.
+
+        Raises:
+            SpaceError: it holds a run and `resume` is false, or another run than `record` describes.
+        """
+        if not (self.description.exists() and begun):
+            self._write(self.description, dict(record))
+            return
+        if not resume:
+            raise SpaceError(
+                f"the folder {str(self.root)!r} already holds a run. Continue it with "
+                "experiment.run(resume=True), or give another directory."
+            )
+        stored = load_yaml(self.description)
+        differing = [k for k in _IDENTITY if not isinstance(stored, dict) or stored.get(k) != record.get(k)]
+        if differing:
+            was = {k: stored.get(k) if isinstance(stored, dict) else None for k in differing}
+            raise SpaceError(
+                f"the folder {str(self.root)!r} holds another run: its {', '.join(differing)} was {was}, now "
+                f"{ {k: record.get(k) for k in differing} }. Resume with the same, or give another directory."
+            )
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        """Write what happened in the search, if there is anything to tell."""
+        if summary:
+            self._write(self.root / "search.yaml", dict(summary))
+
+    def write_architectures(self, archs: Sequence[Architecture]) -> None:
+        """Write architectures in order, 1.yaml the best; later ones of an earlier export go."""
+        for old in self.architectures.glob("*.yaml"):
+            old.unlink()
+        for rank, arch in enumerate(archs, start=1):
+            self._write(self.architectures / f"{rank}.yaml", arch)
+
+    @staticmethod
+    def _write(path: Path, data: dict[str, Any]) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, dump_yaml(data).encode())
+
+
+def finished(folder: Path, why: str = "") -> str:
+    """What to say at the end of a search."""
+    because = f": {why}" if why else ""
+    return f"Search finished{because}; its run folder is {str(folder)!r}. experiment.best is what it found."
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides a run's numbers."""
+    return {name: version(name) for name in ("spacelang", "torch", "lightning", "numpy")}

@@ -1,0 +1,96 @@
+"""Writing a result so that a reader sees the old file or the whole new one, never a part."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from ..errors import SpaceError
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write `data` under a temporary name beside `path`, fsync it, and rename it into place.
+
+    The folder must exist. A process killed at any moment leaves the old file (or none) and at most a hidden
+    temporary file.
+
+    Raises:
+        SpaceError: the folder is missing or cannot be written.
+    """
+    with file_errors(f"cannot write '{path}'"), atomic_file(path) as file:
+        file.write(data)
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
+    """Open a temporary file beside `path`; at the end fsync it and rename it to `path`, as `write_atomic`."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename in `folder` durable; a no-op where folders cannot be opened (Windows)."""
+    if not hasattr(os, "O_DIRECTORY"):
+        return
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        pass  # some network file systems refuse; the file itself is already synced
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def file_errors(doing: str) -> Iterator[None]:
+    """Raise the operating system's complaint as a SpaceError that starts with `doing`."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise SpaceError(f"{doing}: no such file or folder '{error.filename}'.") from error
+    except OSError as error:
+        raise SpaceError(f"{doing}: {error.strerror or error}.") from error
+
+
+def target_path(path: str | os.PathLike[str], suffixes: tuple[str, ...]) -> Path:
+    """Return `path` as a Path whose ending is one of `suffixes` and whose folder exists.
+
+    Raises:
+        SpaceError: another ending, a missing folder, or a folder of that name.
+    """
+    target = Path(path)
+    if target.suffix.lower() not in suffixes:
+        example = f"{target.stem or 'result'}{suffixes[0]}"
+        raise SpaceError(f"'{target}' must end in {' or '.join(suffixes)}; for example '{example}'.")
+    if not target.parent.is_dir():
+        raise SpaceError(f"the folder '{target.parent}' does not exist; create it first.")
+    if target.is_dir():
+        raise SpaceError(f"'{target}' is a folder; give a file name.")
+    return target
+
+
+def cache_folder() -> Path:
+    """Return `$SPACELANG_CACHE`, or `~/.cache/spacelang`. Not created here."""
+    return Path(os.environ.get("SPACELANG_CACHE") or "~/.cache/spacelang").expanduser()
+
+
+def fresh_run_folder() -> Path:
+    """Return a new name below `runs/` of the cache folder.
+
+    The folder is made by whoever first writes into it, so that only the first process of a
+    distributed run leaves one. The name does not draw from a seeded generator.
+    """
+    return cache_folder() / "runs" / f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(4)}"

@@ -1,0 +1,312 @@
+"""Space: the language half of `ModelSpace`, which adds what is computed from a space's graph."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import nullcontext
+from typing import Any, NamedTuple, Self, TypeVar
+
+import numpy as np
+from torch import nn
+
+from ..errors import SpaceError, closest, quoted
+from .conditions import Constraint
+from .context import FreezeContext, copy_with, current_context
+from .decision_space import DecisionSpace, Site, refuse
+from .decisions import Architecture, Decision
+from .labels import root_scope
+from .primitive import BuilderType, Primitive, Undecided, collect, frozen_copy, held_values
+from .values import Value
+
+M = TypeVar("M", bound=nn.Module)
+T = TypeVar("T")
+
+
+class _Call(NamedTuple):
+    """Arguments a space was constructed with, as given.
+
+    In a frozen copy, values are those chosen and modules are the copy's own; a module that is no part of it,
+    because the candidate it was given for is not chosen, keeps its choices open.
+    """
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Call:
+        return _Call(_copied_argument(self.args, memo), _copied_argument(self.kwargs, memo))
+
+
+def _decided(arguments: T) -> T:
+    """Copy of arguments, inside `model_context` of what the architecture chose for choices in them."""
+    context = current_context()
+    if context is None:
+        return copy.deepcopy(arguments)
+
+    def decide(item: Any) -> Any:
+        if isinstance(item, Value):
+            return context.resolve(item)
+        if not isinstance(item, Primitive):  # of a supernet
+            return item
+        problems = context.problems(item.decisions())
+        return Undecided(problems) if problems else item.freeze(context.arch)
+
+    with context.building(), copy_with(decide):
+        return copy.deepcopy(arguments)
+
+
+def _copied_argument(argument: Any, memo: dict[int, Any]) -> Any:
+    if type(argument) in (list, tuple):
+        return type(argument)(_copied_argument(item, memo) for item in argument)
+    if type(argument) is dict:
+        return {key: _copied_argument(item, memo) for key, item in argument.items()}
+    if isinstance(argument, nn.Module):
+        with copy_with(lambda item: item):  # with a memo of its own: what is part of the model is never open
+            return copy.deepcopy(argument, dict(memo))
+    return copy.deepcopy(argument, memo)
+
+
+class _SpaceType(BuilderType):
+    """Constructing a space numbers its labels, records its arguments and checks it as a whole."""
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        context = current_context()
+        with root_scope(), nullcontext() if context is None else context.building():
+            space = super().__call__(*args, **kwargs)
+        space.__dict__["_call"] = _Call(args, kwargs)
+        if context is None:
+            space.__dict__["_decision_space"] = collect(space)
+            space._decision_space.by_label  # noqa: B018  (clashing labels raise here, not at first use)
+        elif context.depth == 0:  # an inner space may be part of a candidate that is not chosen
+            _refuse_undecided(space, context)
+            built_as(space, {label: context.arch[label] for label in context.arch if label in context.used})
+        return space
+
+
+def _refuse_undecided(model: nn.Module, context: FreezeContext) -> None:
+    problems: list[str] = []
+    for child in model.modules():
+        problems += child.problems if isinstance(child, Undecided) else context.problems(held_values(child))
+    refuse(list(dict.fromkeys(problems)), f"the architecture for {type(model).__name__}")
+
+
+class Space(nn.Module, metaclass=_SpaceType):
+    """What `ModelSpace` is without its graph: everything the language alone can say of a space.
+
+    Code below `spacelang.space` is written against this class; users inherit `ModelSpace`.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._constraints: list[Constraint] = []
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # As a submodule it would be registered, and yet the name would go on to mean the method.
+        if isinstance(value, nn.Module | nn.Parameter) and is_reserved(type(self), name):
+            raise SpaceError(
+                f"{type(self).__name__}.{name} is a method or property of every ModelSpace; give the "
+                f"{type(value).__name__} another name, such as self.{name}_."
+            )
+        super().__setattr__(name, value)
+
+    # -- declaring ---------------------------------------------------------------------------------
+
+    def constrain(self, expression: Value | bool, message: str | None = None) -> None:
+        """Require `expression`, built from value choices, to hold for every architecture.
+
+        Under `model_context` the expression is a plain boolean and is checked at once.
+
+        Raises:
+            SpaceError: in a frozen model, when it does not hold.
+        """
+        text = message or f"the constraint {expression} does not hold."
+        if isinstance(expression, Value):
+            self._constraints.append(Constraint(expression, text))
+        elif not expression:
+            raise SpaceError(text)
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Constructor arguments by name, as given (defaults left out)."""
+        bound = self._bound()
+        given = dict(list(bound.arguments.items())[1:])
+        for name, parameter in bound.signature.parameters.items():
+            if parameter.kind is parameter.VAR_KEYWORD:
+                given |= given.pop(name, {})
+        return given
+
+    def _bound(self) -> inspect.BoundArguments:
+        args, kwargs = self.__dict__["_call"]
+        return inspect.signature(type(self).__init__).bind(self, *args, **kwargs)
+
+    def rebuild(self, **overrides: Any) -> Self:
+        """Construct the same class again with some arguments changed.
+
+        Inside `model_context` this gives a fixed model with fresh weights; of choices and values given as
+        arguments it gets what the architecture chose.
+
+        Raises:
+            SpaceError: an override is no argument of the constructor.
+        """
+        bound = self._bound()
+        parameters = bound.signature.parameters
+        rest = next((n for n, p in parameters.items() if p.kind is p.VAR_KEYWORD), None)
+        for name, value in overrides.items():
+            if name in parameters:
+                bound.arguments[name] = value
+            elif rest is not None:
+                bound.arguments.setdefault(rest, {})[name] = value
+            else:
+                known = list(parameters)[1:]
+                raise SpaceError(
+                    f"{type(self).__name__} takes no argument {name!r}; it takes {quoted(known)}."
+                    + closest(name, known)
+                )
+        args, kwargs = _decided((bound.args[1:], bound.kwargs))
+        built = type(self)(*args, **kwargs)
+        return built.joined(further_decisions(self)) if current_context() is None else built
+
+    def joined(self, decisions: Iterable[Decision]) -> Self:
+        """This space with further decisions that are no part of its models, such as hyper-parameters.
+
+        It shares this space's modules. Its architectures have the labels of both; a label that both have is
+        one decision. The models it freezes are those of this space.
+
+        Raises:
+            SpaceError: a label is used for two different decisions.
+        """
+        given = tuple(decisions)
+        if not given:
+            return self
+        known = self.decision_space
+        sites = (*known.sites, *map(Site, given))
+        joint = copy.copy(self)
+        joint.__dict__["_own_space"] = own_decisions(self)
+        joint.__dict__["_decision_space"] = DecisionSpace(sites, known.constraints, known.symmetries)
+        joint.decision_space.by_label  # noqa: B018  (clashing labels raise here)
+        return joint
+
+    # -- reading -----------------------------------------------------------------------------------
+
+    @property
+    def decision_space(self) -> DecisionSpace:
+        """Decisions, conditions and constraints as data, apart from any module."""
+        return self.__dict__.get("_decision_space") or DecisionSpace(())
+
+    @property
+    def decisions(self) -> tuple[Decision, ...]:
+        """Every decision once, in the order of construction."""
+        return tuple(self.decision_space.by_label.values())
+
+    # -- architectures -----------------------------------------------------------------------------
+
+    def size(self) -> int:
+        """Exact number of distinct architectures.
+
+        Counts canonical architecture dicts: conditional structure, constraints and the order of
+        exchangeable slots are taken into account (a `Repeat` of 1 to 3 two-way choices has 14).
+        """
+        return self.decision_space.size()
+
+    def default(self) -> Architecture:
+        """Architecture of first candidates."""
+        return self.decision_space.default()
+
+    def sample(self, rng: np.random.Generator) -> Architecture:
+        """Draw an architecture: each active decision by its prior, conditioned on the constraints."""
+        return self.decision_space.sample(rng)
+
+    def grid(self) -> Iterator[Architecture]:
+        """Every architecture once, lazily."""
+        return self.decision_space.grid()
+
+    def neighbours(self, arch: Mapping[str, Any]) -> Iterator[Architecture]:
+        """Every architecture that differs from `arch` in one decision."""
+        return self.decision_space.neighbours(arch)
+
+    def mutate(self, arch: Mapping[str, Any], rng: np.random.Generator) -> Architecture:
+        """Change one active decision; what becomes active is drawn."""
+        return self.decision_space.mutate(arch, rng)
+
+    def crossover(self, a: Mapping[str, Any], b: Mapping[str, Any], rng: np.random.Generator) -> Architecture:
+        """Take each decision from one of two parents."""
+        return self.decision_space.crossover(a, b, rng)
+
+    def canonical(self, arch: Mapping[str, Any]) -> Architecture:
+        """The one dict of all that mean the same: inactive labels dropped, exchangeable slots in order."""
+        return self.decision_space.canonical(arch)
+
+    def validate(self, arch: object) -> None:
+        """Raise a `SpaceError` that lists every problem of an architecture dict; return if there is none."""
+        self.decision_space.validate(arch)
+
+    def encode(self, arch: Mapping[str, Any]) -> np.ndarray[Any, np.dtype[np.float32]]:
+        """Fixed-length vector of an architecture: one indicator for every candidate of every decision."""
+        return self.decision_space.encode(arch)
+
+    def freeze(self, arch: Mapping[str, Any]) -> Self:
+        """Independent plain model of `arch` that inherits this space's weights.
+
+        Raises:
+            SpaceError: with every problem of `arch`.
+        """
+        self.validate(arch)
+        own = own_decisions(self)
+        chosen = own.canonical({label: arch[label] for label in arch if label in own.by_label})
+        chosen |= slot_order(own, arch)
+        return built_as(without_decisions(frozen_copy(self, chosen)), chosen)
+
+
+def is_reserved(space_type: type, name: str) -> bool:
+    """Return whether the library's own base classes of `space_type` define `name`."""
+    bases = (base for base in space_type.__mro__ if base.__name__ in ("Space", "ModelSpace"))
+    return any(name in vars(base) for base in bases if base.__module__.startswith("spacelang."))
+
+
+def slot_order(space: DecisionSpace, arch: Mapping[str, Any]) -> Architecture:
+    """The slots of `arch` as given: canonical order is for comparing, a model keeps its user's order."""
+    return {label: arch[label] for s in space.symmetries for label in s.labels if label in arch}
+
+
+def own_decisions(space: Space) -> DecisionSpace:
+    """What is decided in the modules of a space, without the decisions it was joined with."""
+    own: DecisionSpace = space.__dict__.get("_own_space", space.decision_space)
+    return own
+
+
+def further_decisions(space: Space) -> tuple[Decision, ...]:
+    """Decisions that a space was joined with."""
+    own = len(own_decisions(space).sites)
+    return tuple(site.decision for site in space.decision_space.sites[own:])
+
+
+def without_decisions(model: M) -> M:
+    """Make the spaces in a frozen or relaxed copy forget the decisions and constraints of the original."""
+    for child in model.modules():
+        if isinstance(child, Space):
+            child.__dict__.pop("_decision_space", None)
+            child.__dict__.pop("_own_space", None)
+            child._constraints = []
+    return model
+
+
+def built_as(model: M, arch: Architecture) -> M:
+    """Let a frozen model know its architecture."""
+    model.__dict__["_architecture"] = arch
+    return model
+
+
+def architecture_of(model: nn.Module) -> Architecture | None:
+    """Architecture that a model was frozen or built as; None of what is no frozen `ModelSpace`.
+
+    >>> from spacelang import LayerChoice, ModelSpace, model_context
+    >>> class Net(ModelSpace):
+    ...     def __init__(self) -> None:
+    ...         super().__init__()
+    ...         self.layer = LayerChoice({"tanh": nn.Tanh(), "none": nn.Identity()}, label="layer")
+    >>> architecture_of(Net().freeze({"layer": "none"}))
+    {'layer': 'none'}
+    """
+    arch = model.__dict__.get("_architecture")
+    return None if arch is None else dict(arch)

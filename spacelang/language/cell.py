@@ -1,0 +1,370 @@
+"""Cell: a small directed acyclic graph whose operations and inputs are chosen."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import SpaceError
+from .choices import as_inputs, made, named_candidates, sum_in_order
+from .conditions import AllOf, AnyOf, Condition, Constraint, Is, Symmetry
+from .context import FreezeContext
+from .decisions import Categorical, Decision
+from .labels import branch_scope, make_label
+from .primitive import Primitive, Relaxer, Undecided
+from .values import Choice, Value, distinct
+
+OpFactory: TypeAlias = Callable[[int, int | None, int], nn.Module]
+MergeOp = Literal["all", "loose_end"]
+Preprocessor: TypeAlias = Callable[[list[Tensor]], Sequence[Tensor]]
+Postprocessor: TypeAlias = Callable[[Tensor, list[Tensor]], Any]
+
+
+@dataclass(frozen=True)
+class CellTopology:
+    """Shape of a cell's graph, and the decisions on it.
+
+    Nodes `0 .. num_predecessors - 1` are the cell's inputs; each later node adds the results of
+    `num_ops_per_node` slots, a slot being one operation on one earlier node.
+
+    Args:
+        label: prefix of every label.
+        operations: candidate names, or indices.
+        num_nodes: intermediate nodes.
+        num_ops_per_node: slots of each.
+        num_predecessors: inputs of the cell.
+        distinct_inputs: two slots of one node must read different nodes.
+    """
+
+    label: str
+    operations: tuple[Any, ...]
+    num_nodes: int
+    num_ops_per_node: int
+    num_predecessors: int
+    distinct_inputs: bool
+
+    def __post_init__(self) -> None:
+        for name in ("num_nodes", "num_ops_per_node", "num_predecessors"):
+            number = getattr(self, name)
+            if type(number) is not int or number < 1:
+                raise SpaceError(f"cell {self.label!r}: {name}={number!r} must be a positive integer.")
+        if self.distinct_inputs and self.num_ops_per_node > self.num_predecessors:
+            raise SpaceError(
+                f"cell {self.label!r}: num_ops_per_node={self.num_ops_per_node} different inputs do not "
+                f"exist for the first node, which sees num_predecessors={self.num_predecessors}; "
+                "write distinct_inputs=False."
+            )
+
+    @property
+    def nodes(self) -> range:
+        """Indices of the intermediate nodes."""
+        return range(self.num_predecessors, self.num_predecessors + self.num_nodes)
+
+    @cached_property
+    def edges(self) -> tuple[tuple[int, int], ...]:
+        """Every possible `(source, node)`, node by node: the row order of a cell's mixture."""
+        return tuple((source, node) for node in self.nodes for source in range(node))
+
+    def rows_into(self, node: int) -> range:
+        """Rows of the edges that enter an intermediate node, by source."""
+        first = sum(range(self.num_predecessors, node))
+        return range(first, first + node)
+
+    def op(self, node: int, slot: int) -> Categorical:
+        """Decision on the operation of a slot."""
+        return Categorical(f"{self.label}/op_{node}_{slot}", self.operations)
+
+    def input(self, node: int, slot: int) -> Categorical:
+        """Decision on the node a slot reads."""
+        return Categorical(f"{self.label}/input_{node}_{slot}", range(node))
+
+    def slots(self, node: int) -> list[tuple[Categorical, Categorical]]:
+        """`(operation, input)` decisions of a node."""
+        return [(self.op(node, k), self.input(node, k)) for k in range(self.num_ops_per_node)]
+
+    def decisions(self) -> tuple[Decision, ...]:
+        """Every decision, node by node."""
+        return tuple(decision for node in self.nodes for slot in self.slots(node) for decision in slot)
+
+    def constraints(self) -> Iterable[Constraint]:
+        """With `distinct_inputs`, that no node reads another twice."""
+        for node in self.nodes if self.distinct_inputs else ():
+            inputs = [source for _, source in self.slots(node)]
+            yield Constraint(
+                distinct(*map(Choice, inputs)),
+                f"node {node} of cell {self.label!r} must read different inputs in "
+                f"{', '.join(repr(d.label) for d in inputs)}.",
+            )
+
+    def chosen(self, arch: Mapping[str, Any]) -> dict[int, list[tuple[int, int]]]:
+        """`{node: [(source, operation index) of each slot]}` under `arch`."""
+        return {
+            node: [
+                (source.parse(arch[source.label]), op.position(arch[op.label]))
+                for op, source in self.slots(node)
+            ]
+            for node in self.nodes
+        }
+
+    def used(self, source: int, node: int, operation: int) -> Condition:
+        """When some slot of `node` applies the operation to `source`."""
+        name = self.operations[operation]
+        return AnyOf(
+            tuple(
+                AllOf((Is(Choice(op), (name,)), Is(Choice(chosen), (source,))))
+                for op, chosen in self.slots(node)
+            )
+        )
+
+
+class LooseEnds(Value):
+    """Number of intermediate nodes of a cell that no other node reads."""
+
+    def __init__(self, topology: CellTopology) -> None:
+        self.topology = topology
+
+    def decisions(self) -> tuple[Categorical, ...]:
+        nodes = self.topology.nodes
+        return tuple(source for node in nodes for _, source in self.topology.slots(node))
+
+    def evaluate(self, arch: Mapping[str, Any]) -> int:
+        sources = {d.parse(arch[d.label]) for d in self.decisions()}
+        return len(loose_ends(self.topology, sources))
+
+    def possible(self) -> tuple[int, ...]:
+        return tuple(range(1, self.topology.num_nodes + 1))
+
+    def __str__(self) -> str:
+        return f"loose_ends({self.topology.label})"
+
+
+def _num_outputs(topology: CellTopology, merge_op: MergeOp) -> Any:
+    return topology.num_nodes if merge_op == "all" else LooseEnds(topology)
+
+
+def loose_ends(topology: CellTopology, sources: Iterable[int]) -> list[int]:
+    """Intermediate nodes that are nobody's source."""
+    read = set(sources)
+    return [node for node in topology.nodes if node not in read]
+
+
+def _as_list(result: Any, where: str, count: int) -> list[Tensor]:
+    if not isinstance(result, list | tuple) or len(result) != count:
+        raise SpaceError(
+            f"{where}: the preprocessor must return a list of {count} tensors; got {type(result).__name__}."
+        )
+    return list(result)
+
+
+class CellFrame(nn.Module):
+    """What every form of a cell shares: preprocessing, the merge of its nodes, postprocessing."""
+
+    def __init__(
+        self,
+        topology: CellTopology,
+        merge_op: MergeOp,
+        preprocessor: Preprocessor | None,
+        postprocessor: Postprocessor | None,
+        concat_dim: int,
+    ) -> None:
+        super().__init__()
+        if merge_op not in ("all", "loose_end"):
+            raise SpaceError(
+                f"cell {topology.label!r}: merge_op={merge_op!r}; expected 'all' or 'loose_end'."
+            )
+        self.topology = topology
+        self.merge_op = merge_op
+        self.preprocessor = preprocessor
+        self.postprocessor = postprocessor
+        self.concat_dim = concat_dim
+
+    def states(self, inputs: tuple[Any, ...]) -> tuple[list[Tensor], list[Tensor]]:
+        """Return the inputs as given, and after preprocessing."""
+        where, count = f"cell {self.topology.label!r}", self.topology.num_predecessors
+        given = as_inputs(inputs, count, where)
+        return given, given if self.preprocessor is None else _as_list(self.preprocessor(given), where, count)
+
+    def merge(self, states: Sequence[Tensor], sources: Iterable[int], given: list[Tensor]) -> Any:
+        """Concatenate the output nodes and postprocess."""
+        ends = self.topology.nodes if self.merge_op == "all" else loose_ends(self.topology, sources)
+        output = torch.cat([states[node] for node in ends], dim=self.concat_dim)
+        return output if self.postprocessor is None else self.postprocessor(output, given)
+
+
+class FrozenCell(nn.Module):
+    """A cell with its operations and inputs chosen.
+
+    Args:
+        frame: preprocessing, merging and postprocessing.
+        slots: per intermediate node, `(source, rank of the operation, module)` of each slot.
+    """
+
+    def __init__(self, frame: CellFrame, slots: Mapping[int, Sequence[tuple[int, int, nn.Module]]]) -> None:
+        super().__init__()
+        self.frame = frame
+        self.operations = nn.ModuleList(nn.ModuleList(op for _, _, op in slots[node]) for node in slots)
+        self.sources = tuple(tuple(source for source, _, _ in slots[node]) for node in slots)
+        # Added in the order of sources, whatever the order of slots, as a supernet adds them.
+        self._order = tuple(
+            tuple(sorted(range(len(row)), key=lambda k: row[k][:2])) for row in map(list, slots.values())
+        )
+
+    @property
+    def num_outputs(self) -> int:
+        """Number of nodes concatenated in the output."""
+        topology = self.frame.topology
+        if self.frame.merge_op == "all":
+            return topology.num_nodes
+        return len(loose_ends(topology, (s for row in self.sources for s in row)))
+
+    def forward(self, *inputs: Any) -> Any:
+        given, states = self.frame.states(inputs)
+        for sources, operations, order in zip(self.sources, self.operations, self._order, strict=True):
+            states.append(sum_in_order([operations[k](states[sources[k]]) for k in order]))  # type: ignore[index]
+        return self.frame.merge(states, (s for row in self.sources for s in row), given)
+
+
+class Cell(Primitive):
+    """A directed acyclic graph with chosen operations and inputs (NASNet, DARTS).
+
+    Each of `num_nodes` intermediate nodes adds `num_ops_per_node` operations, each on one earlier node.
+    Decisions are `{label}/op_{i}_{k}` and `{label}/input_{i}_{k}`, node `i` counting from
+    `num_predecessors`, slot `k` from 0. Cells that share a label share them.
+
+    Args:
+        op_candidates: operations by name or in a list; modules (copied for every edge) or factories
+            `f(node_index, op_index, input_index)`. In a space one module stands on each edge for all slots,
+            and `op_index` is None; in `model_context` it is the slot.
+        num_nodes: intermediate nodes.
+        num_ops_per_node: operations added in each.
+        num_predecessors: inputs of the cell.
+        merge_op: the output concatenates "all" intermediate nodes, or those nobody reads ("loose_end").
+        preprocessor: function or module, list of inputs -> list of as many tensors.
+        postprocessor: function or module, (output, list of inputs as given) -> result.
+        concat_dim: dimension of the concatenation.
+        label: prefix of the labels; numbered inside `ModelSpace.__init__` when missing.
+        distinct_inputs: forbid two operations of one node to read the same input.
+
+    Source: NASNet, arXiv:1707.07012; DARTS, arXiv:1806.09055, section 2.1.
+    """
+
+    def __init__(
+        self,
+        op_candidates: Mapping[str, nn.Module | OpFactory] | Sequence[nn.Module | OpFactory],
+        num_nodes: int,
+        num_ops_per_node: int = 1,
+        num_predecessors: int = 1,
+        merge_op: MergeOp = "all",
+        preprocessor: Preprocessor | None = None,
+        postprocessor: Postprocessor | None = None,
+        concat_dim: int = 1,
+        *,
+        label: str | None = None,
+        distinct_inputs: bool = False,
+    ) -> None:
+        super().__init__()
+        label = make_label("cell", label)
+        named = named_candidates(op_candidates, label)
+        self.topology = CellTopology(
+            label, tuple(named), num_nodes, num_ops_per_node, num_predecessors, distinct_inputs
+        )
+        self.frame = CellFrame(self.topology, merge_op, preprocessor, postprocessor, concat_dim)
+        self.edges = nn.ModuleList(
+            nn.ModuleList(_make_op(label, named[name], name, node, None, source) for name in named)
+            for source, node in self.topology.edges
+        )
+
+    @classmethod
+    def build(cls, context: FreezeContext | None, *args: Any, **kwargs: Any) -> nn.Module | None:
+        if context is None:
+            return None
+        bound = inspect.signature(cls.__init__).bind(None, *args, **kwargs)
+        bound.apply_defaults()
+        given = bound.arguments
+        label = make_label("cell", given["label"])
+        named = named_candidates(given["op_candidates"], label)
+        shape = (given[x] for x in ("num_nodes", "num_ops_per_node", "num_predecessors", "distinct_inputs"))
+        topology = CellTopology(label, tuple(named), *shape)
+        problems = context.problems(topology.decisions())
+        problems = problems or [c.message for c in topology.constraints() if not c.holds(context.arch)]
+        if problems:
+            return Undecided(problems, num_outputs=_num_outputs(topology, given["merge_op"]))
+        frame = CellFrame(
+            topology, *(given[x] for x in ("merge_op", "preprocessor", "postprocessor", "concat_dim"))
+        )
+        slots = {}
+        for node, row in topology.chosen(context.arch).items():
+            names = [(source, rank, topology.operations[rank]) for source, rank in row]
+            slots[node] = [
+                (source, rank, _make_op(label, named[name], name, node, slot, source))
+                for slot, (source, rank, name) in enumerate(names)
+            ]
+        return FrozenCell(frame, slots)
+
+    @property
+    def label(self) -> str:
+        """Prefix of the labels."""
+        return self.topology.label
+
+    @property
+    def num_outputs(self) -> Any:
+        """Number of nodes concatenated in the output; with "loose_end" it depends on the architecture."""
+        return _num_outputs(self.topology, self.frame.merge_op)
+
+    def decisions(self) -> tuple[Decision, ...]:
+        return self.topology.decisions()
+
+    def branches(self) -> Iterable[tuple[Condition, str, nn.Module]]:
+        yield AllOf(), "frame", self.frame
+        for e, (source, node) in enumerate(self.topology.edges):
+            for k, module in enumerate(self.edges[e].children()):
+                yield self.topology.used(source, node, k), f"edges.{e}.{k}", module
+
+    def constraints(self) -> Iterable[Constraint]:
+        return self.topology.constraints()
+
+    def symmetries(self) -> Iterable[Symmetry]:
+        if self.topology.num_ops_per_node > 1:
+            for node in self.topology.nodes:
+                yield Symmetry(tuple((source.label, op.label) for op, source in self.topology.slots(node)))
+
+    def freeze(self, arch: Mapping[str, Any]) -> nn.Module:
+        taken: set[int] = set()
+        slots: dict[int, list[tuple[int, int, nn.Module]]] = {}
+        for node, row in self.topology.chosen(arch).items():
+            slots[node] = []
+            entering = self.topology.rows_into(node)
+            for source, rank in row:
+                module = self.edges[entering[source]][rank]  # type: ignore[index]
+                # Two slots with the same operation on the same input must not become one module.
+                module = copy.deepcopy(module) if id(module) in taken else module
+                taken.add(id(module))
+                slots[node].append((source, rank, module))
+        return FrozenCell(self.frame, slots)
+
+    def relax(self, builder: Relaxer) -> nn.Module:
+        return builder.mixed(self)
+
+    def forward(self, *inputs: Any) -> Any:
+        first: dict[str, Any] = {d.label: next(iter(d.values())) for d in self.decisions()}
+        if self.topology.distinct_inputs:
+            first |= {
+                self.topology.input(n, k).label: k
+                for n in self.topology.nodes
+                for k in range(self.topology.num_ops_per_node)
+            }
+        return self.freeze(first)(*inputs)
+
+
+def _make_op(label: str, candidate: Any, name: object, node: int, slot: int | None, source: int) -> nn.Module:
+    with branch_scope(label, f"edge_{source}_{node}/{name}"):
+        if isinstance(candidate, nn.Module):
+            return copy.deepcopy(candidate)
+        return made(candidate, f"cell {label!r}: candidate {name!r}", node, slot, source)

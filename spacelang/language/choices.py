@@ -1,0 +1,253 @@
+"""LayerChoice and InputChoice."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import SpaceError
+from .conditions import Condition, Is
+from .context import FreezeContext, space_mode
+from .decisions import Categorical, Decision, Subset
+from .labels import branch_scope, make_label
+from .primitive import Primitive, Relaxer, Undecided
+from .values import Choice
+
+Candidate: TypeAlias = "nn.Module | Callable[[], nn.Module]"
+Reduction = Literal["sum", "mean", "concat", "none"]
+_REDUCTIONS = ("sum", "mean", "concat", "none")
+
+
+def made(candidate: Any, where: str, *arguments: Any) -> nn.Module:
+    """Return a candidate module: itself, or what its factory builds.
+
+    Raises:
+        SpaceError: neither a module nor a factory of one.
+    """
+    module = (
+        candidate if isinstance(candidate, nn.Module) or not callable(candidate) else candidate(*arguments)
+    )
+    if not isinstance(module, nn.Module):
+        raise SpaceError(
+            f"{where} is a {type(module).__name__}; expected an nn.Module or a function that returns one."
+        )
+    return module
+
+
+def named_candidates(candidates: Any, where: str) -> dict[Any, Any]:
+    """Candidates by name; those of a list are named by their index."""
+    if isinstance(candidates, Mapping):
+        for name in candidates:
+            if not isinstance(name, str):
+                raise SpaceError(f"{where}: candidate names are strings; got {name!r}.")
+        return dict(candidates)
+    if isinstance(candidates, Sequence | nn.ModuleList) and not isinstance(candidates, str):
+        return dict(enumerate(candidates))
+    if isinstance(candidates, nn.ModuleDict):
+        return dict(candidates.items())
+    raise SpaceError(
+        f"{where}: candidates are a dict or a list of modules; got a {type(candidates).__name__}."
+    )
+
+
+class LayerChoice(Primitive):
+    """Choose one of several layers.
+
+    Args:
+        candidates: modules, or zero-argument factories of them, by name or in a list (then named by index).
+            A factory is called only when its candidate is needed.
+        label: name of the decision; numbered inside `ModelSpace.__init__` when missing. The same label at
+            two places means one decision.
+        prior: weight of each candidate in random sampling.
+
+    `forward` passes any arguments on. In a space it runs the first candidate; in `model_context` the
+    constructor returns the chosen candidate itself.
+    """
+
+    def __init__(
+        self,
+        candidates: Mapping[str, Candidate] | Sequence[Candidate],
+        *,
+        label: str | None = None,
+        prior: Sequence[float] | None = None,
+    ) -> None:
+        super().__init__()
+        label = make_label("layer", label)
+        named = named_candidates(candidates, label)
+        self.decision = Categorical(label, list(named), prior)
+        self.candidates = nn.ModuleList(self._make(label, name, c) for name, c in named.items())
+
+    @staticmethod
+    def _make(label: str, name: object, candidate: Any) -> nn.Module:
+        with branch_scope(label, name):
+            return made(candidate, f"{label!r}: candidate {name!r}")
+
+    @classmethod
+    def build(cls, context: FreezeContext | None, *args: Any, **kwargs: Any) -> nn.Module | None:
+        if context is None:
+            return None
+        bound = inspect.signature(cls.__init__).bind(None, *args, **kwargs)
+        label = make_label("layer", bound.arguments.get("label"))
+        named = named_candidates(bound.arguments["candidates"], label)
+        chosen = context.resolve(Choice(Categorical(label, list(named), bound.arguments.get("prior"))))
+        if isinstance(chosen, Choice):
+            return Undecided(context.problems(chosen.decisions()))
+        return cls._make(label, chosen, named[chosen])
+
+    @property
+    def label(self) -> str:
+        """Label of the decision."""
+        return self.decision.label
+
+    def decisions(self) -> tuple[Decision, ...]:
+        return (self.decision,)
+
+    def branches(self) -> Iterable[tuple[Condition, str, nn.Module]]:
+        return [
+            (Is(Choice(self.decision), (name,)), f"candidates.{i}", module)
+            for i, (name, module) in enumerate(zip(self.decision.candidates, self.candidates, strict=True))
+        ]
+
+    def freeze(self, arch: Mapping[str, Any]) -> nn.Module:
+        return self.candidates[self.decision.position(arch[self.label])]
+
+    def relax(self, builder: Relaxer) -> nn.Module:
+        return builder.mixed(self)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.candidates[0](*args, **kwargs)
+
+
+def reduce_inputs(inputs: Sequence[Tensor], reduction: Reduction) -> Any:
+    """Join chosen inputs: their sum, mean, concatenation along dimension 1, or the list itself."""
+    if reduction == "none":
+        return list(inputs)
+    if reduction == "concat":
+        return torch.cat(list(inputs), dim=1)
+    total = sum_in_order(inputs)
+    return total / len(inputs) if reduction == "mean" else total
+
+
+def sum_in_order(terms: Sequence[Tensor]) -> Tensor:
+    """Sum left to right, so that equal terms give equal bits wherever they come from."""
+    total = terms[0]
+    for term in terms[1:]:
+        total = total + term
+    return total
+
+
+def as_inputs(inputs: tuple[Any, ...], count: int, where: str) -> list[Tensor]:
+    """Accept `f(a, b)` and `f([a, b])` alike; check the number.
+
+    Raises:
+        SpaceError: another number of inputs than declared.
+    """
+    one_list = len(inputs) == 1 and isinstance(inputs[0], list | tuple)
+    tensors = list(inputs[0]) if one_list else list(inputs)
+    if len(tensors) != count:
+        raise SpaceError(f"{where} takes {count} inputs; got {len(tensors)}.")
+    return tensors
+
+
+class ChosenInputs(nn.Module):
+    """What an `InputChoice` becomes: picks and joins some of its inputs.
+
+    Args:
+        n_candidates: number of inputs given.
+        chosen: indices picked, increasing.
+        reduction: how several are joined; None passes the single chosen one on.
+    """
+
+    def __init__(self, n_candidates: int, chosen: Sequence[int], reduction: Reduction | None) -> None:
+        super().__init__()
+        self.n_candidates = n_candidates
+        self.chosen = tuple(chosen)
+        self.reduction = reduction
+
+    def forward(self, *inputs: Any) -> Any:
+        tensors = as_inputs(inputs, self.n_candidates, "an InputChoice")
+        picked = [tensors[index] for index in self.chosen]
+        return picked[0] if self.reduction is None else reduce_inputs(picked, self.reduction)
+
+    def extra_repr(self) -> str:
+        return f"{self.n_candidates}, chosen={self.chosen}, reduction={self.reduction!r}"
+
+
+def chosen_inputs(decision: Decision, reduction: Reduction, arch: Mapping[str, Any]) -> ChosenInputs:
+    """Module that picks the inputs `arch` chose."""
+    position = decision.position(arch[decision.label])
+    if isinstance(position, int):
+        return ChosenInputs(len(decision.candidates), [position], None)
+    return ChosenInputs(len(decision.candidates), position, reduction)
+
+
+class InputChoice(Primitive):
+    """Choose among several inputs.
+
+    Args:
+        n_candidates: number of inputs.
+        n_chosen: how many are chosen; None means any non-empty set.
+        reduction: how several chosen inputs are joined: "sum", "mean", "concat" (dimension 1), or "none"
+            for a list. With `n_chosen=1` the chosen input itself is returned.
+        label: name of the decision; numbered inside `ModelSpace.__init__` when missing.
+        prior: see `Categorical` and `Subset`.
+
+    `forward` takes the inputs as a list or as separate arguments; in a space it uses the first ones.
+    """
+
+    def __init__(
+        self,
+        n_candidates: int,
+        n_chosen: int | None = 1,
+        reduction: Reduction = "sum",
+        *,
+        label: str | None = None,
+        prior: Sequence[float] | None = None,
+    ) -> None:
+        super().__init__()
+        label = make_label("input", label)
+        if not isinstance(n_candidates, int) or n_candidates < 1:
+            raise SpaceError(f"{label!r}: n_candidates={n_candidates!r} must be a positive integer.")
+        if reduction not in _REDUCTIONS:
+            raise SpaceError(f"{label!r}: reduction={reduction!r}; expected one of {', '.join(_REDUCTIONS)}.")
+        self.n_candidates = n_candidates
+        self.n_chosen = n_chosen
+        self.reduction: Reduction = reduction
+        self.decision: Decision = (
+            Categorical(label, range(n_candidates), prior)
+            if n_chosen == 1
+            else Subset(label, range(n_candidates), n_chosen, prior)
+        )
+
+    @property
+    def label(self) -> str:
+        """Label of the decision."""
+        return self.decision.label
+
+    def decisions(self) -> tuple[Decision, ...]:
+        return (self.decision,)
+
+    def freeze(self, arch: Mapping[str, Any]) -> nn.Module:
+        return chosen_inputs(self.decision, self.reduction, arch)
+
+    @classmethod
+    def build(cls, context: FreezeContext | None, *args: Any, **kwargs: Any) -> nn.Module | None:
+        if context is None:
+            return None
+        with space_mode():
+            choice = cls(*args, **kwargs)
+        chosen = context.resolve(Choice(choice.decision))
+        if isinstance(chosen, Choice):
+            return Undecided(context.problems(chosen.decisions()))
+        return choice.freeze(context.arch)
+
+    def relax(self, builder: Relaxer) -> nn.Module:
+        return builder.mixed(self)
+
+    def forward(self, *inputs: Any) -> Any:
+        first = {self.label: next(iter(self.decision.values()))}
+        return self.freeze(first)(*inputs)

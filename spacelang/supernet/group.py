@@ -1,0 +1,201 @@
+"""Decision groups: the tables of a supernet that mixtures are set on."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import SpaceError, quoted
+from ..language import CellTopology, Decision, Subset
+from ..language.context import replacing
+
+Active: TypeAlias = tuple[tuple[int, ...], ...]
+"""For each row of a group the columns that are executed, increasing; twice where two slots chose it."""
+
+Transform: TypeAlias = Callable[[nn.Module, Tensor], Tensor]
+"""What is done to the output of a candidate before it is weighted: `(candidate, output) -> output`."""
+
+
+@dataclass
+class Group:
+    """One table of a supernet: a decision (one row), or a cell label (one row per edge).
+
+    Args:
+        label: label of the decision, or of the cell.
+        rows: names of the rows; `"{source}->{node}"` for a cell.
+        columns: candidates.
+        decisions: the decisions this table answers.
+        topology: of the cell, or None.
+
+    Attributes:
+        alive: rows x columns, False where pruned.
+        weights: mixture, (rows, columns), or None where every active weight is one.
+        active: columns executed in each row.
+        edges: weight of each row, (rows,), where a cell weighs its edges besides their candidates.
+        adds_gates: whether a candidate that is not executed adds its weight as a plain number.
+        silent: rows x columns, candidates executed though their weight is zero; None for none.
+        is_selected: whether an architecture is selected (and this group active in it).
+        transform: what is done to the output of each candidate; None for nothing.
+    """
+
+    label: str
+    rows: tuple[str, ...]
+    columns: tuple[Any, ...]
+    decisions: tuple[Decision, ...]
+    topology: CellTopology | None = None
+    alive: list[list[bool]] = field(init=False)
+    weights: Tensor | None = field(init=False)
+    active: Active = field(init=False)
+    edges: Tensor | None = field(init=False, default=None)
+    adds_gates: bool = field(init=False, default=False)
+    silent: Sequence[Sequence[bool]] | None = field(init=False, default=None)
+    is_selected: bool = field(init=False, default=False)
+    transform: Transform | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        self.alive = [[True] * len(self.columns) for _ in self.rows]
+        self.mix(torch.full(self.shape, 1 / len(self.columns)))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Group:
+        if replacing() is not None:  # while a supernet is being made its modules share their groups
+            return self
+        memo[id(self)] = twin = copy.copy(self)
+        twin.alive = [list(row) for row in self.alive]
+        return twin
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(rows, columns)."""
+        return len(self.rows), len(self.columns)
+
+    @property
+    def selected(self) -> Any:
+        """Value of the decision in the selected architecture: a candidate, or the tuple of chosen inputs."""
+        chosen = tuple(self.columns[k] for k in self.active[0])
+        return chosen if self.is_subset else chosen[0]
+
+    @property
+    def is_subset(self) -> bool:
+        """Whether several columns of the row are chosen together."""
+        return isinstance(self.decisions[0], Subset)
+
+    def mix(
+        self,
+        weights: Tensor,
+        active: Sequence[Sequence[bool]] | None = None,
+        *,
+        edges: Tensor | None = None,
+        adds_gates: bool = False,
+        silent: Sequence[Sequence[bool]] | None = None,
+    ) -> None:
+        """Compute with `weights`, (rows, columns); only columns that are alive and `active` are executed.
+
+        Raises:
+            SpaceError: shapes do not fit.
+        """
+        self.check_mixture(weights, active, edges, silent)
+        chosen = self.alive if active is None else active
+        self.weights = weights
+        self.edges = edges
+        self.adds_gates = adds_gates
+        self.silent = silent
+        self.is_selected = False
+        self.active = tuple(
+            tuple(k for k in range(len(self.columns)) if alive[k] and row[k])
+            for alive, row in zip(self.alive, chosen, strict=True)
+        )
+
+    def check_mixture(
+        self, weights: object, active: object = None, edges: object = None, silent: object = None
+    ) -> None:
+        """Raise a `SpaceError` when `mix` would not fit."""
+        shape = tuple(weights.shape) if isinstance(weights, Tensor) else type(weights).__name__
+        if shape != self.shape:
+            raise SpaceError(
+                f"the mixture of {self.label!r} has shape {shape}; expected a tensor of "
+                f"(rows, candidates) = {self.shape}."
+            )
+        if edges is not None and (not isinstance(edges, Tensor) or edges.shape != self.shape[:1]):
+            raise SpaceError(
+                f"edges[{self.label!r}] must be a tensor of ({len(self.rows)},), a weight a row."
+            )
+        for name, table in (("active", active), ("silent", silent)):
+            if table is not None:
+                self.check_table(name, table)
+
+    def check_table(self, name: str, table: Any) -> None:
+        """Raise a `SpaceError` unless `table` is rows x columns."""
+        try:
+            fits = [len(row) for row in table] == [len(self.columns)] * len(self.rows)
+        except TypeError:
+            fits = False
+        if not fits:
+            raise SpaceError(f"{name}[{self.label!r}] must be nested (rows, candidates) = {self.shape}.")
+
+    def check_prunable(self, alive: Sequence[Sequence[bool]]) -> None:
+        """Raise a `SpaceError` unless `alive` fits and leaves a choice something to choose."""
+        self.check_table("alive", alive)
+        left = [[a and b for a, b in zip(*rows, strict=True)] for rows in zip(self.alive, alive, strict=True)]
+        if self.topology is None and not any(left[0]):
+            raise SpaceError(
+                f"alive[{self.label!r}] leaves none of {quoted(self.columns)}; leave at least one."
+            )
+
+    def check_alive(self, arch: Mapping[str, Any]) -> None:
+        """Raise a `SpaceError` when an architecture needs a candidate that was pruned."""
+        for r, row in enumerate(self._counts(arch)):
+            for k, count in enumerate(row):
+                if count and not self.alive[r][k]:
+                    where = f" on edge {self.rows[r]}" if self.topology else ""
+                    raise SpaceError(f"{self.label!r}: candidate {self.columns[k]!r}{where} was pruned.")
+
+    def select(self, arch: Mapping[str, Any]) -> None:
+        """Compute with the one-hot mixture of an architecture; a group it leaves inactive runs nothing."""
+        counts = self._counts(arch)
+        self.active = tuple(tuple(k for k, n in enumerate(row) for _ in range(n)) for row in counts)
+        self.weights = None
+        self.edges = None
+        self.adds_gates = False
+        self.silent = None
+        self.is_selected = any(self.active)
+
+    def _counts(self, arch: Mapping[str, Any]) -> list[list[int]]:
+        """How often an architecture uses each entry of the table."""
+        counts = [[0] * len(self.columns) for _ in self.rows]
+        if any(decision.label not in arch for decision in self.decisions):
+            return counts
+        if self.topology is not None:
+            for node, slots in self.topology.chosen(arch).items():
+                for source, rank in slots:
+                    counts[self.topology.rows_into(node)[source]][rank] += 1
+            return counts
+        position = self.decisions[0].position(arch[self.decisions[0].label])
+        for k in position if isinstance(position, tuple) else (position,):
+            counts[0][k] = 1
+        return counts
+
+    def apply(self, candidate: nn.Module, output: Any) -> Any:
+        """Output of a candidate after `transform`."""
+        return output if self.transform is None else self.transform(candidate, output)
+
+    def weighted(self, row: int, column: int, term: Tensor) -> Tensor:
+        """`weights[row, column] * edges[row] * term`."""
+        if self.weights is None:
+            return term
+        if self.silent is not None and self.silent[row][column]:
+            term = term.detach()
+        # A zero-dimensional weight leaves the dtype of a half-precision feature map as it is.
+        weight = self.weights[row, column]
+        return (weight if self.edges is None else weight * self.edges[row]) * term
+
+    def gates(self, row: int) -> list[Tensor]:
+        """Weights a row adds as plain numbers: those of live candidates that are not executed."""
+        if not self.adds_gates or self.weights is None:
+            return []
+        idle = (k for k, alive in enumerate(self.alive[row]) if alive and k not in self.active[row])
+        return [self.weights[row, k] for k in idle]

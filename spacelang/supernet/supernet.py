@@ -1,0 +1,293 @@
+"""Supernet: a space with every candidate alive, computing with mixtures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import SpaceError, closest, quoted
+from ..graph import space_graph
+from ..language import (
+    Architecture,
+    Cell,
+    CellTopology,
+    Decision,
+    InputChoice,
+    LayerChoice,
+    Primitive,
+    Repeat,
+    Space,
+    is_frozen,
+)
+from ..language.base import built_as, is_reserved, slot_order, without_decisions
+from ..language.primitive import copied, frozen_copy
+from .elastic import ElasticLayer
+from .elastic_refusal import Produced
+from .graph_weights import weighted_copy
+from .group import Group, Transform
+from .mixed import Mixed, MixedDepth, MixedInput, MixedLayer
+from .mixed_cell import EdgeByEdgeCell, MixedCell
+
+if TYPE_CHECKING:
+    import networkx as nx
+
+    from ..nn import ValueLayer
+
+
+class Builder:
+    """What a primitive's `relax` is given: groups by label, and the relaxed forms of built-in choices."""
+
+    def __init__(self, cell_type: type[MixedCell] = MixedCell) -> None:
+        self.groups: dict[str, Group] = {}
+        self._cell_type = cell_type
+        self._produced = Produced()
+
+    def group(self, decision: Decision) -> Group:
+        """The table of a decision: one row, one column per candidate."""
+        return self._shared(Group(decision.label, ("",), decision.candidates, (decision,)))
+
+    def cell_group(self, topology: CellTopology) -> Group:
+        """The table of a cell label: one row per edge, one column per operation."""
+        rows = tuple(f"{source}->{node}" for source, node in topology.edges)
+        group = Group(topology.label, rows, topology.operations, topology.decisions(), topology)
+        return self._shared(group)
+
+    def _shared(self, group: Group) -> Group:
+        known = self.groups.setdefault(group.label, group)
+        if known.decisions != group.decisions:
+            raise SpaceError(f"label {group.label!r} names a cell and another choice; rename one of them.")
+        return known
+
+    def mixed(self, primitive: Primitive) -> nn.Module:
+        """Relax a built-in primitive."""
+        if isinstance(primitive, LayerChoice):
+            return self.mixed_layer(primitive)
+        if isinstance(primitive, InputChoice):
+            return self.mixed_input(primitive)
+        if isinstance(primitive, Repeat):
+            return self.mixed_depth(primitive)
+        if isinstance(primitive, Cell):
+            return self.mixed_cell(primitive)
+        if isinstance(primitive, ValueLayer):
+            return self.elastic_layer(primitive)
+        raise SpaceError(
+            f"{type(primitive).__name__} is not a built-in primitive: it must implement relax(builder)."
+        )
+
+    def mixed_layer(self, choice: LayerChoice) -> nn.Module:
+        """Relax a `LayerChoice`."""
+        return MixedLayer(self.group(choice.decision), choice.candidates)
+
+    def mixed_input(self, choice: InputChoice) -> nn.Module:
+        """Relax an `InputChoice`."""
+        return MixedInput(self.group(choice.decision), choice.n_chosen, choice.reduction)
+
+    def mixed_depth(self, repeat: Repeat) -> nn.Module:
+        """Relax a `Repeat`."""
+        return MixedDepth([self.group(d) for d in repeat.decisions()], repeat.depth, repeat.blocks)
+
+    def mixed_cell(self, cell: Cell) -> nn.Module:
+        """Relax a `Cell`."""
+        return self._cell_type(self.cell_group(cell.topology), cell.frame, cell.edges)
+
+    def elastic_layer(self, layer: ValueLayer) -> nn.Module:
+        """Relax a layer of `spacelang.nn` whose arguments are chosen."""
+        return ElasticLayer([self.group(d) for d in layer.decisions()], layer, self._produced)
+
+
+class Supernet(nn.Module):
+    """A network in which every candidate of a space is alive.
+
+    It computes with a mixture (`set_mixture`) or one architecture (`select`); a candidate without weight
+    is not executed. It knows no algorithm: logits and how they become mixtures belong to a strategy. The
+    space is copied, never changed, and parameters of the supernet are the network's weights alone.
+
+    Args:
+        space: the space; its present weights are the supernet's first ones.
+        memory_format: layout of 4-dimensional weights; channels_last makes convolutions faster on CPUs
+            and GPUs alike. None leaves them.
+        builder: makes the relaxed forms of choices; a strategy that computes with other ones has its own.
+
+    Attributes:
+        groups: the tables mixtures are set on, by label in sorted order.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        *,
+        memory_format: torch.memory_format | None = torch.channels_last,
+        builder: Builder | None = None,
+    ) -> None:
+        super().__init__()
+        _check_space(space)
+        self._build(space, builder or Builder())
+        if memory_format is not None:
+            self.to(memory_format=memory_format)
+
+    def _build(self, space: Space, builder: Builder) -> None:
+        def relax(item: Any) -> Any:
+            return item.relax(builder) if isinstance(item, Primitive) else item
+
+        self.network = without_decisions(copied(space, relax))
+        self.groups = {label: builder.groups[label] for label in sorted(builder.groups)}
+        self.decision_space = space.decision_space
+        self._space_graph: nx.MultiDiGraph | None = None
+        self._space = [space]  # in a list: a submodule would enter state_dict
+        for child in self.network.modules():
+            if isinstance(child, MixedCell) and not isinstance(child, EdgeByEdgeCell):
+                child.share()
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.network(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if (
+                name == "network" or is_reserved(type(self._space[0]), name) or hasattr(nn.Module, name)
+            ):  # decisions are the space's, not the network's
+                raise
+            # What a user's module asks of its model (set_drop_path_prob, ...) reaches the space's class.
+            return getattr(self.network, name)
+
+    # -- computing -----------------------------------------------------------------------------------
+
+    def set_mixture(
+        self,
+        mixture: Mapping[str, Tensor],
+        active: Mapping[str, Sequence[Sequence[bool]]] | None = None,
+        *,
+        edges: Mapping[str, Tensor] | None = None,
+        adds_gates: bool = False,
+        silent: Mapping[str, Sequence[Sequence[bool]]] | None = None,
+    ) -> None:
+        """Compute with these weights from now on.
+
+        Args:
+            mixture: weights by group label, (rows, columns); groups left out keep theirs.
+            active: by group label, rows x columns of which candidates to execute; all by default. Whether
+                a weight is zero is said here, on the host, so that no device has to be asked.
+            edges: by label of a cell, (rows,), weights of its edges besides those of their candidates.
+            adds_gates: add the weights of candidates that are not executed, as plain numbers, to the sum
+                of those that are.
+            silent: by group label, rows x columns, candidates that are executed though their weight is zero,
+                for the gradient of that weight alone: nothing of their own is kept for the backward pass.
+
+        Raises:
+            SpaceError: an unknown label, or a shape that does not fit.
+        """
+        given, by_row, unheard = active or {}, edges or {}, silent or {}
+        for label in (*mixture, *given, *by_row, *unheard):
+            self._group(label).check_mixture(
+                mixture.get(label), given.get(label), by_row.get(label), unheard.get(label)
+            )
+        for label, weights in mixture.items():
+            self.groups[label].mix(
+                weights,
+                given.get(label),
+                edges=by_row.get(label),
+                adds_gates=adds_gates,
+                silent=unheard.get(label),
+            )
+
+    def select(self, arch: Mapping[str, Any]) -> None:
+        """Compute as one architecture: only its path runs, bit for bit as its frozen model does.
+
+        Raises:
+            SpaceError: `arch` is invalid or needs a pruned candidate.
+        """
+        canonical = self._alive(arch)
+        for group in self.groups.values():
+            group.select(canonical)
+
+    def set_transform(self, transform: Transform | None) -> None:
+        """Apply `transform(candidate, output)` to the output of every candidate of layer choices and cells.
+
+        Dropout between candidates and their mixture is one. It is the caller's to do nothing in evaluation
+        mode. None takes it away.
+        """
+        for group in self.groups.values():
+            group.transform = transform
+
+    def _alive(self, arch: Mapping[str, Any]) -> Architecture:
+        canonical = self.decision_space.canonical(arch)
+        for group in self.groups.values():
+            group.check_alive(canonical)
+        return canonical
+
+    def prune(self, alive: Mapping[str, Sequence[Sequence[bool]]]) -> None:
+        """Remove candidates for good, from the graph and from the computation; their weights are freed.
+
+        Args:
+            alive: by group label, rows x columns, False for what goes. What was pruned stays pruned.
+        """
+        for label, rows in alive.items():
+            self._group(label).check_prunable(rows)
+        for label, rows in alive.items():
+            group = self.groups[label]
+            group.alive = [
+                [a and bool(b) for a, b in zip(old, new, strict=True)]
+                for old, new in zip(group.alive, rows, strict=True)
+            ]
+            group.active = tuple(
+                tuple(k for k in row if group.alive[r][k]) for r, row in enumerate(group.active)
+            )
+        for child in self.network.modules():
+            if isinstance(child, Mixed):
+                child.drop_pruned()
+
+    def _group(self, label: str) -> Group:
+        if label not in self.groups:
+            raise SpaceError(
+                f"this supernet has no group {label!r}; its groups are {quoted(self.groups)}."
+                + closest(label, self.groups)
+            )
+        return self.groups[label]
+
+    def soft_refusals(self) -> list[str]:
+        """Choices that cannot compute a mixture of several candidates, one sentence each."""
+        return [
+            f"{child.soft_refusal} (at {path.removeprefix('network.')})"
+            for path, child in self.named_modules()
+            if isinstance(child, Mixed) and child.soft_refusal
+        ]
+
+    # -- results -------------------------------------------------------------------------------------
+
+    @property
+    def graph(self) -> nx.MultiDiGraph:
+        """The space's graph without pruned edges, each edge with the `weight` of the present mixture."""
+        if self._space_graph is None:
+            self._space_graph = space_graph(self._space[0])
+        return weighted_copy(self._space_graph, self.groups)
+
+    def freeze(self, arch: Mapping[str, Any]) -> nn.Module:
+        """Independent plain model of an architecture with this supernet's weights.
+
+        Raises:
+            SpaceError: with every problem of `arch`, or it needs a pruned candidate.
+        """
+        chosen = self._alive(arch) | slot_order(self.decision_space, arch)
+        return built_as(without_decisions(frozen_copy(self.network, chosen)), chosen)
+
+
+def edge_by_edge(space: Space) -> Supernet:
+    """Supernet that computes every operation on every edge by itself: the reference to compare with."""
+    supernet = Supernet.__new__(Supernet)
+    nn.Module.__init__(supernet)
+    supernet._build(space, Builder(EdgeByEdgeCell))
+    return supernet
+
+
+def _check_space(space: object) -> None:
+    if not isinstance(space, Space):
+        raise SpaceError(f"Supernet takes a ModelSpace; got a {type(space).__name__}.")
+    if is_frozen(space):
+        raise SpaceError(
+            f"{type(space).__name__} has nothing to choose: it was built inside model_context or frozen."
+        )

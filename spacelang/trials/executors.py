@@ -1,0 +1,72 @@
+"""Executors: where trials run."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Protocol, runtime_checkable
+
+from .trial import Trial
+from .work import OnReport, Outcome, Work
+
+
+@runtime_checkable
+class Executor(Protocol):
+    """Runs trials; a driver submits up to `capacity` of them and waits for their outcomes.
+
+    Attributes:
+        capacity: trials at a time.
+    """
+
+    capacity: int
+
+    def open(self, work: Work, on_report: OnReport) -> None:
+        """Get ready to run trials."""
+        ...
+
+    def submit(self, trial: Trial) -> None:
+        """Begin a trial."""
+        ...
+
+    def wait(self, timeout: float) -> list[Outcome]:
+        """Outcomes of trials that ended; empty after `timeout` seconds without one."""
+        ...
+
+    def cancel(self, number: int) -> None:
+        """End a trial without an outcome."""
+        ...
+
+    def close(self) -> None:
+        """Cancel what runs and let go of all processes."""
+        ...
+
+
+class InProcess:
+    """Runs one trial at a time in this process."""
+
+    capacity = 1
+
+    def __init__(self) -> None:
+        self._waiting: deque[Trial] = deque()
+
+    def open(self, work: Work, on_report: OnReport) -> None:
+        """See `Executor`."""
+        self._work, self._on_report = work, on_report
+        self._waiting.clear()
+
+    def submit(self, trial: Trial) -> None:
+        """See `Executor`."""
+        self._waiting.append(trial)
+
+    def wait(self, timeout: float) -> list[Outcome]:
+        """Run the next trial, however long it takes."""
+        if not self._waiting:
+            return []
+        return [self._work.run(self._waiting.popleft(), self._on_report)]
+
+    def cancel(self, number: int) -> None:
+        """See `Executor`; a trial that runs cannot be cancelled here."""
+        self._waiting = deque(trial for trial in self._waiting if trial.number != number)
+
+    def close(self) -> None:
+        """See `Executor`."""
+        self._waiting.clear()

@@ -1,0 +1,176 @@
+"""Trials as a pandas table and as an Optuna study, and back."""
+
+from __future__ import annotations
+
+import json
+import math
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from ..errors import SpaceError
+from ..language import DecisionSpace
+from .objectives import Maximize, Objective
+from .trial import Trial
+
+if TYPE_CHECKING:
+    import optuna
+    import pandas
+
+_OVERRIDES = "overrides"
+
+
+def to_dataframe(trials: Iterable[Trial]) -> pandas.DataFrame:
+    """A row a trial, by number: state, metrics, duration in seconds, and `arch/{label}` of each decision.
+
+    `overrides/{name}` are constructor arguments, where trials were measured with others than the space's.
+
+    Raises:
+        SpaceError: pandas is not installed.
+    """
+    frames = _needed("pandas", "to_dataframe", "dataframe")
+    rows = [
+        {
+            "number": trial.number,
+            "state": trial.state,
+            **trial.metrics,
+            "duration": trial.duration,
+            "seed": trial.seed,
+            "budget": trial.budget,
+            "error": trial.error,
+            **{f"overrides/{name}": value for name, value in trial.overrides.items()},
+            **{f"arch/{label}": value for label, value in trial.arch.items()},
+        }
+        for trial in trials
+    ]
+    table: pandas.DataFrame = frames.DataFrame(rows)
+    return table if table.empty else table.set_index("number").sort_index()
+
+
+def to_optuna(
+    trials: Iterable[Trial],
+    objectives: Sequence[Objective],
+    candidates: Mapping[str, Sequence[Any]],
+    storage: Any = None,
+    name: str = "spacelang",
+) -> optuna.Study:
+    """An Optuna study of the trials; what is not measured fails in it.
+
+    Args:
+        trials: of a search.
+        objectives: of the search.
+        candidates: values by label of a decision; those that only occur in trials are added.
+        storage: of Optuna; in memory by default.
+        name: of the study.
+
+    Raises:
+        SpaceError: Optuna is not installed.
+    """
+    library = _needed("optuna", "to_optuna", "optuna")
+    directions = ["maximize" if isinstance(o, Maximize) else "minimize" for o in objectives]
+    study: optuna.Study = library.create_study(storage=storage, study_name=name, directions=directions)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", library.exceptions.ExperimentalWarning)
+        study.set_metric_names([objective.metric for objective in objectives])
+    trials = list(trials)
+    candidates = _joined(candidates, candidates_seen(trials))
+    finished = (trial for trial in trials if trial.is_finished)
+    study.add_trials([_frozen(library, trial, objectives, candidates) for trial in finished])
+    return study
+
+
+def _frozen(
+    optuna: Any, trial: Trial, objectives: Sequence[Objective], candidates: Mapping[str, Sequence[Any]]
+) -> Any:
+    values = [trial.metrics.get(objective.metric, math.nan) for objective in objectives]
+    measured = trial.state == "done" and not any(math.isnan(value) for value in values)
+    states = optuna.trial.TrialState
+    params = {label: _category(value) for label, value in trial.arch.items()}
+    reports: dict[int, float] = {}
+    if len(objectives) == 1:
+        metric = objectives[0].metric
+        reports = {r.epoch: r.metrics[metric] for r in trial.reports if metric in r.metrics}
+    return optuna.trial.create_trial(
+        state=states.COMPLETE if measured else states.FAIL,
+        values=values if measured else None,
+        params=params,
+        distributions={
+            label: optuna.distributions.CategoricalDistribution([_category(v) for v in candidates[label]])
+            for label in params
+        },
+        user_attrs={
+            "number": trial.number,
+            "state": trial.state,
+            **({_OVERRIDES: dict(trial.overrides)} if trial.overrides else {}),
+            **_finite(trial.metrics),
+        },
+        intermediate_values=reports,
+    )
+
+
+def from_optuna(study: optuna.Study, space: DecisionSpace) -> list[Trial]:
+    """Completed trials of a study whose parameters are the labels of a space.
+
+    Values are candidates themselves, as `to_optuna` writes them, or their text. Trials that were measured
+    with other constructor arguments of the space are left out.
+
+    Raises:
+        SpaceError: a parameter is no label, or a value no candidate.
+    """
+    names = study.metric_names or ["default", *(f"value_{i}" for i in range(1, len(study.directions)))]
+    found: list[Trial] = []
+    for frozen in study.trials:
+        if frozen.state.name == "COMPLETE" and _OVERRIDES not in frozen.user_attrs:
+            arch = space.canonical({label: _value(space, label, v) for label, v in frozen.params.items()})
+            metrics = dict(zip(names, frozen.values, strict=True))
+            found.append(Trial(len(found), arch, 0, "done", metrics=metrics))
+    return found
+
+
+def candidates_of(space: DecisionSpace) -> dict[str, list[Any]]:
+    """Every value of every decision."""
+    return {label: list(decision.values()) for label, decision in space.by_label.items()}
+
+
+def candidates_seen(trials: Iterable[Trial]) -> dict[str, list[Any]]:
+    """Values that occur in trials, where the space is not at hand."""
+    seen: dict[str, dict[Any, Any]] = {}
+    for trial in trials:
+        for label, value in trial.arch.items():
+            seen.setdefault(label, {})[_category(value)] = value
+    return {label: list(values.values()) for label, values in seen.items()}
+
+
+def _joined(candidates: Mapping[str, Sequence[Any]], seen: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
+    """All values of either: trials of a rebuilt space may have decisions and values that are new."""
+    joined = {label: {_category(value): value for value in values} for label, values in candidates.items()}
+    for label, values in seen.items():
+        for value in values:
+            joined.setdefault(label, {}).setdefault(_category(value), value)
+    return {label: list(values.values()) for label, values in joined.items()}
+
+
+def _category(value: Any) -> Any:
+    """What Optuna takes as a choice: a plain value, or the text of a set of inputs."""
+    return value if isinstance(value, str | int | float | bool | None) else json.dumps(list(value))
+
+
+def _value(space: DecisionSpace, label: str, category: Any) -> Any:
+    if label not in space.by_label:
+        raise SpaceError(f"the study has a parameter {label!r}, which is no decision of the space.")
+    for value in space.by_label[label].values():
+        if category in (_category(value), str(value)):
+            return value
+    raise SpaceError(f"the study has {category!r} for {label!r}, which is no candidate of it.")
+
+
+def _finite(metrics: Mapping[str, float]) -> dict[str, float]:
+    return {name: value for name, value in metrics.items() if math.isfinite(value)}
+
+
+def _needed(module: str, what: str, extra: str) -> Any:
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise SpaceError(f"{what} needs {module}: pip install 'spacelang[{extra}]'.") from error

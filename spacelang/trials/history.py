@@ -1,0 +1,208 @@
+"""History: the trials of a search, as strategies see them."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from statistics import fmean
+from types import MappingProxyType
+from typing import Any
+
+from ..errors import SpaceError
+from ..language import Architecture, DecisionSpace
+from .objectives import Objective, fronts, pareto_front
+from .trial import State, Trial
+
+_NONE: Mapping[str, Any] = MappingProxyType({})
+
+
+class History:
+    """Trials by number, and their scores: more is better, whatever the direction of the objective.
+
+    A trial that was measured is a result, and `leader`, `best` and `pareto` know it, if its architecture is
+    one of the space. With other constructor arguments it may be none: a cell of fewer nodes.
+
+    `best` and `pareto` judge an architecture by the trials that tell most of it: those without other
+    constructor arguments, of these those with the largest budget, and of several by the mean of each metric.
+    They return its best such trial, with these means as its metrics.
+
+    Args:
+        space: decisions of the space searched.
+        objectives: at least one.
+        trials: known from the start.
+        rebuilt: decisions of the space with other constructor arguments, for trials that have `overrides`.
+    """
+
+    def __init__(
+        self,
+        space: DecisionSpace,
+        objectives: Sequence[Objective],
+        trials: Sequence[Trial] = (),
+        *,
+        rebuilt: Callable[[Mapping[str, Any]], DecisionSpace] | None = None,
+    ) -> None:
+        self.space = space
+        self._rebuilt = rebuilt
+        self.objectives = tuple(objectives)
+        self._trials: dict[int, Trial] = {}
+        self._done: list[Trial] = []
+        self._results: list[Trial] = []
+        self._scores: dict[int, tuple[float, ...]] = {}
+        self._keys: dict[str, int] = {}
+        self._distinct = 0
+        self._open: dict[int, Trial] = {}
+        self._leader: Trial | None = None
+        self._counts: Counter[str] = Counter()
+        for trial in trials:
+            self.add(trial)
+
+    def add(self, trial: Trial) -> None:
+        """Take in a trial, in place of what was known of it."""
+        before = self._trials.get(trial.number)
+        self._trials[trial.number] = trial
+        key = key_of(trial.arch, trial.overrides)
+        if key not in self._keys:
+            self._keys[key] = trial.number
+            self._distinct += not trial.overrides
+        self._counts[trial.state] += 1
+        if before is not None:
+            self._counts[before.state] -= 1
+        self._open.pop(trial.number, None)
+        if not trial.is_finished:
+            self._open[trial.number] = trial
+        if trial.state == "done" and (before is None or before.state != "done"):
+            self._scores[trial.number] = self._rate(trial)
+            _insert(self._done, trial)
+            if not trial.overrides or not self.space.problems(trial.arch):
+                _insert(self._results, trial)
+                if self._leader is None or self._order(trial) < self._order(self._leader):
+                    self._leader = trial
+
+    def __len__(self) -> int:
+        return len(self._trials)
+
+    def __iter__(self) -> Iterator[Trial]:
+        return iter(sorted(self._trials.values(), key=lambda trial: trial.number))
+
+    def __getitem__(self, number: int) -> Trial:
+        return self._trials[number]
+
+    def __contains__(self, arch: Mapping[str, Any]) -> bool:
+        """Whether an architecture was proposed already, in whatever form."""
+        return self.find(arch) is not None
+
+    def find(self, arch: Mapping[str, Any], overrides: Mapping[str, Any] = _NONE) -> Trial | None:
+        """The first trial of an architecture, in whatever form, with these constructor arguments."""
+        number = self._keys.get(key_of(self.decisions(overrides).canonical(arch), overrides))
+        return None if number is None else self._trials[number]
+
+    def decisions(self, overrides: Mapping[str, Any] = _NONE) -> DecisionSpace:
+        """Decisions of the space, or of the space rebuilt with other constructor arguments."""
+        if not overrides:
+            return self.space
+        if self._rebuilt is None:
+            raise SpaceError(
+                f"this history does not know the space with overrides={dict(overrides)!r}; "
+                "it was made without `rebuilt`."
+            )
+        return self._rebuilt(overrides)
+
+    def of(self, trials: Sequence[Trial] = (), overrides: Mapping[str, Any] = _NONE) -> History:
+        """A history of other trials, of the same space or of the space rebuilt with `overrides`."""
+        return History(
+            self.decisions(overrides),
+            self.objectives,
+            trials,
+            rebuilt=lambda inner: self.decisions({**overrides, **inner}),
+        )
+
+    @property
+    def distinct(self) -> int:
+        """How many different architectures of the space were proposed, those with `overrides` not counted."""
+        return self._distinct
+
+    @property
+    def done(self) -> Sequence[Trial]:
+        """Trials that were measured, by number."""
+        return self._done
+
+    @property
+    def running(self) -> list[Trial]:
+        """Trials that are waiting or running, by number."""
+        return [self._open[number] for number in sorted(self._open)]
+
+    def count(self, state: State) -> int:
+        """How many trials are in a state."""
+        return self._counts[state]
+
+    @property
+    def leader(self) -> Trial | None:
+        """The best result by the objectives in order; None before there is one."""
+        return self._leader
+
+    def scores(self, trial: Trial) -> tuple[float, ...]:
+        """Score by objective of a measured trial."""
+        known = self._trials.get(trial.number) is trial
+        return self._scores[trial.number] if known else self._rate(trial)
+
+    def score(self, trial: Trial) -> float:
+        """Score of a measured trial by the first objective."""
+        return self.scores(trial)[0]
+
+    def best(self, count: int = 1) -> list[Trial]:
+        """The best architectures, best first.
+
+        With several objectives they come by rank of their Pareto front; inside one, and in all ties, by
+        the objectives in order and then by number. What scored NaN comes last.
+        """
+        judged = self._judged()
+        if len(self.objectives) == 1:
+            return sorted(judged, key=self._order)[:count]
+        ranks = fronts([self.scores(trial) for trial in judged])
+        return [t for front in ranks for t in sorted((judged[i] for i in front), key=self._order)][:count]
+
+    def pareto(self) -> list[Trial]:
+        """Architectures that no other beats in every objective, by the first objective."""
+        scored = [t for t in self._judged() if not any(math.isinf(x) for x in self.scores(t))]
+        front = pareto_front([self.scores(trial) for trial in scored]) if scored else []
+        return sorted((scored[i] for i in front), key=self._order)
+
+    def _judged(self) -> list[Trial]:
+        """Each architecture once."""
+        groups: dict[str, list[Trial]] = {}
+        for trial in self._results:
+            groups.setdefault(key_of(trial.arch), []).append(trial)
+        return [group[0] if len(group) == 1 else self._mean(group) for group in groups.values()]
+
+    def _mean(self, group: Sequence[Trial]) -> Trial:
+        most = max(map(_fidelity, group))
+        telling = [trial for trial in group if _fidelity(trial) == most]
+        names = [name for name in telling[0].metrics if all(name in trial.metrics for trial in telling)]
+        means = {name: fmean(trial.metrics[name] for trial in telling) for name in names}
+        return replace(min(telling, key=self._order), metrics=means)
+
+    def _rate(self, trial: Trial) -> tuple[float, ...]:
+        return tuple(objective.score(trial.metrics) for objective in self.objectives)
+
+    def _order(self, trial: Trial) -> tuple[float, ...]:
+        return (*(-score for score in self.scores(trial)), trial.number)
+
+
+def _fidelity(trial: Trial) -> tuple[bool, float]:
+    """How much a trial tells of its architecture: more is more."""
+    return not trial.overrides, math.inf if trial.budget is None else trial.budget
+
+
+def _insert(trials: list[Trial], trial: Trial) -> None:
+    """Add a trial to a list by number; most come in order."""
+    trials.append(trial)
+    if len(trials) > 1 and trials[-2].number > trial.number:
+        trials.sort(key=lambda t: t.number)
+
+
+def key_of(canonical: Architecture, overrides: Mapping[str, Any] = _NONE) -> str:
+    """One text for one canonical architecture dict and the constructor arguments it is measured with."""
+    return json.dumps([canonical, dict(overrides)] if overrides else canonical, sort_keys=True)

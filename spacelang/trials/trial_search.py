@@ -1,0 +1,268 @@
+"""The driver of a multi-trial search: asks, checks, submits, records."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..errors import SpaceError
+from ..language import Space
+from ..randomness import seed_from
+from .executors import Executor
+from .history import History
+from .ledger import Ledger, dead_owners, new_owner
+from .objectives import Objective
+from .proposer import Exhausted, Proposer, Stopper
+from .trial import Proposal, Report, Trial
+from .work import ArchitectureEvaluator, Outcome, Rebuilt, Work
+
+LEASE = 60.0  # seconds
+_INFEASIBLE_IN_A_ROW = 1000
+
+Costs = Callable[[Proposal], Mapping[str, float]]
+Check = Callable[[Mapping[str, float]], str]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When a search ends.
+
+    Args:
+        max_trials: trials that are trained, failed ones too; infeasible ones do not count.
+        max_duration: seconds after which no trial begins, over all runs of the search.
+        max_failures: failed trials; one more ends the search.
+    """
+
+    max_trials: int | None = None
+    max_duration: float | None = None
+    max_failures: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, least in (("max_trials", 1), ("max_failures", 0)):
+            value = getattr(self, name)
+            if value is not None and (type(value) is not int or value < least):
+                raise SpaceError(f"{name}={value!r} must be an integer of at least {least}, or None.")
+        if self.max_duration is not None and not self.max_duration > 0:
+            raise SpaceError(
+                f"max_duration={self.max_duration!r} must be a positive number of seconds, or None."
+            )
+
+
+class TrialSearch:
+    """One search, in one process, over a ledger that others may work on too.
+
+    Args:
+        space: what is searched.
+        proposer: of the strategy.
+        ledger: where every trial is written before and after it runs.
+        executor: where trials run.
+        work: what running a trial is.
+        objectives: what makes a trial good.
+        limits: when to end.
+        seed: of everything random.
+        costs: of what is proposed, known before it is trained; they join the trial's metrics.
+        check: from those costs, the constraint that is broken, or an empty text.
+        on_change: called with the search when a trial began or ended.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        proposer: Proposer,
+        ledger: Ledger,
+        executor: Executor,
+        work: Work,
+        *,
+        objectives: Sequence[Objective],
+        limits: Limits,
+        seed: int,
+        costs: Costs | None = None,
+        check: Check | None = None,
+        on_change: Callable[[TrialSearch], None] | None = None,
+    ) -> None:
+        self.space = space.decision_space
+        self.ledger = ledger
+        self.limits = limits
+        self.ended = ""
+        decisions = Rebuilt(space, lambda rebuilt: rebuilt.decision_space)
+        self.history = History(self.space, objectives, ledger.trials(), rebuilt=decisions)
+        self._proposer = proposer
+        self._executor = executor
+        self._work = work
+        self._seed = seed
+        self._costs = costs or (lambda proposal: {})
+        self._check = check or (lambda costs: "")
+        self._on_change = on_change or (lambda search: None)
+        self._owner = new_owner()
+        self._running: dict[int, Trial] = {}
+        self._broken_in_a_row = 0
+        self._lock = threading.Lock()
+
+    def run(self) -> str:
+        """Search until a limit is met or nothing new can be proposed; return which."""
+        earlier = sum(trial.duration for trial in self.history) / self._executor.capacity
+        start = time.monotonic() - earlier
+        self._executor.open(self._work, self._on_report)
+        stop = threading.Event()
+        heart = threading.Thread(target=self._beat, args=(stop,), daemon=True)
+        heart.start()  # a trial of the in-process executor keeps this thread busy
+        try:
+            while True:
+                self._refresh()
+                self._fill(start)
+                if not self._running:
+                    return self.ended
+                for outcome in self._executor.wait(LEASE / 4):
+                    self._finish(outcome)
+        except BaseException:
+            self._give_back()
+            raise
+        finally:
+            stop.set()
+            heart.join()
+            self._executor.close()
+
+    # -- beginning trials ------------------------------------------------------------------------------
+
+    def _fill(self, start: float) -> None:
+        """Begin trials while there is room for them."""
+        self.ended = ""
+        while len(self._running) < self._executor.capacity and not self.ended:
+            trial = self._leftover()
+            if trial is None:
+                self.ended = self._limit(start)
+                trial = None if self.ended else self._propose()
+            if trial is not None:
+                self._begin(trial)
+
+    def _leftover(self) -> Trial | None:
+        """A trial that another run or worker entered and cannot finish."""
+        if len(self.history.running) == len(self._running):
+            return None
+        return self.ledger.claim(self._owner, LEASE, dead=dead_owners(self.ledger.owners()))
+
+    def _limit(self, start: float) -> str:
+        """Which limit is met, if one is."""
+        limits, history = self.limits, self.history
+        begun = len(history) - history.count("infeasible")
+        if limits.max_trials is not None and begun >= limits.max_trials:
+            return f"max_trials={limits.max_trials} was reached"
+        if limits.max_duration is not None and time.monotonic() - start >= limits.max_duration:
+            return f"max_duration={limits.max_duration} s was reached"
+        if limits.max_failures is not None and history.count("failed") > limits.max_failures:
+            return f"more than max_failures={limits.max_failures} trials failed"
+        return ""
+
+    def _propose(self) -> Trial | None:
+        """Enter the next proposal into the ledger; None if it is infeasible, or its number was taken."""
+        number = len(self.history)
+        try:
+            proposal = self._proposer.ask(self.history, np.random.default_rng((self._seed, number)))
+        except Exhausted as reason:
+            self.ended = str(reason)
+            return None
+        decisions = self.history.decisions(proposal.overrides)
+        proposal = dataclasses.replace(proposal, arch=decisions.canonical(proposal.arch))
+        self._check_overrides(proposal)
+        costs = dict(self._costs(proposal))
+        broken = self._check(costs)
+        trial = self.ledger.add(
+            number,
+            proposal,
+            seed=seed_from(self._seed, number, 1),
+            owner=self._owner,
+            lease=LEASE,
+            infeasible=broken,
+            metrics=costs,
+        )
+        if trial is None:
+            self._refresh()
+            return None
+        self._broken_in_a_row = self._broken_in_a_row + 1 if broken else 0
+        if not broken:
+            return trial
+        self._know(trial)
+        if self._broken_in_a_row == _INFEASIBLE_IN_A_ROW:
+            self.ended = f"{_INFEASIBLE_IN_A_ROW} proposals in a row broke a constraint, the last: {broken}"
+        return None
+
+    def _check_overrides(self, proposal: Proposal) -> None:
+        """An evaluator that is told the architecture alone must know from it which model is meant."""
+        evaluator, overrides = self._work.evaluator, dict(proposal.overrides)
+        told = not isinstance(evaluator, ArchitectureEvaluator)
+        if overrides and not told and not self.space.problems(proposal.arch):
+            raise SpaceError(
+                f"{type(evaluator).__name__} measures architectures of the space as it is, and the strategy "
+                f"asks for one of them in the space with {overrides!r}. Use an evaluator of models."
+            )
+
+    def _begin(self, trial: Trial) -> None:
+        with self._lock:
+            self._running[trial.number] = dataclasses.replace(trial, reports=())
+        self._know(trial)
+        self._executor.submit(trial)
+
+    # -- while they run --------------------------------------------------------------------------------
+
+    def _on_report(self, number: int, report: Report) -> bool:
+        with self._lock:
+            trial = self._running[number]
+            # A trial whose worker was lost begins anew: what it reports replaces what it had reported.
+            earlier = (known for known in trial.reports if known.epoch < report.epoch)
+            trial = dataclasses.replace(trial, reports=(*earlier, report))
+            self._running[number] = trial
+        self.history.add(trial)
+        if not self.ledger.renew(number, self._owner, LEASE, trial.reports):
+            return False  # another worker has it by now
+        return self._proposer.goes_on(trial, self.history) if isinstance(self._proposer, Stopper) else True
+
+    def _beat(self, stop: threading.Event) -> None:
+        """Renew the leases of running trials until told to stop."""
+        while not stop.wait(LEASE / 4):
+            with self._lock:
+                trials = list(self._running.values())
+            for trial in trials:
+                self.ledger.renew(trial.number, self._owner, LEASE, trial.reports)
+
+    def _refresh(self) -> None:
+        """Learn what other processes have done."""
+        first = min((trial.number for trial in self.history.running), default=len(self.history))
+        for trial in self.ledger.trials(first):
+            if trial.number not in self._running:
+                self.history.add(trial)
+
+    # -- ending them -----------------------------------------------------------------------------------
+
+    def _finish(self, outcome: Outcome) -> None:
+        trial = self._running[outcome.number]
+        ended = dataclasses.replace(
+            trial,
+            state="failed" if outcome.error else "done",
+            metrics={**trial.metrics, **outcome.metrics},
+            reports=outcome.reports or trial.reports,
+            error=outcome.error,
+            duration=outcome.duration,
+        )
+        if ended.state == "done":
+            for objective in self.history.objectives:  # a missing metric is the user's mistake in every trial
+                objective.score(ended.metrics)
+        kept = self.ledger.finish(ended)
+        with self._lock:
+            del self._running[outcome.number]
+        if kept:
+            self._know(ended)
+
+    def _know(self, trial: Trial) -> None:
+        self.history.add(trial)
+        self._on_change(self)
+
+    def _give_back(self) -> None:
+        """Leave running trials to whoever resumes."""
+        for number in list(self._running):
+            self._executor.cancel(number)
+            self.ledger.release(number, self._owner)

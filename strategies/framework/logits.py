@@ -1,0 +1,102 @@
+"""Architecture parameters: the logits of a search and their optimiser."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from spacelang import SpaceError
+from spacelang.supernet import Supernet
+
+from .relaxation import Relaxation
+
+
+class ArchitectureParameters:
+    """Logits by group label, with Adam.
+
+    They live outside every module, so that a user's `self.parameters()` never contains them. State is kept
+    by label: a resumed search finds its moments whatever the order in which a space is built.
+
+    Args:
+        supernet: gives the groups.
+        relaxation: gives the logits' shapes.
+        init_scale: logits start as `init_scale * N(0, 1)`.
+        generator: draws them.
+        learning_rate, betas, weight_decay: of Adam.
+    """
+
+    def __init__(
+        self,
+        supernet: Supernet,
+        relaxation: Relaxation,
+        *,
+        init_scale: float,
+        generator: torch.Generator,
+        learning_rate: float,
+        betas: tuple[float, float],
+        weight_decay: float,
+    ) -> None:
+        self._groups = supernet.groups
+        self.logits = {
+            label: nn.Parameter(init_scale * torch.randn(relaxation.shape(group), generator=generator))
+            for label, group in supernet.groups.items()
+        }
+        self.optimizer = torch.optim.Adam(
+            self.logits.values(), lr=learning_rate, betas=betas, weight_decay=weight_decay
+        )
+
+    def step(self, gradients: Sequence[Tensor]) -> None:
+        """Apply one gradient, in the order of `logits`; rows with nothing left to choose stay as they are."""
+        settled = {label: self._settled(label) for label in self.logits}
+        before = {label: self.logits[label].detach()[rows] for label, rows in settled.items() if rows}
+        for parameter, gradient in zip(self.logits.values(), gradients, strict=True):
+            parameter.grad = gradient
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        for label, kept in before.items():  # else Adam's weight decay and momentum would go on moving them
+            self.logits[label].data[settled[label]] = kept
+
+    def _settled(self, label: str) -> list[int]:
+        """Rows of a group that were pruned to one candidate or none."""
+        return [r for r, row in enumerate(self._groups[label].alive) if sum(row) < min(2, len(row))]
+
+    def to(self, device: torch.device) -> None:
+        """Move logits and moments."""
+        for parameter in self.logits.values():
+            parameter.data = parameter.data.to(device)
+            state = self.optimizer.state.get(parameter, {})
+            for name, value in state.items():
+                if name != "step" and isinstance(value, Tensor):
+                    state[name] = value.to(device)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Logits and moments by label."""
+        return {
+            "logits": {label: p.detach().cpu().clone() for label, p in self.logits.items()},
+            "moments": {
+                label: {name: value.detach().cpu().clone() for name, value in self.optimizer.state[p].items()}
+                for label, p in self.logits.items()
+                if p in self.optimizer.state
+            },
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned.
+
+        Raises:
+            SpaceError: it is of another space.
+        """
+        saved = {label: tuple(logits.shape) for label, logits in state["logits"].items()}
+        own = {label: tuple(p.shape) for label, p in self.logits.items()}
+        if saved != own:
+            raise SpaceError(
+                f"the checkpoint is of another space: it has logits {saved}; this search has {own}."
+            )
+        for label, parameter in self.logits.items():
+            parameter.data.copy_(state["logits"][label])
+            if label in state["moments"]:
+                moments = {name: value.clone() for name, value in state["moments"][label].items()}
+                self.optimizer.state[parameter] = moments

@@ -1,0 +1,183 @@
+"""The user's Trainer and LightningModule, as a search sees them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
+from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
+from torch import Tensor, nn
+from torch.utils.data import BatchSampler
+
+from spacelang import SpaceError
+from spacelang.quiet import captured_log
+from spacelang.supernet import Supernet
+
+
+class Training:
+    """Batches, losses and loggers of one fit.
+
+    Args:
+        trainer: the user's, in `fit`.
+        module: whose `training_step` is the loss.
+        val_dataloader: batches of the search; the Trainer's (first) validation loader by default.
+    """
+
+    def __init__(
+        self, trainer: pl.Trainer, module: pl.LightningModule, val_dataloader: Iterable[Any] | None = None
+    ) -> None:
+        self.trainer = trainer
+        self.module = module
+        self._val_dataloader = val_dataloader
+        self._batches: Iterator[Any] = iter(())
+        self._batch_sizes: dict[BatchSampler, int] = {}  # as the user set them
+
+    def check(self, supernet: Supernet) -> None:
+        """Raise a `SpaceError` when this module cannot be searched."""
+        name = type(self.module).__name__
+        if not self.module.automatic_optimization:
+            raise SpaceError(
+                f"{name} optimises manually, so its training_step would train weights on validation batches; "
+                "set automatic_optimization = True."
+            )
+        if not any(child is supernet for child in self.module.modules()):
+            raise SpaceError(f"{name} does not contain the supernet; pass it as its model.")
+
+    def validation_loader(self) -> Iterable[Any]:
+        """Where validation batches come from.
+
+        Raises:
+            SpaceError: there are none.
+        """
+        if self._val_dataloader is not None:
+            return self._val_dataloader
+        if self.trainer.val_dataloaders is None and self.trainer.enable_validation:
+            # Lightning sets them up before the first epoch that validates (check_val_every_n_epoch).
+            self.trainer.validating = True
+            self.trainer.fit_loop.epoch_loop.val_loop.setup_data()
+            self.trainer.training = True
+        loaders = self.trainer.val_dataloaders
+        while isinstance(loaders, list | tuple | dict) and loaders:
+            loaders = next(iter(loaders.values())) if isinstance(loaders, dict) else loaders[0]
+        if not loaders:
+            raise SpaceError(
+                "the search needs validation batches: give val_dataloaders to the evaluator (or to "
+                "Trainer.fit), or val_dataloader to strategy.attach. limit_val_batches=0 also takes them "
+                "away."
+            )
+        return loaders  # type: ignore[no-any-return]
+
+    def begin_epoch(self) -> None:
+        """Begin a new pass over the validation batches."""
+        self._batches = cycle(self.validation_loader())
+
+    def validation_batch(self) -> Any:
+        """The next validation batch, over and over, treated as Lightning treats training batches."""
+        return self.on_device(next(self._batches))
+
+    def on_device(self, batch: Any) -> Any:
+        """A batch of a loader as `training_step` gets it."""
+        batch = self.trainer.precision_plugin.convert_input(batch)
+        batch = self.module._on_before_batch_transfer(batch, dataloader_idx=0)
+        return self.trainer.strategy.batch_to_device(batch, dataloader_idx=0)
+
+    def loss(self, batch: Any, batch_idx: int = 0) -> Tensor:
+        """The module's own training loss on a batch, without its logging."""
+        with captured_log(self.module), self.trainer.precision_plugin.train_step_context():
+            output = self.module.training_step(batch, batch_idx)
+        loss = output["loss"] if isinstance(output, dict) else output
+        if not isinstance(loss, Tensor):
+            raise SpaceError(
+                f"{type(self.module).__name__}.training_step must return the loss or a dict with 'loss'; "
+                f"got {type(output).__name__}."
+            )
+        return loss
+
+    def mean(self, tensor: Tensor) -> Tensor:
+        """Mean over all processes."""
+        return self.trainer.strategy.reduce(tensor, reduce_op="mean")
+
+    def log(self, metrics: Mapping[str, float]) -> None:
+        """Hand metrics to every logger of the user."""
+        for logger in self.trainer.loggers:
+            logger.log_metrics(dict(metrics), step=self.trainer.global_step)
+
+    def enlarge_batches(self, samples: int) -> None:
+        """Add `samples` to the user's size of training and validation batches, from the next epoch on.
+
+        Raises:
+            SpaceError: a loader without a batch size, or a Trainer limited to some of the batches.
+        """
+        if self.trainer.limit_train_batches != 1.0:
+            raise SpaceError("batches cannot grow under Trainer(limit_train_batches=...); take it away.")
+        loop: Any = self.trainer.fit_loop
+        train = loop._combined_loader
+        for loader in (*train.flattened, self.validation_loader()):
+            sampler: Any = getattr(loader, "batch_sampler", None)
+            if not isinstance(getattr(sampler, "batch_size", None), int):
+                raise SpaceError(
+                    f"batches cannot grow: a {type(loader).__name__} without a batch size; use a DataLoader "
+                    "with batch_size=."
+                )
+            self._batch_sizes.setdefault(sampler, sampler.batch_size)
+            sampler.batch_size = self._batch_sizes[sampler] + samples
+        # What Lightning worked out from the number of batches when it set up the loaders.
+        train.limits = [len(loader) for loader in train.flattened]
+        loop.max_batches = max(train.limits)
+        if isinstance(self.trainer.val_check_interval, float):
+            share = int(loop.max_batches * self.trainer.val_check_interval)
+            self.trainer.val_check_batch = max(1, share)
+
+    def close(self) -> None:
+        """Give the user's loaders their batch sizes back."""
+        for sampler, size in self._batch_sizes.items():
+            sampler.batch_size = size
+
+
+def cycle(loader: Iterable[Any]) -> Iterator[Any]:
+    """Batches of a loader over and over, each pass newly shuffled by the loader.
+
+    Raises:
+        SpaceError: the loader has none.
+    """
+    while True:
+        empty = True
+        for batch in loader:
+            empty = False
+            yield batch
+        if empty:
+            raise SpaceError("the validation loader has no batch; give it more data or a smaller batch size.")
+
+
+def release(optimizers: Iterable[torch.optim.Optimizer], module: nn.Module) -> None:
+    """Take weights that were pruned from a module out of its optimisers.
+
+    What is left is what optimisers made for the pruned module would have, so that a resumed search fits.
+    """
+    present = set(module.parameters())
+    for optimizer in optimizers:
+        inner: Any = getattr(optimizer, "optimizer", optimizer)
+        for group in inner.param_groups:
+            for weight in [w for w in group["params"] if w not in present]:
+                inner.state.pop(weight, None)
+            group["params"] = [w for w in group["params"] if w in present]
+
+
+@contextmanager
+def progress(trainer: pl.Trainer, title: str, total: int) -> Iterator[Callable[[], None]]:
+    """Show a bar of `total` steps if the Trainer shows one; yields what to call after each step."""
+    bar: Any = trainer.progress_bar_callback
+    if isinstance(bar, RichProgressBar) and bar.is_enabled and bar.progress is not None:
+        lines = bar.progress  # a second display of rich's beside the Trainer's is not possible
+        task = lines.add_task(title, total=total)
+        yield lambda: lines.update(task, advance=1, refresh=True)
+    elif isinstance(bar, TQDMProgressBar) and bar.is_enabled:
+        with Tqdm(desc=title, total=total, dynamic_ncols=True, file=sys.stdout) as line:
+            yield lambda: line.update() and None
+    else:
+        yield lambda: None

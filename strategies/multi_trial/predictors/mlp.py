@@ -1,0 +1,103 @@
+"""An ensemble of multilayer perceptrons."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from spacelang.language import Architecture
+from spacelang.randomness import torch_generator_from
+
+from .predictor import Array, Encoding, standardised
+
+
+class MLPEnsemble:
+    """Networks that differ in their first weights; their disagreement is the uncertainty.
+
+    All are trained at once, on the mean absolute error of standardised values, each step on all data.
+
+    Args:
+        encode: an architecture as a vector, such as `path_encoding(space)` or `space.encode`.
+        members: networks.
+        depth: hidden layers.
+        width: units of each.
+        epochs: steps of Adam.
+        learning_rate: of Adam.
+
+    Source: White et al. 2021, arXiv:1910.11858, section 4.
+    """
+
+    def __init__(
+        self,
+        encode: Encoding,
+        *,
+        members: int = 5,
+        depth: int = 10,
+        width: int = 20,
+        epochs: int = 200,
+        learning_rate: float = 0.01,
+    ) -> None:
+        self.encode = encode
+        self.members = members
+        self.depth = depth
+        self.width = width
+        self.epochs = epochs
+        self.learning_rate = learning_rate
+
+    def fit(self, archs: Sequence[Architecture], values: Array, rng: np.random.Generator) -> None:
+        """See `Predictor`."""
+        x = self._encoded(archs)
+        targets, self._mean, self._scale = standardised(values)
+        y = torch.tensor(targets, dtype=torch.float32)
+        generator = torch_generator_from(rng)
+        widths = [x.shape[1], *[self.width] * self.depth, 1]
+        self._layers = [
+            _linear(self.members, fan_in, fan_out, generator)
+            for fan_in, fan_out in itertools.pairwise(widths)
+        ]
+        parameters = [tensor for layer in self._layers for tensor in layer]
+        optimizer = torch.optim.Adam(parameters, lr=self.learning_rate)
+        with torch.enable_grad():
+            for _ in range(self.epochs):
+                optimizer.zero_grad()
+                (self._forward(x) - y).abs().mean(1).sum().backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+
+    def predict(self, archs: Sequence[Architecture]) -> tuple[Array, Array]:
+        """See `Predictor`; the standard deviation is that of the members."""
+        with torch.no_grad():
+            predictions = self._forward(self._encoded(archs)).double().numpy()
+        return mean_and_std(self._mean + self._scale * predictions)
+
+    def _encoded(self, archs: Sequence[Architecture]) -> Tensor:
+        return torch.tensor(np.stack([self.encode(arch) for arch in archs]), dtype=torch.float32)
+
+    def _forward(self, x: Tensor) -> Tensor:
+        """Prediction of each member, (members, n), from (n, features)."""
+        hidden = x.expand(self.members, *x.shape)
+        for weight, bias in self._layers[:-1]:
+            hidden = torch.baddbmm(bias, hidden, weight).relu()
+        weight, bias = self._layers[-1]
+        return torch.baddbmm(bias, hidden, weight).squeeze(2)
+
+
+def _linear(members: int, fan_in: int, fan_out: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Weights (members, in, out), drawn as He et al. do for ReLUs, and biases (members, 1, out)."""
+    weight = torch.randn(members, fan_in, fan_out, generator=generator) * (2 / fan_in) ** 0.5
+    return weight.requires_grad_(), torch.zeros(members, 1, fan_out, requires_grad=True)
+
+
+def mean_and_std(predictions: Array) -> tuple[Array, Array]:
+    """Mean and population standard deviation over the members of an ensemble.
+
+    Args:
+        predictions: (members, n).
+
+    Returns:
+        (n,) and (n,).
+    """
+    return predictions.mean(axis=0), predictions.std(axis=0)

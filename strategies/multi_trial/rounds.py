@@ -1,0 +1,133 @@
+"""Searches that choose several architectures at a time with a predictor."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from spacelang import ModelSpace, SpaceError
+from spacelang.language import Architecture
+from spacelang.trials import History, Proposal, key_of
+
+from .random import new_sample
+from .stateless import require_untried
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundSettings:
+    """How many architectures are chosen when.
+
+    Args:
+        initial: architectures drawn at random before the first round.
+        round_size: architectures chosen with one fit of the predictor.
+        candidates: new architectures among which they are chosen.
+        parents: best architectures; half of the candidates are mutations of these, the rest is random.
+    """
+
+    initial: int = 10
+    round_size: int = 10
+    candidates: int = 100
+    parents: int = 5
+
+    def __post_init__(self) -> None:
+        for name in ("initial", "round_size", "candidates", "parents"):
+            value = getattr(self, name)
+            if type(value) is not int or value < 1:
+                raise SpaceError(f"{name}={value!r} must be an integer of at least 1.")
+
+
+class RoundSearch(ABC):
+    """A proposer that works in rounds: what is known when a round begins decides all its proposals.
+
+    The notes of its trials say when the round began, what was running then, and its seed, so that a resumed
+    search chooses the same. A round that is finished, or has nothing left to propose, is followed by another.
+
+    Args:
+        space: searched.
+        settings: of the rounds.
+    """
+
+    def __init__(self, space: ModelSpace, settings: RoundSettings) -> None:
+        self.space = space
+        self.settings = settings
+        self._current: tuple[Mapping[str, Any], list[Architecture]] = {}, []
+
+    def ask(self, history: History, rng: np.random.Generator) -> Proposal:
+        """See `Proposer`."""
+        require_untried(history)
+        number = len(history)
+        note = self._open_round(history)
+        if note is not None:
+            chosen = self._chosen(history, note)[number - note["round"] :]
+            if chosen:
+                return Proposal(chosen[0], note=note)
+        if number < self.settings.initial or not known(history, number, ()).done:
+            return Proposal(new_sample(history, rng))
+        running = [trial.number for trial in history.running]
+        note = {"round": number, "running": running, "seed": int(rng.integers(2**31))}
+        chosen = self._chosen(history, note)
+        return Proposal(chosen[0], note=note) if chosen else Proposal(new_sample(history, rng))
+
+    def _open_round(self, history: History) -> Mapping[str, Any] | None:
+        """Note of the latest round."""
+        last = range(len(history) - 1, max(-1, len(history) - 1 - self.settings.round_size), -1)
+        return next((history[i].note for i in last if "round" in history[i].note), None)
+
+    def _chosen(self, history: History, note: Mapping[str, Any]) -> list[Architecture]:
+        """Architectures of a round, in the order in which they are proposed."""
+        if self._current[0] != note:
+            rng = np.random.default_rng(note["seed"])
+            then = known(history, note["round"], note["running"])
+            candidates = self._candidates(then, {key_of(history[i].arch) for i in range(note["round"])}, rng)
+            chosen = self.choose(then, candidates, rng) if candidates else []
+            self._current = dict(note), chosen[: self.settings.round_size]
+        return self._current[1]
+
+    def _candidates(self, then: History, tried: set[str], rng: np.random.Generator) -> list[Architecture]:
+        """Architectures that were not tried: by turns mutations of the best and random ones."""
+        parents = [trial.arch for trial in then.best(self.settings.parents)]
+        found: dict[str, Architecture] = {}
+        for attempt in range(10 * self.settings.candidates):
+            if len(found) == self.settings.candidates:
+                break
+            parent = parents[(attempt // 2) % len(parents)]
+            arch = then.space.sample(rng) if attempt % 2 else _mutated(then, parent, rng)
+            if key_of(arch) not in tried:
+                found.setdefault(key_of(arch), arch)
+        return list(found.values())
+
+    @abstractmethod
+    def choose(
+        self, history: History, candidates: Sequence[Architecture], rng: np.random.Generator
+    ) -> list[Architecture]:
+        """The candidates to try, best first.
+
+        Args:
+            history: the measured trials with finite scores, at least one.
+            candidates: at least one; none was tried.
+            rng: for everything random.
+        """
+
+
+def known(history: History, number: int, running: Sequence[int]) -> History:
+    """Trials before a number that had been measured, with finite scores, when those in `running` had not."""
+    measured = [
+        trial
+        for trial in history.done
+        if trial.number < number
+        and trial.number not in running
+        and all(map(math.isfinite, history.scores(trial)))
+    ]
+    return history.of(measured)
+
+
+def _mutated(history: History, arch: Architecture, rng: np.random.Generator) -> Architecture:
+    try:
+        return history.space.mutate(arch, rng)
+    except SpaceError:  # constraints leave it no neighbour
+        return history.space.sample(rng)
