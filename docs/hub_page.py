@@ -1,4 +1,4 @@
-"""The tables of docs/hub.md, made from the entries: `python -m spacelang.hub._document docs/hub.md`.
+"""The tables of docs/hub.md, made from the entries: `python docs/hub_page.py docs/hub.md`.
 
 What stands above `MARKER` is written by hand and stays.
 """
@@ -15,7 +15,7 @@ from spacelang.hub.loading import SPACES
 from spacelang.hub.nasbench import DigitsCells
 from spacelang.hub.published import Entry, list_models, read_entry
 
-MARKER = "<!-- From here on written by `python -m spacelang.hub._document docs/hub.md`. -->\n"
+MARKER = "<!-- From here on written by `python docs/hub_page.py docs/hub.md`. -->\n"
 HEADER = "| name | parameters | multiply-accumulates | published | source |\n|---|---|---|---|---|\n"
 
 

@@ -61,22 +61,22 @@ __all__ = [
 ]
 
 _HOME = {
-    "Classification": ".training._classification",
-    "ClassificationModule": ".training._classification",
-    "DartsTrainingModule": ".training._darts",
+    "Classification": ".training.classification",
+    "ClassificationModule": ".training.classification",
+    "DartsTrainingModule": ".training.darts_recipe",
     "DataLoader": "torch.utils.data",
-    "Functional": "._functional",
-    "Inherited": ".untrained._inherited",
-    "Language": ".training._language",
-    "LanguageModule": ".training._language",
-    "Lightning": ".training._lightning",
+    "Functional": ".functional",
+    "Inherited": ".untrained.inherited",
+    "Language": ".training.language_model",
+    "LanguageModule": ".training.language_model",
+    "Lightning": ".training.lightning_training",
     "LightningModule": "lightning.pytorch",
-    "Regression": ".training._regression",
-    "RegressionModule": ".training._regression",
-    "Tabular": ".untrained._tabular",
-    "subset": ".training._subset",
+    "Regression": ".training.regression",
+    "RegressionModule": ".training.regression",
+    "Tabular": ".untrained.tabular",
+    "subset": ".training.subset",
     "Trainer": "lightning.pytorch",
-    "ZeroCost": ".untrained._zero_cost",
+    "ZeroCost": ".untrained.zero_cost",
 }
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.autograd import grad
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from spacelang.costs import profile
 from spacelang.errors import SpaceError
 
 Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
@@ -32,8 +33,6 @@ def params(model: nn.Module, x: Tensor, y: Tensor, loss: Loss) -> float:
 
 def flops(model: nn.Module, x: Tensor, y: Tensor, loss: Loss) -> float:
     """Floating-point operations for one sample."""
-    from spacelang.costs import profile
-
     return float(profile(model, x[:1]).flops)
 
 

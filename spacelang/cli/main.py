@@ -10,10 +10,10 @@ import click
 from ..errors import SpaceError, closest, quoted
 
 COMMANDS = {
-    "dashboard": "_dashboard",
-    "demo": "_demo",
-    "draw": "_draw",
-    "info": "_info",
+    "dashboard": "dashboard",
+    "demo": "demo",
+    "draw": "draw_command",
+    "info": "info",
 }
 BAD_INPUT = 2
 INTERRUPTED = 130

@@ -11,6 +11,8 @@ from typing import Any, Self
 from torch import nn
 
 from ..errors import SpaceError, closest, quoted, short
+from ..files.paths import target_path, write_atomic
+from ..files.yaml_files import dump_yaml, load_yaml
 from ..graph.reading import plan_of
 from ..graph.regions import Cost, Edge, Place
 from ..language import Architecture, Decision, Primitive, Space
@@ -74,9 +76,6 @@ class LatencyTable:
         Raises:
             SpaceError: `path` does not end in .yaml or .yml, or cannot be written.
         """
-        from ..files.paths import target_path, write_atomic
-        from ..files.yaml_files import dump_yaml
-
         data = {"latency": {**vars(self), "milliseconds": dict(self.milliseconds)}}
         write_atomic(target_path(path, (".yaml", ".yml")), dump_yaml(data).encode())
 
@@ -87,8 +86,6 @@ class LatencyTable:
         Raises:
             SpaceError: the file is missing or is no latency table.
         """
-        from ..files.yaml_files import load_yaml
-
         data = load_yaml(path)
         given = data.get("latency") if isinstance(data, dict) else None
         if not isinstance(given, dict) or not isinstance(given.get("milliseconds"), dict):

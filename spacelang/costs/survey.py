@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -13,9 +13,6 @@ from ..language import Architecture, DecisionSpace, Space
 from ..language.decisions import Categorical, Decision
 from .limits import CostLimit, Metric, Range, Verdict, check_metric, frozen_measure, prices_of
 from .prices import Measure
-
-if TYPE_CHECKING:
-    from ..language.base import Space
 
 _ENUMERATED = 200
 _STARTS = 2  # random ones, beside the default
@@ -199,7 +196,7 @@ def report(space: Space, example_inputs: Sequence[Any] = (), limits: Sequence[Co
     inputs = tuple(example_inputs)
     for limit in limits:
         if not isinstance(limit, CostLimit):
-            raise SpaceError(f"constraints are CostLimits; got {short(limit)}.")
+            raise SpaceError(f"limits are CostLimits; got {short(limit)}.")
         check_metric(limit.metric, inputs)
     surveys = {"params": Survey(space, "params")}
     if inputs:

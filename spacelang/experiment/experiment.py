@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from ..costs import CostLimit
 from ..errors import SpaceError
 from ..files.paths import fresh_run_folder
 from ..language import Architecture, Space, Value, architecture_of, is_frozen, open_decisions
@@ -25,8 +26,6 @@ from .trial_run import TrialRun
 if TYPE_CHECKING:
     import optuna
     import pandas
-
-    from ..costs import CostLimit
 
 
 class Experiment:

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import time
 from types import TracebackType
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from ..trials import Limits
-
-if TYPE_CHECKING:
-    from ..trials import TrialSearch
+from ..trials import Limits, TrialSearch
 
 _QUIET = 30.0  # seconds between lines where there is no terminal
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from ..costs import CostLimit, expected_cost
 from ..errors import SpaceError
 from ..files import load_yaml
 from ..language import Architecture, Space, open_decisions
@@ -38,7 +39,6 @@ from .trial_progress import TrialProgress
 if TYPE_CHECKING:
     import optuna
 
-    from ..costs import CostLimit
 
 _COSTS = ("params", "flops", "macs")
 
@@ -108,8 +108,6 @@ class TrialRun:
 
     def _cost_functions(self, space: Space, example_inputs: Any) -> dict[str, Any]:
         """How to know, before training, the costs that objectives and constraints name."""
-        from ..costs import expected_cost
-
         named = {o.metric for o in self.objectives if o.metric in _COSTS}
         wanted: dict[str, Any] = {name: name for name in sorted(named)}
         wanted |= {cost_name(limit): limit.metric for limit in self.constraints}

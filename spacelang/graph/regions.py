@@ -8,13 +8,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+from ..language import CellTopology, Decision
 from ..language.conditions import ALWAYS, AnyOf, Condition, both, either
+from ..nn import LayerSpec
 
 if TYPE_CHECKING:
     from torch import nn
-
-    from ..language import CellTopology, Decision
-    from ..nn import LayerSpec
 
 
 N = TypeVar("N")

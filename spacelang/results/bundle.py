@@ -15,7 +15,7 @@ from ..errors import SpaceError, quoted
 from ..files.paths import file_errors, write_atomic
 from ..files.plain import plain
 from ..files.yaml_files import dump_yaml, load_yaml
-from ..language import require_frozen
+from ..language import model_context, require_frozen
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -247,8 +247,6 @@ def _read_weights(folder: Path, record: dict[str, Any]) -> dict[str, Tensor]:
 def _build(space: Callable[..., nn.Module], arch: dict[str, Any], described: dict[str, Any]) -> nn.Module:
     """Construct the frozen network: a class gets the stored arguments, a factory gets none."""
     from torch import nn
-
-    from ..language import model_context
 
     name = getattr(space, "__qualname__", type(space).__name__)
     if isinstance(space, nn.Module) or not callable(space):

@@ -5,12 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from ..errors import SpaceError, quoted
-
-if TYPE_CHECKING:
-    from ..language import Categorical, Subset
+from ..language import Categorical, Subset
 
 MergeOp = Literal["all", "loose_end"]
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 from ..errors import SpaceError
 from ..files.paths import target_path, write_atomic
+from ..language import Space
 from .cell_tables import CellPicture, MergeOp, Picture, picture_of_architecture, picture_of_space
 from .drawing import Box, Edge, Layout, layered_layout, s_curve
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from ..language import Space
 
 _FONT = "DejaVu Sans"  # ships with matplotlib, so pictures are the same everywhere
 _LABEL_SIZE, _NODE_SIZE, _TITLE_SIZE, _TABLE_SIZE = 11.5, 13.5, 15.0, 10.5  # points

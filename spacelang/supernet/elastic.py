@@ -6,8 +6,8 @@ import functools
 import itertools
 import math
 import operator
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_map_only
 
 from ..errors import SpaceError
 from ..language.values import evaluate
+from ..nn import ValueLayer
 from ..nn.sizes import Sizes, sizes_of
 from .elastic_merge import make_plan
 from .elastic_plan import Combination, Plan, scaled, tensors_in
@@ -23,14 +24,22 @@ from .elastic_refusal import Produced, refusal
 from .group import Group
 from .mixed import Mixed, add_weighted
 
-if TYPE_CHECKING:
-    from ..nn import ValueLayer
-
+F = TypeVar("F", bound=Callable[..., Any])
 Columns: TypeAlias = tuple[tuple[int, ...], ...]
 """For each group of a layer, the positions of some candidates."""
 
 _MOST_COMBINATIONS = 1000
 _KEPT_PLANS = 32
+
+
+def _uncompiled(method: F) -> F:
+    """Mark a method that `torch.compile` must call as it is: what it has made, later calls look up.
+
+    It is the mark that `torch.compiler.disable` sets; that function would load the compiler, one second, with
+    every import of this module.
+    """
+    method._torchdynamo_disable = True  # type: ignore[attr-defined]
+    return method
 
 
 class ElasticLayer(Mixed):
@@ -123,8 +132,7 @@ class ElasticLayer(Mixed):
             self._combinations[columns] = self._make_combination(columns)
         return self._combinations[columns]
 
-    # What a forward pass has made before, a later one looks up, and only that is compiled.
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    @_uncompiled
     def _make_combination(self, columns: tuple[int, ...]) -> Combination:
         arch = {group.label: group.columns[k] for group, k in zip(self.groups, columns, strict=True)}
         arguments = evaluate(dict(self.spec.arguments), arch)
@@ -148,7 +156,7 @@ class ElasticLayer(Mixed):
             self._plans[key] = self._make_plan(columns, joint)
         return self._plans[key]
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    @_uncompiled
     def _make_plan(self, columns: Columns, joint: Tensor) -> Plan:
         reason = self._refusal(columns)
         if reason:

@@ -8,16 +8,14 @@ and instance norm treat every channel by itself, so a mask over channels does. E
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import batchnorm, conv
 
+from ..nn import LayerSpec, Sizes
 from .elastic_plan import Call, Combination, Mask, Plan, make_mask
-
-if TYPE_CHECKING:
-    from ..nn import LayerSpec, Sizes
 
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 # Subclasses may compute anything.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,10 +13,8 @@ from torch.nn import functional
 from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 
 from ..errors import SpaceError
+from ..nn import LayerSpec, Sizes
 from .mixed import add_weighted
-
-if TYPE_CHECKING:
-    from ..nn import LayerSpec, Sizes
 
 
 @dataclass(frozen=True, eq=False)

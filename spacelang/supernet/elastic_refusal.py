@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 from torch.nn.modules import conv, pooling
@@ -14,11 +14,9 @@ from torch.nn.modules.utils import _ntuple
 from ..errors import SpaceError
 from ..language import Value
 from ..language.values import Choice, _Apply, merge_decisions
+from ..nn import LayerSpec, Sizes
 from .elastic_merge import paddings
 from .elastic_plan import Combination
-
-if TYPE_CHECKING:
-    from ..nn import LayerSpec, Sizes
 
 _MOST_COMPARED = 10_000
 

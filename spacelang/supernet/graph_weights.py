@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..graph.regions import live_nodes
+from .group import Group
 
 if TYPE_CHECKING:
     import networkx as nx
-
-    from .group import Group
 
 
 def weighted_copy(graph: nx.MultiDiGraph, groups: Mapping[str, Group]) -> nx.MultiDiGraph:

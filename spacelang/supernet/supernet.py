@@ -24,6 +24,7 @@ from ..language import (
 )
 from ..language.base import built_as, is_reserved, slot_order, without_decisions
 from ..language.primitive import copied, frozen_copy
+from ..nn import ValueLayer
 from .elastic import ElasticLayer
 from .elastic_refusal import Produced
 from .graph_weights import weighted_copy
@@ -33,8 +34,6 @@ from .mixed_cell import EdgeByEdgeCell, MixedCell
 
 if TYPE_CHECKING:
     import networkx as nx
-
-    from ..nn import ValueLayer
 
 
 class Builder:
@@ -108,7 +107,8 @@ class Supernet(nn.Module):
     Args:
         space: the space; its present weights are the supernet's first ones.
         memory_format: layout of 4-dimensional weights; channels_last makes convolutions faster on CPUs
-            and GPUs alike. None leaves them.
+            and GPUs alike. None leaves them, and so does a network that PyTorch cannot train in that layout
+            on this CPU (1x1 convolutions with a stride on 2 to 7 channels, without AVX-512).
         builder: makes the relaxed forms of choices; a strategy that computes with other ones has its own.
 
     Attributes:
@@ -125,7 +125,7 @@ class Supernet(nn.Module):
         super().__init__()
         _check_space(space)
         self._build(space, builder or Builder())
-        if memory_format is not None:
+        if memory_format is not None and not (memory_format == torch.channels_last and _corrupts(self)):
             self.to(memory_format=memory_format)
 
     def _build(self, space: Space, builder: Builder) -> None:
@@ -291,3 +291,20 @@ def _check_space(space: object) -> None:
         raise SpaceError(
             f"{type(space).__name__} has nothing to choose: it was built inside model_context or frozen."
         )
+
+
+def _corrupts(network: nn.Module) -> bool:
+    """Return whether training in channels_last would corrupt memory on this CPU.
+
+    Seen with torch 2.15.0 (oneDNN 3.13.3) on AVX2: the input gradient of a strided 1x1 convolution on 2 to 7
+    channels writes beyond its buffer, so the process aborts somewhat later.
+    """
+    if torch.backends.cpu.get_cpu_capability() == "AVX512":
+        return False
+    return any(
+        isinstance(child, nn.Conv2d)
+        and child.kernel_size == (1, 1)
+        and max(child.stride) > 1
+        and 1 < child.in_channels // child.groups < 8
+        for child in network.modules()
+    )

@@ -65,7 +65,7 @@ class ProcessPool:
         self.threads = threads
         self._context: Any = multiprocessing.get_context(start_method)
         if start_method == "forkserver":
-            self._context.set_forkserver_preload(["spacelang.trials._pool", "torch"])
+            self._context.set_forkserver_preload(["spacelang.trials.process_pool", "torch"])
         self._running: dict[int, _Running] = {}
 
     def open(self, work: Work, on_report: OnReport) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -15,11 +15,8 @@ from spacelang.supernet import Group, Supernet
 
 from ..framework.operations import candidates
 from ..framework.relaxation import Mixture, Moment
-from ..framework.search import Extra, check_ends
+from ..framework.search import Extra, OneShot, check_ends
 from ..one_shot.gumbel import annealed
-
-if TYPE_CHECKING:
-    from ..framework.search import OneShot
 
 
 @dataclass(frozen=True)

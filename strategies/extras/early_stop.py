@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
@@ -12,13 +11,10 @@ from spacelang import SpaceError
 from spacelang.supernet import Supernet
 
 from ..framework.curvature import validation_eigenvalue
+from ..framework.gradient import GradientSearch
 from ..framework.operations import count_skips, no_such_skips, operations, skips_of_cells
-from ..framework.search import Extra
+from ..framework.search import Extra, OneShot
 from .monitor import Monitor
-
-if TYPE_CHECKING:
-    from ..framework.gradient import GradientSearch
-    from ..framework.search import OneShot
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -11,12 +10,9 @@ from torch import Tensor
 from spacelang.language import Subset
 from spacelang.supernet import Group, Supernet
 
-from ..framework.search import Extra, check_ends
+from ..framework.gradient import GradientSearch
+from ..framework.search import Extra, OneShot, check_ends
 from ..one_shot.gumbel import annealed
-
-if TYPE_CHECKING:
-    from ..framework.gradient import GradientSearch
-    from ..framework.search import OneShot
 
 
 @dataclass(frozen=True)

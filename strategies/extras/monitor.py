@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from spacelang import SpaceError
 from spacelang.supernet import Supernet
 
 from ..framework.curvature import validation_eigenvalue
+from ..framework.gradient import GradientSearch
 from ..framework.operations import chosen_columns, count_skips, skips
-from ..framework.search import Extra
-
-if TYPE_CHECKING:
-    from ..framework.gradient import GradientSearch
-    from ..framework.search import OneShot
+from ..framework.search import Extra, OneShot
 
 
 @dataclass(frozen=True)

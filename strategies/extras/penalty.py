@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from dataclasses import KW_ONLY, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
 import torch
@@ -17,11 +17,8 @@ from spacelang.errors import quoted
 from spacelang.language import Subset
 from spacelang.supernet import Group, Supernet
 
-from ..framework.search import Extra
-
-if TYPE_CHECKING:
-    from ..framework.gradient import GradientSearch
-    from ..framework.search import OneShot, OneShotSearch
+from ..framework.gradient import GradientSearch
+from ..framework.search import Extra, OneShot, OneShotSearch
 
 _FORMS = ("linear", "above", "below", "absolute", "log")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,14 +12,11 @@ from torch.nn import functional as F
 from spacelang import ModelSpace, SpaceError, Supernet
 from spacelang.supernet import Group
 
-from ..framework.gradient import Differentiable
+from ..framework.gradient import Differentiable, GradientSearch
 from ..framework.operations import operations
 from ..framework.relaxation import Mixture, Moment, Softmax, alive_mask
 from ..framework.search import Extra, OneShot
 from .partial import check_partial, partial_supernet, widen
-
-if TYPE_CHECKING:
-    from ..framework.gradient import GradientSearch
 
 
 @dataclass(frozen=True, kw_only=True)

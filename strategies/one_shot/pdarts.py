@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,12 +18,9 @@ from spacelang.supernet import Group, Supernet
 
 from ..extras.dropout import SkipDropout
 from ..framework.derivation import top_architectures
-from ..framework.gradient import Differentiable
+from ..framework.gradient import Differentiable, GradientSearch
 from ..framework.operations import count_skips, no_such_skips, operations, skips_of_cells
 from ..framework.relaxation import Softmax, alive_mask, masked_softmax
-
-if TYPE_CHECKING:
-    from ..framework.gradient import GradientSearch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +121,6 @@ class PDARTS(Differentiable):
             raise no_such_skips(supernet, self.cells, what)
 
     def make_search(self, supernet: Supernet, previous: Any, **settings: Any) -> GradientSearch:
-        from ..framework.gradient import GradientSearch
 
         relaxation, stage = self.relaxation, settings["stage"]
         if previous is not None:

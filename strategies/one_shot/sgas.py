@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -15,11 +15,8 @@ from spacelang import SpaceError
 from spacelang.language import Subset
 from spacelang.supernet import Group
 
-from ..framework.gradient import Differentiable, Schedule
+from ..framework.gradient import Differentiable, GradientSearch, Schedule
 from ..framework.relaxation import Mixture, Moment, Softmax, alive_mask
-
-if TYPE_CHECKING:
-    from ..framework.gradient import GradientSearch
 
 
 @dataclass(frozen=True, kw_only=True)

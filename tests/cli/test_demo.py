@@ -72,7 +72,7 @@ def held_out_accuracy(model: object, folder: Path) -> float:
 
 def test_the_same_seed_gives_the_same_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     exported = SimpleNamespace(max_difference=0.0)  # exporting takes half the time, and no random number
-    monkeypatch.setattr("spacelang.cli._main_job.export_onnx", lambda *_, **__: exported)
+    monkeypatch.setattr("spacelang.cli.demo_run.export_onnx", lambda *_, **__: exported)
     for name, seed in (("a", "3"), ("b", "3"), ("c", "4")):
         assert main(["demo", "--quick", "--directory", str(tmp_path / name), "--seed", seed]) == 0
     for file in ("network/model.safetensors", "architectures/1.yaml", "cells.svg"):

@@ -99,7 +99,7 @@ def test_errors_become_one_line(
     def fail(*arguments: object, **options: object) -> None:
         raise raised
 
-    monkeypatch.setattr("spacelang.cli._info._dependencies", fail)
+    monkeypatch.setattr("spacelang.cli.info._dependencies", fail)
     assert main(["info"]) == status
     (shown,) = (text for text in capsys.readouterr().err.splitlines() if text)
     assert shown.startswith(line)
@@ -114,7 +114,7 @@ def test_lightning_answering_ctrl_c_with_an_exit_is_an_interruption(
         except KeyboardInterrupt:
             sys.exit(1)
 
-    monkeypatch.setattr("spacelang.cli._info._dependencies", interrupted)
+    monkeypatch.setattr("spacelang.cli.info._dependencies", interrupted)
     assert main(["info"]) == 130
     assert "interrupted" in capsys.readouterr().err
 
@@ -123,6 +123,6 @@ def test_defects_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail() -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("spacelang.cli._info._dependencies", fail)
+    monkeypatch.setattr("spacelang.cli.info._dependencies", fail)
     with pytest.raises(ZeroDivisionError):
         main(["info"])

@@ -190,7 +190,7 @@ def test_time_of_a_candidate_leaves_out_choices_inside_it(monkeypatch: pytest.Mo
         found.append(list(ran))
         return 1.0
 
-    monkeypatch.setattr("spacelang.costs._measure.median_milliseconds", counted)
+    monkeypatch.setattr("spacelang.costs.timing.median_milliseconds", counted)
     measure_latency(Nested(), torch.zeros(1))
     assert found == [["outside"], ["outer", "after"], ["inner 0"], ["inner 1"]]
 

@@ -87,5 +87,5 @@ def test_errors_of_the_function_pass_through() -> None:
 
 
 def test_docstring_examples() -> None:
-    module = importlib.import_module("spacelang.evaluators._functional")
+    module = importlib.import_module("spacelang.evaluators.functional")
     assert doctest.testmod(module).failed == 0

@@ -158,7 +158,7 @@ def test_limits_on_a_small_space_are_decided_for_certain() -> None:
             {"layer0/linear": 2.0, "depth/block_0": 1.0, "depth/block_1": 1.0, "wide": 1.0}, at_most=1.5
         ),
     ]
-    report = space.report(x, constraints=limits)
+    report = space.report(x, limits=limits)
     assert [verdict.limit for verdict in report.limits] == limits
     met = [verdict.architecture is not None for verdict in report.limits]
     assert met == [False, True, False, True, False, True]
@@ -186,7 +186,7 @@ def test_limits_on_a_large_space_are_searched() -> None:
         CostLimit("params", at_least=101, at_most=104),
         CostLimit("params", at_least=10),
     ]
-    below, between, gap, every = space.report(constraints=limits).limits
+    below, between, gap, every = space.report(limits=limits).limits
     assert (below.architecture, below.proven) == (None, False)
     assert "not met by any architecture found; range 10 to 185 (found by local search, not proven)" in str(
         below
@@ -206,11 +206,11 @@ def test_limits_are_checked() -> None:
     with pytest.raises(SpaceError, match="at_most='2' must be a number"):
         CostLimit("params", at_most="2")  # type: ignore[arg-type]
     with pytest.raises(SpaceError, match="FLOPs need an example input"):
-        Small().report(constraints=[CostLimit("flops", at_most=2)])
+        Small().report(limits=[CostLimit("flops", at_most=2)])
     with pytest.raises(SpaceError, match="metric='flop'; expected 'params', 'flops'"):
-        Small().report(constraints=[CostLimit("flop", at_most=2)])  # type: ignore[arg-type]
-    with pytest.raises(SpaceError, match="constraints are CostLimits; got 'flops'"):
-        Small().report(constraints=["flops"])  # type: ignore[list-item]
+        Small().report(limits=[CostLimit("flop", at_most=2)])  # type: ignore[arg-type]
+    with pytest.raises(SpaceError, match="limits are CostLimits; got 'flops'"):
+        Small().report(limits=["flops"])  # type: ignore[list-item]
 
 
 def test_the_darts_space_is_quick() -> None:

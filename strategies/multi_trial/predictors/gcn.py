@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from spacelang import ModelSpace
+from spacelang.graph import architecture_graph
 from spacelang.language import Architecture
 from spacelang.randomness import torch_generators_kept
 
@@ -173,8 +174,6 @@ class _Graphs:
     def _expanded(self, arch: Mapping[str, Any]) -> nx.DiGraph:
         """The architecture's graph with a node in place of each edge, and the global node first."""
         import networkx as nx
-
-        from spacelang.graph import architecture_graph
 
         graph = architecture_graph(self.space, arch)
         expanded = nx.DiGraph()
