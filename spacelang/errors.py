@@ -1,10 +1,12 @@
-"""The one error class of the language."""
+"""SpaceError, its wording, and checks of arguments that raise it."""
 
 from __future__ import annotations
 
+import math
 import reprlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from difflib import get_close_matches
+from typing import Any
 
 
 class SpaceError(ValueError):
@@ -43,3 +45,108 @@ def closest(name: object, known: Iterable[object]) -> str:
     by_text = {str(candidate): candidate for candidate in known}
     matches = get_close_matches(str(name), by_text, n=1, cutoff=0.4)
     return f" Closest: {by_text[matches[0]]!r}." if matches else ""
+
+
+# -- checks of arguments ---------------------------------------------------------------------------------
+
+
+def require_integer(
+    name: str, value: object, *, least: int | None = None, most: int | None = None, optional: bool = False
+) -> None:
+    """Raise unless `value` is an integer from `least` to `most`.
+
+    Args:
+        name: Name of the argument, for the message.
+        value: What was given; booleans are not integers.
+        least: Smallest legal value; None for no bound.
+        most: Largest legal value; None for no bound.
+        optional: Whether None is legal, too.
+
+    Raises:
+        SpaceError: names the argument, what was given and what is legal.
+
+    >>> require_integer("max_epochs", 0, least=1)
+    Traceback (most recent call last):
+    spacelang.errors.SpaceError: max_epochs=0 must be an integer of at least 1.
+    """
+    legal = type(value) is int and (least is None or value >= least) and (most is None or value <= most)
+    if legal or (optional and value is None):
+        return
+    if least is not None and most is not None:
+        bounds = f" from {least} to {most}"
+    else:
+        bounds = "" if least is None else f" of at least {least}"
+        bounds += "" if most is None else f" of at most {most}"
+    raise SpaceError(f"{name}={short(value)} must be an integer{bounds}{', or None' * optional}.")
+
+
+def require_number(
+    name: str,
+    value: object,
+    *,
+    above: float | None = None,
+    least: float | None = None,
+    below: float | None = None,
+    most: float | None = None,
+    optional: bool = False,
+) -> None:
+    """Raise unless `value` is a finite number within bounds.
+
+    Args:
+        name: Name of the argument, for the message.
+        value: What was given; booleans are not numbers.
+        above: Bound that a legal value exceeds.
+        least: Smallest legal value.
+        below: Bound that a legal value stays under.
+        most: Largest legal value.
+        optional: Whether None is legal, too.
+
+    Raises:
+        SpaceError: names the argument, what was given and what is legal.
+
+    >>> require_number("learning_rate", -1.0, above=0)
+    Traceback (most recent call last):
+    spacelang.errors.SpaceError: learning_rate=-1.0 must be a number above 0.
+    >>> require_number("momentum", 1, least=0, below=1)
+    Traceback (most recent call last):
+    spacelang.errors.SpaceError: momentum=1 must be a number of at least 0 and below 1.
+    """
+    bounds = {"above": above, "of at least": least, "below": below, "of at most": most}
+    if optional and value is None:
+        return
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        within = (
+            (above is None or value > above)
+            and (least is None or value >= least)
+            and (below is None or value < below)
+            and (most is None or value <= most)
+        )
+        if within:
+            return
+    said = " and ".join(f"{words} {bound:g}" for words, bound in bounds.items() if bound is not None)
+    raise SpaceError(f"{name}={short(value)} must be a number {said}".rstrip() + f"{', or None' * optional}.")
+
+
+def require_one_of(name: str, value: object, options: Iterable[object]) -> None:
+    """Raise unless `value` is one of `options`.
+
+    Raises:
+        SpaceError: names the argument, what was given, the options, and the closest of them.
+
+    >>> require_one_of("mode", "mx", ("max", "min"))
+    Traceback (most recent call last):
+    spacelang.errors.SpaceError: mode='mx' must be one of 'max', 'min'. Closest: 'max'.
+    """
+    legal = list(options)
+    if value not in legal:
+        raise SpaceError(f"{name}={short(value)} must be one of {quoted(legal)}.{closest(value, legal)}")
+
+
+def require_all(check: Callable[..., None], settings: object, *names: str, **bounds: Any) -> None:
+    """Apply a check to several attributes: `require_all(require_integer, self, "width", "depth", least=1)`.
+
+    Raises:
+        SpaceError: from the first attribute that fails.
+    """
+    for name in names:
+        check(name, getattr(settings, name), **bounds)

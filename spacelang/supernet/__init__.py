@@ -2,6 +2,7 @@
 
 from .graph_weights import weighted_copy as weighted_copy
 from .group import Group as Group
+from .group import Kind as Kind
 from .mixed import Mixed as Mixed
 from .mixed import MixedLayer as MixedLayer
 from .mixed import Pruned as Pruned

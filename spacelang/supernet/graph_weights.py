@@ -71,7 +71,7 @@ def _weight(
 
 def _concat_weight(group: Group, node: int) -> float:
     """A mixture keeps every node in a loose-end output, an architecture those nobody reads."""
-    if not group.is_selected or group.topology is None:
+    if not group.is_selected or group.kind != "cell":
         return 1.0
-    read = {source for (source, _), active in zip(group.topology.edges, group.active, strict=True) if active}
+    read = {source for (source, _), active in zip(group.cell.edges, group.active, strict=True) if active}
     return 0.0 if node in read else 1.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,10 @@ Active: TypeAlias = tuple[tuple[int, ...], ...]
 
 Transform: TypeAlias = Callable[[nn.Module, Tensor], Tensor]
 """What is done to the output of a candidate before it is weighted: `(candidate, output) -> output`."""
+
+
+Kind: TypeAlias = Literal["choice", "subset", "any_subset", "cell"]
+"""What a group chooses: one candidate, `n_chosen` of them, any non-empty set, or the edges of a cell."""
 
 
 @dataclass
@@ -80,9 +84,37 @@ class Group:
         return chosen if self.is_subset else chosen[0]
 
     @property
+    def kind(self) -> Kind:
+        """What is chosen: "choice", "subset" (`n_chosen` of one row), "any_subset", or "cell"."""
+        if self.topology is not None:
+            return "cell"
+        if not isinstance(self.decisions[0], Subset):
+            return "choice"
+        return "any_subset" if self.decisions[0].n_chosen is None else "subset"
+
+    @property
     def is_subset(self) -> bool:
-        """Whether several columns of the row are chosen together."""
-        return isinstance(self.decisions[0], Subset)
+        """Whether several columns of the one row are chosen together."""
+        return self.kind in ("subset", "any_subset")
+
+    @property
+    def n_chosen(self) -> int | None:
+        """Number of columns chosen in the row of a "choice" or "subset"; None where it is not fixed."""
+        if self.kind == "choice":
+            return 1
+        decision = self.decisions[0]
+        return decision.n_chosen if isinstance(decision, Subset) else None
+
+    @property
+    def cell(self) -> CellTopology:
+        """Topology of a cell.
+
+        Raises:
+            SpaceError: this group is not a cell; ask `kind` first.
+        """
+        if self.topology is None:
+            raise SpaceError(f"{self.label!r} is a choice, not a cell; its group has no topology.")
+        return self.topology
 
     def mix(
         self,
@@ -141,7 +173,7 @@ class Group:
         """Raise a `SpaceError` unless `alive` fits and leaves a choice something to choose."""
         self.check_table("alive", alive)
         left = [[a and b for a, b in zip(*rows, strict=True)] for rows in zip(self.alive, alive, strict=True)]
-        if self.topology is None and not any(left[0]):
+        if self.kind != "cell" and not any(left[0]):
             raise SpaceError(
                 f"alive[{self.label!r}] leaves none of {quoted(self.columns)}; leave at least one."
             )
@@ -169,10 +201,10 @@ class Group:
         counts = [[0] * len(self.columns) for _ in self.rows]
         if any(decision.label not in arch for decision in self.decisions):
             return counts
-        if self.topology is not None:
-            for node, slots in self.topology.chosen(arch).items():
+        if self.kind == "cell":
+            for node, slots in self.cell.chosen(arch).items():
                 for source, rank in slots:
-                    counts[self.topology.rows_into(node)[source]][rank] += 1
+                    counts[self.cell.rows_into(node)[source]][rank] += 1
             return counts
         position = self.decisions[0].position(arch[self.decisions[0].label])
         for k in position if isinstance(position, tuple) else (position,):

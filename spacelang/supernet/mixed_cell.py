@@ -104,9 +104,8 @@ class MixedCell(Mixed):
 
     def __init__(self, group: Group, frame: CellFrame, edges: nn.ModuleList) -> None:
         super().__init__()
-        assert group.topology is not None
         self.group = group
-        self.topology = group.topology
+        self.topology = group.cell
         self.frame = frame
         self.edges = edges
         self._steps: list[list[Steps]] | None = None

@@ -89,14 +89,14 @@ class EdgeDropout(_MixtureDropout):
 
     def check(self, strategy: OneShot, supernet: Supernet) -> None:
         self.require_probabilities(strategy)
-        if all(group.topology is None for group in supernet.groups.values()):
+        if all(group.kind != "cell" for group in supernet.groups.values()):
             raise SpaceError("EdgeDropout drops edges of cells, and this space has no cell; leave it out.")
 
     def factors(self, group: Group, running: Tensor, p: float, generator: torch.Generator) -> Tensor:
         """See `_MixtureDropout`."""
-        if group.topology is None:
+        if group.kind != "cell":
             return torch.ones(group.shape)
-        edges, entering = running.any(dim=1), map(group.topology.rows_into, group.topology.nodes)
+        edges, entering = running.any(dim=1), map(group.cell.rows_into, group.cell.nodes)
         by_node = [_survival(edges[rows.start : rows.stop], p, generator) for rows in entering]
         return torch.cat(by_node)[:, None].expand(group.shape)
 

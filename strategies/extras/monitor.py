@@ -58,7 +58,7 @@ def skip_ratios(search: GradientSearch) -> dict[str, float]:
     totals: dict[str, list[int]] = {}
     for label, skipped in count_skips(supernet, skips(supernet), arch).items():
         group = supernet.groups[label]
-        total = totals.setdefault(label if group.topology is not None else "layers", [0, 0])
+        total = totals.setdefault(label if group.kind == "cell" else "layers", [0, 0])
         total[0] += skipped
         total[1] += len(chosen_columns(group, arch))
     return {name: skipped / max(chosen, 1) for name, (skipped, chosen) in totals.items()}

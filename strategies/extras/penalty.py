@@ -153,9 +153,9 @@ def inclusion(group: Group, table: Tensor) -> Tensor:
 
 def of_edges(group: Group, table: Tensor) -> Tensor:
     """Shares of a cell's nodes as probabilities on its edges, each of which `expected_cost` counts alike."""
-    if group.topology is None:
+    if group.kind != "cell":
         return table
-    rows_into = [group.topology.rows_into(node) for _, node in group.topology.edges]
+    rows_into = [group.cell.rows_into(node) for _, node in group.cell.edges]
     entering = [sum(any(group.alive[row]) for row in rows) for rows in rows_into]
     return table * table.new_tensor(entering)[:, None]
 

@@ -126,7 +126,7 @@ class Controller(nn.Module):
         arch: Architecture = {}
         for group in self.groups:
             if self.space.active(group.decisions[0].label, arch):
-                arch |= walk.cell(group) if group.topology is not None else walk.decision(group)
+                arch |= walk.cell(group) if group.kind == "cell" else walk.decision(group)
         divergences = walk.skip_divergences or [torch.zeros(())]
         return Sample(arch, walk.log_prob, walk.entropy, torch.stack(divergences).mean(), tuple(walk.draws))
 
@@ -149,7 +149,7 @@ class _Walk:
 
     def cell(self, group: Group) -> Architecture:
         """Decide the inputs and operations of every node."""
-        net, topology = self.controller, group.topology
+        net, topology = self.controller, group.cell
         assert topology is not None
         anchors: list[Tensor] = []  # what follows the choice of a node as input, each (1, hidden)
         keys: list[Tensor] = []  # W_1 h of each node, (1, hidden)
@@ -244,7 +244,7 @@ class _Walk:
 
 def _kind(group: Group) -> object:
     """What groups that share their layers have in common."""
-    return group.label if group.topology is None else group.columns
+    return group.label if group.kind != "cell" else group.columns
 
 
 def _without(logits: Tensor, taken: list[int]) -> Tensor:

@@ -154,8 +154,8 @@ def _best_first(units: Sequence[_Unit], space: DecisionSpace) -> Iterator[Archit
 
 def _units(group: Group, table: list[list[float]], count: int, rule: Rule, complete: bool) -> Iterator[_Unit]:
     """Units of a group; with their `count` best options, or if `complete` with all."""
-    if group.topology is not None:
-        for node in group.topology.nodes:
+    if group.kind == "cell":
+        for node in group.cell.nodes:
             yield _node_unit(group, node, table, count, rule)
         return
     decision = group.decisions[0]
@@ -175,7 +175,7 @@ def _units(group: Group, table: list[list[float]], count: int, rule: Rule, compl
 
 def _node_unit(group: Group, node: int, table: list[list[float]], count: int, rule: Rule) -> _Unit:
     """Options of a node: which edges enter it, and with which operation each."""
-    topology = group.topology
+    topology = group.cell
     assert topology is not None
     # Per edge the best operations; no architecture among the first `count` needs a later one.
     pairs = {

@@ -62,7 +62,7 @@ def skips_of_cells(supernet: Supernet, pattern: str) -> dict[str, set[int]]:
     return {
         label: columns
         for label, columns in skips(supernet).items()
-        if supernet.groups[label].topology is not None and fnmatchcase(label, pattern)
+        if supernet.groups[label].kind == "cell" and fnmatchcase(label, pattern)
     }
 
 
@@ -84,9 +84,9 @@ def chosen_columns(group: Group, arch: Mapping[str, Any]) -> list[int]:
     """Columns of the operations that an architecture chooses in a cell or layer choice, with repeats."""
     if any(decision.label not in arch for decision in group.decisions):
         return []  # inside a candidate that was not chosen
-    if group.topology is None:
+    if group.kind != "cell":
         return [group.columns.index(arch[group.label])]
-    return [column for slots in group.topology.chosen(arch).values() for _, column in slots]
+    return [column for slots in group.cell.chosen(arch).values() for _, column in slots]
 
 
 def count_skips(

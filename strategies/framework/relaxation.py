@@ -100,7 +100,7 @@ class Softmax(Relaxation):
     none: bool = True
 
     def _has_none(self, group: Group) -> bool:
-        return self.none and group.topology is not None
+        return self.none and group.kind == "cell"
 
     def shape(self, group: Group) -> tuple[int, int]:
         rows, columns = group.shape

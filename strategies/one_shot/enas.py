@@ -99,7 +99,7 @@ class ENAS(PathSampling):
 
     def check(self, supernet: Supernet) -> None:
         super().check(supernet)
-        cells = [group for group in supernet.groups.values() if group.topology is not None]
+        cells = [group for group in supernet.groups.values() if group.kind == "cell"]
         known = [f"{group.label}/{operation}" for group in cells for operation in group.columns]
         for name in self.operation_bias:
             if name not in known:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from spacelang import SpaceError
 from spacelang.errors import quoted
-from spacelang.language import Architecture, Subset
+from spacelang.language import Architecture
 from spacelang.supernet import Group, Supernet
 
 from ..framework.derivation import top_architectures
@@ -50,7 +50,7 @@ class GumbelSoftmax(Softmax):
 
     def mixture(self, group: Group, logits: Tensor, moment: Moment | None = None) -> Mixture:
         assert moment is not None
-        if isinstance(group.decisions[0], Subset):
+        if group.is_subset:
             return super().mixture(group, logits)  # sets have no one-hot sample
         tau = annealed(self.start, self.end, moment.epoch, moment.epochs)
         alive = alive_mask(group, logits)

@@ -70,22 +70,21 @@ class EdgeSoftmax(Softmax):
 
     def shape(self, group: Group) -> tuple[int, int]:
         rows, columns = super().shape(group)
-        return rows, columns + (group.topology is not None)
+        return rows, columns + (group.kind == "cell")
 
     def probabilities(self, group: Group, logits: Tensor) -> Tensor:
-        if group.topology is None:
+        if group.kind != "cell":
             return super().probabilities(group, logits)
         return edge_weights(group, logits)[:, None] * super().probabilities(group, logits[:, :-1])
 
     def mixture(self, group: Group, logits: Tensor, moment: Moment | None = None) -> Mixture:
-        if group.topology is None:
+        if group.kind != "cell":
             return super().mixture(group, logits, moment)
         return Mixture(super().probabilities(group, logits[:, :-1]), edges=edge_weights(group, logits))
 
 
 def edge_weights(group: Group, logits: Tensor) -> Tensor:
     """Softmax of beta, the last column, over the edges into each node, (rows,)."""
-    assert group.topology is not None
     alive = alive_mask(group, logits).any(dim=1)
-    nodes = (list(group.topology.rows_into(node)) for node in group.topology.nodes)
+    nodes = (list(group.cell.rows_into(node)) for node in group.cell.nodes)
     return torch.cat([masked_softmax(logits[rows, -1], alive[rows]) for rows in nodes])

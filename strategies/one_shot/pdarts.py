@@ -169,12 +169,11 @@ class PDARTS(Differentiable):
 
 def _rule_out(group: Group, table: Tensor, skips: set[int], arch: Architecture) -> bool:
     """Set the smallest positive probability of a skip connection that `arch` chose to zero, if any."""
-    assert group.topology is not None
     chosen = [
         (float(table[row, k]), row, k)
-        for node, slots in group.topology.chosen(arch).items()
+        for node, slots in group.cell.chosen(arch).items()
         for source, k in slots
-        for row in [group.topology.rows_into(node)[source]]
+        for row in [group.cell.rows_into(node)[source]]
         if k in skips and table[row, k] > 0
     ]
     if chosen:

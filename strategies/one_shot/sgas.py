@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from spacelang import SpaceError
-from spacelang.language import Subset
 from spacelang.supernet import Group
 
 from ..framework.gradient import Differentiable, GradientSearch, Schedule
@@ -73,7 +72,7 @@ class GreedySoftmax(Softmax):
 
     def mixture(self, group: Group, logits: Tensor, moment: Moment | None = None) -> Mixture:
         weights = super().mixture(group, logits, moment).weights
-        if isinstance(group.decisions[0], Subset):
+        if group.is_subset:
             return Mixture(weights)
         alive = alive_mask(group, weights)
         decided = alive.sum(dim=1, keepdim=True) == 1
@@ -180,10 +179,10 @@ def decide(group: Group, row: int, operation: int) -> list[list[bool]]:
     """Which candidates are left when `row` keeps one operation; a full node loses its other edges."""
     alive = [list(entries) for entries in group.alive]
     alive[row] = [column == operation for column in range(len(group.columns))]
-    if group.topology is not None:
-        node = group.topology.edges[row][1]
-        rows = group.topology.rows_into(node)
-        if sum(is_decided(alive[r]) for r in rows) == group.topology.num_ops_per_node:
+    if group.kind == "cell":
+        node = group.cell.edges[row][1]
+        rows = group.cell.rows_into(node)
+        if sum(is_decided(alive[r]) for r in rows) == group.cell.num_ops_per_node:
             for r in rows:
                 if not is_decided(alive[r]):
                     alive[r] = [False] * len(group.columns)
@@ -218,9 +217,9 @@ class GreedySchedule(Schedule):
         if since >= 0 and since % self.strategy.period == 0:
             groups = search.supernet.groups
             for label in tables:
-                if groups[label].topology is not None:
+                if groups[label].kind == "cell":
                     self._decide(search, {label: tables[label]}, epoch)
-            self._decide(search, {x: t for x, t in tables.items() if groups[x].topology is None}, epoch)
+            self._decide(search, {x: t for x, t in tables.items() if groups[x].kind != "cell"}, epoch)
             self._enlarge_batches(search)
         for label, table in tables.items():
             self._history[label] = [*self._history.get(label, ()), without_none(table)][
@@ -231,10 +230,10 @@ class GreedySchedule(Schedule):
         """Probabilities of every edge as if nothing were pruned: decided edges keep taking part in scores."""
         tables = {}
         for label, group in search.supernet.groups.items():
-            if not isinstance(group.decisions[0], Subset) and len(group.columns) > 1:
+            if not group.is_subset and len(group.columns) > 1:
                 logits = search.parameters.logits[label].detach().double().cpu()
                 table = logits.softmax(dim=1)
-                tables[label] = table[:, 1:] if group.topology is not None else table
+                tables[label] = table[:, 1:] if group.kind == "cell" else table
         return tables
 
     def _decide(self, search: GradientSearch, tables: dict[str, Tensor], epoch: int) -> None:
