@@ -38,7 +38,7 @@ from .multi_trial import PolicyGradient as PolicyGradient
 from .multi_trial import Random as Random
 from .multi_trial import RegularizedEvolution as RegularizedEvolution
 from .multi_trial import Reinforce as Reinforce
-from .multi_trial import Repeat as Repeat
+from .multi_trial import Repeated as Repeated
 from .multi_trial import Retry as Retry
 from .multi_trial import SmallerSpace as SmallerSpace
 from .multi_trial import SuccessiveHalving as SuccessiveHalving

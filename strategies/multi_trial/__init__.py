@@ -17,7 +17,7 @@ from .wrappers import FewerEpochs as FewerEpochs
 from .wrappers import Filter as Filter
 from .wrappers import Hyperband as Hyperband
 from .wrappers import LearningCurveStopping as LearningCurveStopping
-from .wrappers import Repeat as Repeat
+from .wrappers import Repeated as Repeated
 from .wrappers import Retry as Retry
 from .wrappers import SmallerSpace as SmallerSpace
 from .wrappers import SuccessiveHalving as SuccessiveHalving

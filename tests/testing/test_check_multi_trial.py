@@ -29,7 +29,7 @@ from spacelang.strategies.multi_trial import (
     Random,
     RegularizedEvolution,
     Reinforce,
-    Repeat,
+    Repeated,
     Retry,
     SmallerSpace,
     SuccessiveHalving,
@@ -68,9 +68,9 @@ STRATEGIES: dict[str, Any] = {
     "curves-asha": LearningCurveStopping(ASHA(Random(), 9), min_curves=3, regressor=Ridge()),
     "deduplicated-curves": Deduplicate(CURVES),
     "retried": Retry(Grid(), times=2),
-    "repeated": Repeat(Grid(), times=2),
+    "repeated": Repeated(Grid(), times=2),
     "shortened": FewerEpochs(Deduplicate(EVOLUTION), 3),
-    "stacked": Repeat(
+    "stacked": Repeated(
         Deduplicate(Filter(LocalSearch(), lambda arch: sum(str(arch).encode()) % 4 > 0)), times=2
     ),
 }
@@ -131,7 +131,7 @@ CELLS = {"Cells", "LooseEnds"}  # take num_nodes, and decide nothing but cells
 
 
 @pytest.mark.parametrize(
-    "wrap", [lambda strategy: strategy, lambda strategy: Repeat(Deduplicate(strategy), 2)]
+    "wrap", [lambda strategy: strategy, lambda strategy: Repeated(Deduplicate(strategy), 2)]
 )
 def test_pnas_conforms_on_cells_and_refuses_the_others(wrap: Any) -> None:
     """21 cells of one node and 4 of two: a search ends by itself, also where failures are."""

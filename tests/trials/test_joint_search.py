@@ -28,7 +28,7 @@ from spacelang.strategies.multi_trial import (
     PolicyGradient,
     Random,
     RegularizedEvolution,
-    Repeat,
+    Repeated,
 )
 from spacelang.strategies.multi_trial.predictors import GraphNetwork, MLPEnsemble, path_encoding
 from spacelang.trials import Executor, Maximize, Minimize, ProcessPool
@@ -79,7 +79,7 @@ STRATEGIES = {
     "optuna": Optuna(),
     "bananas": Bananas(predictor=quick_ensemble, initial=4, round_size=4, candidates=20),
     "bogcn": BOGCN(initial=4, round_size=4, candidates=20),
-    "repeat": Repeat(Random(), 2),
+    "repeat": Repeated(Random(), 2),
     "deduplicate": Deduplicate(RegularizedEvolution(population=4, sample=2)),
 }
 

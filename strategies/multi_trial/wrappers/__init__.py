@@ -7,7 +7,7 @@ from .learning_curve import LearningCurveStopping as LearningCurveStopping
 from .learning_curve import nu_svr as nu_svr
 from .proxies import FewerEpochs as FewerEpochs
 from .proxies import SmallerSpace as SmallerSpace
-from .repeating import Repeat as Repeat
+from .repeating import Repeated as Repeated
 from .repeating import Retry as Retry
 from .screening import Deduplicate as Deduplicate
 from .screening import Filter as Filter

@@ -45,7 +45,7 @@ class Retry(Wrapped):
 
 
 @dataclass(frozen=True)
-class Repeat(Wrapped):
+class Repeated(Wrapped):
     """Try each proposal with several seeds; the strategy sees one trial, measured when the last has ended.
 
     Its metrics are aggregated over the trials that did not fail; if all did, it failed. Every trial counts

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from spacelang import Cell, Experiment, LayerChoice, ModelSpace, SpaceError, hub, value_choice
 from spacelang.evaluators import Functional
 from spacelang.language import Architecture
-from spacelang.strategies.multi_trial import PNAS, Deduplicate, Repeat, SmallerSpace, SuccessiveHalving
+from spacelang.strategies.multi_trial import PNAS, Deduplicate, Repeated, SmallerSpace, SuccessiveHalving
 from spacelang.strategies.multi_trial.pnas import Blocks, _Cells, _topologies
 from spacelang.strategies.multi_trial.predictors import CellLSTM
 from spacelang.trials import Exhausted, Trial, key_of
@@ -270,7 +270,7 @@ def test_a_search_begun_anew_sees_what_was_running() -> None:
 def test_wrapped_strategies() -> None:
     alone = archs(search(knowing(4), Tree(), measured, 999))
     assert archs(search(Deduplicate(knowing(4)), Tree(), measured, 999)) == alone
-    twice = search(Repeat(knowing(4), 2), Tree(), measured, 999)
+    twice = search(Repeated(knowing(4), 2), Tree(), measured, 999)
     assert archs(twice)[::2] == archs(twice)[1::2] == alone
     halved = search(SuccessiveHalving(knowing(4), 9, trials=6), Tree(), measured, 60)
     assert {trial.budget for trial in halved} == {3, 9}

@@ -20,7 +20,7 @@ from spacelang.strategies.multi_trial import (
     LocalSearch,
     Random,
     RegularizedEvolution,
-    Repeat,
+    Repeated,
     Retry,
     SmallerSpace,
     SuccessiveHalving,
@@ -65,7 +65,7 @@ def test_trials_end_early(tmp_path: Path) -> None:
 
 def test_proposals_are_those_of_the_strategy() -> None:
     """Budgets apart; one that the strategy gives holds where it is smaller."""
-    for strategy in (EVOLUTION, Repeat(Deduplicate(EVOLUTION), 2), Hyperband(Random(), 9)):
+    for strategy in (EVOLUTION, Repeated(Deduplicate(EVOLUTION), 2), Hyperband(Random(), 9)):
         shorter = search(FewerEpochs(strategy, 3), Chain(4), value, 25)
         longer = search(strategy, Chain(4), value, 25)
         assert archs(shorter) == archs(longer)
@@ -106,7 +106,7 @@ def test_it_searches_as_the_strategy_does_in_the_smaller_space(strategy: Any, wo
     assert all(trial.overrides == {"factor": 0.5} for trial in wrapped)
 
 
-@pytest.mark.parametrize("wrap", [Deduplicate, Retry, Repeat, lambda s: SuccessiveHalving(s, 9, trials=9)])
+@pytest.mark.parametrize("wrap", [Deduplicate, Retry, Repeated, lambda s: SuccessiveHalving(s, 9, trials=9)])
 def test_what_goes_around_it_keeps_the_arguments(wrap: Any) -> None:
     history = search(wrap(SmallerSpace(EVOLUTION, {"factor": 0.5})), Scaled(), value, 30)
     assert len(history) == 30

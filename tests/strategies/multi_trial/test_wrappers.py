@@ -23,7 +23,7 @@ from spacelang.strategies import (
     PolicyGradient,
     Random,
     RegularizedEvolution,
-    Repeat,
+    Repeated,
     Retry,
     WarmStart,
 )
@@ -160,7 +160,7 @@ def test_costs_can_be_limited() -> None:
     assert Counter(sum(v == 0 for v in arch.values()) for arch in archs(history)) == {0: 1, 1: 3}
 
 
-# -- Retry and Repeat --------------------------------------------------------------------------------------
+# -- Retry and Repeated --------------------------------------------------------------------------------------
 
 
 def test_failed_trials_are_tried_again() -> None:
@@ -182,7 +182,7 @@ def test_failed_trials_are_tried_again() -> None:
 def test_every_proposal_is_measured_with_several_seeds() -> None:
     for aggregate, expected in (("mean", [1.0, 4.0]), ("min", [0.0, 3.0]), ("max", [2.0, 5.0])):
         watching = Watching()
-        history = search(Repeat(watching, aggregate=aggregate), Chain(1), value, 7)  # type: ignore[arg-type]
+        history = search(Repeated(watching, aggregate=aggregate), Chain(1), value, 7)  # type: ignore[arg-type]
         assert [arch["layer0"] for arch in archs(history)] == ["one"] * 3 + ["two"] * 3 + ["three"]
         assert watching.last == [("done", v) for v in expected]
 
@@ -190,13 +190,13 @@ def test_every_proposal_is_measured_with_several_seeds() -> None:
 def test_failures_are_left_out_of_the_mean() -> None:
     watching = Watching()
     outcomes: list[Any] = [None, {"value": 3.0}, {"value": 5.0}, None, None, None, {"value": math.nan}]
-    search(Repeat(watching), Chain(1), lambda trial: outcomes[trial.number], 7)
+    search(Repeated(watching), Chain(1), lambda trial: outcomes[trial.number], 7)
     assert watching.last == [("done", 4.0), ("failed", None)]
 
 
 def test_with_many_workers_a_group_is_running_until_all_have_ended() -> None:
     watching = Watching()
-    search(Repeat(watching, times=2), Chain(2), value, 8, workers=3)
+    search(Repeated(watching, times=2), Chain(2), value, 8, workers=3)
     states = [[trial.state for trial in history] for history in watching.seen]
     assert watching.last[0] == ("done", 0.5)
     assert all(len(state) <= 4 for state in states)
@@ -232,13 +232,13 @@ def test_known_architectures_must_be_of_the_space() -> None:
 
 
 def test_wrappers_want_a_strategy() -> None:
-    for wrapper in (Deduplicate, Retry, Repeat):
+    for wrapper in (Deduplicate, Retry, Repeated):
         with pytest.raises(SpaceError, match=rf"{wrapper.__name__} wraps a multi-trial strategy"):
             wrapper(3)  # type: ignore[arg-type]
     with pytest.raises(SpaceError, match="times=0"):
         Retry(Random(), times=0)
     with pytest.raises(SpaceError, match="aggregate='sum'"):
-        Repeat(Random(), aggregate="sum")  # type: ignore[arg-type]
+        Repeated(Random(), aggregate="sum")  # type: ignore[arg-type]
     with pytest.raises(SpaceError, match="accepts=3"):
         Filter(Random(), 3)  # type: ignore[arg-type]
 
