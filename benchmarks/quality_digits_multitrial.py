@@ -131,7 +131,7 @@ class Table:
         decisions = max(map(len, archs.values()))
         found: dict[str, list[tuple[float, float]]] = {}
         for row in rows:
-            pair = float(row[f"val_accuracy@{EPOCHS - 1}"]), float(row["test_accuracy"])
+            pair = float(row[f"val_acc@{EPOCHS - 1}"]), float(row["test_acc"])
             if len(archs[row["arch"]]) == decisions:
                 found.setdefault(key_of(archs[row["arch"]]), []).append(pair)
         values = np.array(list(found.values()))  # (architectures, seeds, 2)
@@ -213,7 +213,7 @@ def search(name: str, seed: int, evaluator: Any, trainings: int) -> Run:
             DigitsCells(),
             evaluator,
             Within(STRATEGIES[name](), EPOCHS * trainings),
-            objectives=[Maximize("val_accuracy")],
+            objectives=[Maximize("val_acc")],
             max_failures=0,
             seed=seed,
             directory=Path(folder) / "run",
@@ -233,10 +233,10 @@ def found(history: History) -> list[tuple[int, float, str]]:
     for trial in history:
         seen.add(trial)
         epochs += len(trial.reports)
-        key, accuracy = key_of(trial.arch), trial.metrics["val_accuracy"]
+        key, accuracy = key_of(trial.arch), trial.metrics["val_acc"]
         if key in keys or not best or accuracy > best[-1][1]:  # else nothing can have changed
-            for leader in seen.best():
-                best.append((epochs, leader.metrics["val_accuracy"], key_of(leader.arch)))
+            for first in seen.ranked(1):
+                best.append((epochs, first.metrics["val_acc"], key_of(first.arch)))
         keys.add(key)
     return best
 

@@ -5,3 +5,5 @@ from .protocols import Evaluator as Evaluator
 from .protocols import OneShotStrategy as OneShotStrategy
 from .protocols import Search as Search
 from .protocols import TrainingEvaluator as TrainingEvaluator
+from .trial_run import TrialOptions as TrialOptions
+from .trial_run import TrialSettings as TrialSettings

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Sequence
+import inspect
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 import torch
 
-from ..costs import CostLimit
-from ..errors import SpaceError
+from ..errors import SpaceError, closest, quoted, require_integer, require_one_of
 from ..files.paths import fresh_run_folder
 from ..language import Architecture, Space, Value, architecture_of, is_frozen, open_decisions
 from ..randomness import global_generators_kept
 from ..supernet import Supernet
-from ..trials import Executor, History, Limits, MultiTrialStrategy, Objective, Trial
+from ..trials import History, MultiTrialStrategy, Trial
 from ..trials.export import candidates_of, to_dataframe, to_optuna
 from .one_shot_run import OneShotRun
 from .protocols import OneShotStrategy, Search
 from .run_folder import versions
-from .trial_run import TrialRun
+from .trial_run import TrialOptions, TrialRun, TrialSettings
 
 if TYPE_CHECKING:
     import optuna
@@ -45,20 +45,13 @@ class Experiment:
         directory: the run folder; nothing is written elsewhere. Default: a new one below the cache
             folder, `$SPACELANG_CACHE` or `~/.cache/spacelang`; `experiment.directory` names it.
         seed: of everything random, at least 0.
-        objectives: of a multi-trial search: `Maximize(metric)`, `Minimize(metric)`, of the evaluator's
-            metrics or "params", "flops", "macs". By default the evaluator's `default_objective`, such as
-            `Maximize("val_acc")` of a Classification, or `Maximize("default")`.
-        constraints: of a multi-trial search, on costs; an architecture that breaks one is never trained.
-        max_trials: of a multi-trial search: trials that are trained; failed ones count.
-        max_duration: seconds after which no trial begins.
-        max_failures: failed trials; one more ends the search.
-        executor: where trials run: in this process by default; `ProcessPool()`, `RayExecutor()`.
-        ledger: URL of a database that several machines share; `trials.db` in the run folder by default.
-        example_inputs: for costs that depend on it, such as FLOPs.
-        keep_weights: of how many of the best trials the trained weights are kept.
+        trials: Settings of a search by trials, as one object.
+        options: The same settings one by one, such as `max_trials=200` or `objectives=[Minimize("params")]`:
+            every field of `TrialSettings` by its name. They win over those of `trials`.
 
     Raises:
-        SpaceError: an argument of the wrong kind, or a strategy that cannot search this space.
+        SpaceError: An argument is of the wrong kind, the strategy cannot use an option, or it cannot search
+            this space.
     """
 
     def __init__(
@@ -69,50 +62,21 @@ class Experiment:
         *,
         directory: str | Path | None = None,
         seed: int = 0,
-        objectives: Sequence[Objective] = (),
-        constraints: Sequence[CostLimit] = (),
-        max_trials: int | None = None,
-        max_duration: float | None = None,
-        max_failures: int | None = None,
-        executor: Executor | None = None,
-        ledger: str | None = None,
-        example_inputs: Any = None,
-        keep_weights: int = 1,
+        trials: TrialSettings | None = None,
+        **options: Unpack[TrialOptions],
     ) -> None:
         _check_arguments(space, evaluator, strategy, seed)
         self.evaluator = evaluator
         self.strategy = strategy
         self.seed = seed
         self.directory = Path(directory).expanduser() if directory is not None else fresh_run_folder()
-        limits = Limits(max_trials, max_duration, max_failures)
-        trial_arguments = {
-            "objectives": objectives,
-            "constraints": constraints,
-            "executor": executor,
-            "ledger": ledger,
-            "example_inputs": example_inputs,
-        }
+        _check_options(strategy, trials, options)
         self._run: OneShotRun | TrialRun
         if isinstance(strategy, OneShotStrategy):
-            given = [name for name, value in trial_arguments.items() if value not in (None, ())]
-            given += [name for name, value in dataclasses.asdict(limits).items() if value is not None]
-            if given:
-                raise SpaceError(
-                    f"{type(strategy).__name__} is a one-shot strategy and has no trials, so it takes no "
-                    f"{', '.join(given)}. Its evaluator's max_epochs says how long it searches."
-                )
             self._run = OneShotRun(space, evaluator, strategy, self.directory, seed)
         else:
-            self._run = TrialRun(
-                space,
-                evaluator,
-                strategy,
-                self.directory,
-                seed,
-                limits=limits,
-                keep_weights=keep_weights,
-                **trial_arguments,
-            )
+            settings = dataclasses.replace(trials or TrialSettings(), **options)
+            self._run = TrialRun(space, evaluator, strategy, self.directory, seed, settings)
         self.space = self._run.space  # joined with the decisions of the evaluator, if it has any
 
     def run(self, resume: bool = False) -> None:
@@ -143,9 +107,8 @@ class Experiment:
         Raises:
             SpaceError: nothing was run yet, or an unknown formatter.
         """
-        if formatter not in ("dict", "instance"):
-            raise SpaceError(f"formatter={formatter!r}; expected 'dict' or 'instance'.")
-        archs = self._run.top(top_k)
+        require_one_of("formatter", formatter, ("dict", "instance"))
+        archs = self._run.ranked(top_k)
         return archs if formatter == "dict" else [self._run.instance(arch) for arch in archs]
 
     @property
@@ -219,8 +182,36 @@ def _check_arguments(space: object, evaluator: object, strategy: object, seed: o
             f"the third argument of Experiment is a strategy, such as spacelang.strategies.DARTS(); "
             f"got {strategy!r}."
         )
-    if type(seed) is not int or seed < 0:
-        raise SpaceError(f"seed={seed!r} must be an integer of at least 0.")
+    require_integer("seed", seed, least=0)
+
+
+def _check_options(strategy: object, trials: object, options: Mapping[str, Any]) -> None:
+    """Raise for an option that does not exist, or that the strategy cannot use."""
+    known = [field.name for field in dataclasses.fields(TrialSettings)]
+    for name in options:
+        if name not in known:
+            hint = _place_of(name, strategy) or closest(name, [*known, "directory", "seed", "trials"])
+            raise SpaceError(f"Experiment has no argument {name!r}.{hint}")
+    if trials is not None and not isinstance(trials, TrialSettings):
+        raise SpaceError(f"trials={trials!r}; expected such as TrialSettings(max_trials=200).")
+    given = [name for name, value in {"trials": trials, **options}.items() if value is not None]
+    if given and isinstance(strategy, OneShotStrategy):
+        raise SpaceError(
+            f"{type(strategy).__name__} is a one-shot strategy: it trains one supernet and has no trials, so "
+            f"it cannot use {quoted(given)}. Leave that out (the evaluator's max_epochs says when to end), "
+            "or search by trials, with a strategy such as RegularizedEvolution()."
+        )
+
+
+def _place_of(name: str, strategy: object) -> str:
+    """Return where a setting belongs that is not one of the experiment's, or an empty text."""
+    if name in getattr(strategy, "__dataclass_fields__", {}):
+        return f" It is a setting of the strategy: {type(strategy).__name__}({name}=...)."
+    from lightning.pytorch import Trainer  # takes seconds
+
+    if name in inspect.signature(Trainer).parameters:
+        return f" It is a setting of the evaluator's Trainer: Classification(..., {name}=...)."
+    return ""
 
 
 def _is_open(space: Space, evaluator: object) -> bool:

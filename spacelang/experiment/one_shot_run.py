@@ -91,8 +91,8 @@ class OneShotRun:
             self._folder.write_architectures(search.derive(1))
         rank_zero_info(finished(self._folder.root, str(summary.get("stopped", ""))))
 
-    def top(self, count: int) -> list[Architecture]:
-        """The best architectures, best first."""
+    def ranked(self, count: int) -> list[Architecture]:
+        """Return the best architectures, best first."""
         return self.result[1].derive(count)
 
     def instance(self, arch: Architecture) -> nn.Module:

@@ -14,7 +14,7 @@ from ..files.paths import write_atomic
 from ..language import Architecture
 
 # What must agree between a run and its resumption; versions and threads may differ with a warning.
-_IDENTITY = ("space", "strategy", "evaluator", "seed", "objectives", "constraints")
+_IDENTITY = ("space", "strategy", "evaluator", "seed", "objectives", "limits")
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from ..trials import Limits, TrialSearch
+from ..trials import Budget, TrialSearch
 
 _QUIET = 30.0  # seconds between lines where there is no terminal
 
@@ -19,11 +19,11 @@ class TrialProgress:
     Without a terminal it writes a line now and then.
 
     Args:
-        limits: of the search; the number of trials gives the bar its length.
+        budget: Budget of the search; the number of trials gives the bar its length.
         console: where to draw; stderr by default.
     """
 
-    def __init__(self, limits: Limits, console: Console | None = None) -> None:
+    def __init__(self, budget: Budget, console: Console | None = None) -> None:
         self.console = console or Console(stderr=True)
         self._bar = Progress(
             TextColumn("{task.description}"),
@@ -34,7 +34,7 @@ class TrialProgress:
             console=self.console,
             disable=not self.console.is_terminal,
         )
-        self._task = self._bar.add_task("", total=limits.max_trials)
+        self._task = self._bar.add_task("", total=budget.max_trials)
         self._last = time.monotonic()
 
     def __enter__(self) -> TrialProgress:
@@ -67,7 +67,7 @@ def describe(search: TrialSearch) -> str:
     counts = [(history.count("done"), "done"), (len(history.running), "running")]
     counts += [(history.count("failed"), "failed"), (history.count("infeasible"), "infeasible")]
     text = ", ".join(f"{count} {name}" for count, name in counts if count or name == "done")
-    best = history.leader
+    best = history.best_trial
     if best is None:
         return text
     metrics = (f"{o.metric} {best.metrics[o.metric]:.6g}" for o in history.objectives)

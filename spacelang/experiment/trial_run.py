@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from torch import nn
 
 from ..costs import CostLimit, expected_cost
-from ..errors import SpaceError
+from ..errors import SpaceError, require_integer
 from ..files import load_yaml
 from ..language import Architecture, Space, open_decisions
 from ..trials import (
     ArchitectureEvaluator,
+    Budget,
     Executor,
     History,
     InProcess,
     Ledger,
-    Limits,
     Maximize,
     MultiTrialStrategy,
     Objective,
@@ -43,18 +44,75 @@ if TYPE_CHECKING:
 _COSTS = ("params", "flops", "macs")
 
 
-class TrialRun:
-    """Tries architectures one by one, or several at a time, and keeps a ledger of them.
+class TrialOptions(TypedDict, total=False):
+    """Keywords of an `Experiment` that searches by trials: the fields of `TrialSettings`."""
+
+    max_trials: int | None
+    max_duration: float | None
+    max_failures: int | None
+    objectives: Sequence[Objective]
+    limits: Sequence[CostLimit]
+    executor: Executor | None
+    ledger: str | None
+    example_inputs: Any
+    keep_weights: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialSettings(Budget):
+    """Settings of a search by trials: its budget, its goal, and where trials run and are kept.
 
     Args:
-        space, evaluator, strategy, directory, seed: of the `Experiment`.
-        objectives: what makes a trial good; by default what the evaluator says, else its "default" metric.
-        constraints: on costs; an architecture that breaks one is recorded and never trained.
-        limits: when to end.
-        executor: where trials run.
-        ledger: URL of a database; None for `trials.db` in the run folder.
-        example_inputs: for costs that depend on it, such as FLOPs.
-        keep_weights: of how many of the best trials the trained weights are kept.
+        max_trials: See `Budget`, as for `max_duration` and `max_failures`.
+        objectives: `Maximize(metric)`, `Minimize(metric)`, of the evaluator's metrics or "params", "flops",
+            "macs". By default the evaluator's `default_objective`, such as `Maximize("val_acc")` of a
+            Classification, or `Maximize("default")`.
+        limits: Limits on costs; an architecture that breaks one is recorded and never trained.
+        executor: Where trials run: in this process by default; `ProcessPool()`, `RayExecutor()`.
+        ledger: URL of a database that several machines share; `trials.db` in the run folder by default.
+        example_inputs: Example for costs that depend on the input, such as FLOPs.
+        keep_weights: How many of the best trials keep their trained weights.
+
+    Raises:
+        SpaceError: A setting is of the wrong kind or out of range.
+    """
+
+    objectives: Sequence[Objective] = ()
+    limits: Sequence[CostLimit] = ()
+    executor: Executor | None = None
+    ledger: str | None = None
+    example_inputs: Any = None
+    keep_weights: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_integer("keep_weights", self.keep_weights, least=0)
+        for objective in self.objectives:
+            if not isinstance(objective, Objective):
+                raise SpaceError(
+                    f"objectives holds {objective!r}; expected Maximize(metric) or Minimize(metric)."
+                )
+        for limit in self.limits:
+            if not isinstance(limit, CostLimit):
+                raise SpaceError(
+                    f'limits holds {limit!r}; expected such as CostLimit("params", at_most=1e6).'
+                )
+        if self.executor is not None and not isinstance(self.executor, Executor):
+            raise SpaceError(
+                f"executor={self.executor!r}; expected one such as ProcessPool() or RayExecutor()."
+            )
+
+
+class TrialRun:
+    """A search that tries architectures one by one, or several at a time, and keeps a ledger of them.
+
+    Args:
+        space: Space to search.
+        evaluator: Measures a model, or an architecture.
+        strategy: Proposes architectures.
+        directory: Run folder.
+        seed: Seeds every random draw of the search.
+        settings: Budget, objectives and the rest.
     """
 
     def __init__(
@@ -64,59 +122,39 @@ class TrialRun:
         strategy: MultiTrialStrategy,
         directory: Path,
         seed: int,
-        *,
-        objectives: Sequence[Objective] = (),
-        constraints: Sequence[CostLimit] = (),
-        limits: Limits,
-        executor: Executor | None = None,
-        ledger: str | None = None,
-        example_inputs: Any = None,
-        keep_weights: int = 1,
+        settings: TrialSettings,
     ) -> None:
         if not isinstance(evaluator, Evaluator | ArchitectureEvaluator):
             raise SpaceError(
                 f"the second argument of Experiment measures a model; {type(evaluator).__name__} has no "
-                "evaluate(model, report). Give one of spacelang.evaluators."
+                "evaluate(model, report). Pass one of spacelang.evaluators."
             )
-        if executor is not None and not isinstance(executor, Executor):
-            raise SpaceError(f"executor={executor!r}; expected one such as ProcessPool() or RayExecutor().")
         self.space = space = space.joined(open_decisions(evaluator))
-        self.objectives = tuple(objectives) or (_default_objective(evaluator),)
-        self._check_objectives()
-        self.constraints = tuple(constraints)
-        self.limits = limits
+        self.settings = settings
+        self.objectives = tuple(settings.objectives) or (_default_objective(evaluator),)
         self.seed = seed
         self._folder = RunFolder(directory)
-        self._executor = executor or InProcess()
-        self._url = ledger
-        self._keep = keep_weights
         directory = directory.absolute()  # workers may stand elsewhere
-        self._weights = directory / "weights" if keep_weights else None
+        self._weights = directory / "weights" if settings.keep_weights else None
         self._work = Work(type(space), dict(space.arguments), evaluator, self._weights, directory / "trials")
         self._strategy = strategy
-        strategy.start(space)  # what cannot be searched is refused before any work
-        self._costs = Rebuilt(space, lambda rebuilt: self._cost_functions(rebuilt, example_inputs))
-        self._costs({})  # what cannot be computed is refused before any work, too
+        strategy.start(space)  # refuses now, before any work, a space it cannot search
+        self._costs = Rebuilt(space, self._cost_functions)
+        self._costs({})  # refuses now costs that cannot be computed
         self._history: History | None = None
 
-    def _check_objectives(self) -> None:
-        for objective in self.objectives:
-            if not isinstance(objective, Objective):
-                raise SpaceError(
-                    f"objectives holds {objective!r}; expected Maximize(metric) or Minimize(metric)."
-                )
-
-    def _cost_functions(self, space: Space, example_inputs: Any) -> dict[str, Any]:
-        """How to know, before training, the costs that objectives and constraints name."""
+    def _cost_functions(self, space: Space) -> dict[str, Any]:
+        """Return functions that compute, before training, the costs that objectives and limits name."""
+        example_inputs = self.settings.example_inputs
         named = {o.metric for o in self.objectives if o.metric in _COSTS}
         wanted: dict[str, Any] = {name: name for name in sorted(named)}
-        wanted |= {cost_name(limit): limit.metric for limit in self.constraints}
+        wanted |= {cost_name(limit): limit.metric for limit in self.settings.limits}
         inputs = () if example_inputs is None else example_inputs
         found: dict[str, Any] = {}
         for name, metric in wanted.items():
             if metric in ("flops", "macs") and example_inputs is None:
                 raise SpaceError(
-                    f"{name!r} depends on the size of the input; give Experiment(..., example_inputs=tensor)."
+                    f"{name!r} depends on the size of the input; pass Experiment(..., example_inputs=tensor)."
                 )
             halves = metric == "macs"
             cost = expected_cost(space, "flops" if halves else metric, inputs)
@@ -128,18 +166,18 @@ class TrialRun:
     def run(self, record: Mapping[str, Any], *, resume: bool) -> None:
         """Search; `record` describes the run."""
         self._folder.root.mkdir(parents=True, exist_ok=True)
-        ledger = Ledger(self._url or self._folder.root / "trials.db")
+        ledger = Ledger(self.settings.ledger or self._folder.root / "trials.db")
         try:
             self._folder.begin({**record, **self._record()}, resume=resume, begun=bool(ledger.trials()))
-            with TrialProgress(self.limits) as progress:
+            with TrialProgress(self.settings) as progress:
                 search = TrialSearch(
                     self.space,
                     self._strategy.start(self.space),
                     ledger,
-                    self._executor,
+                    self.settings.executor or InProcess(),
                     self._work,
                     objectives=self.objectives,
-                    limits=self.limits,
+                    budget=self.settings,
                     seed=self.seed,
                     costs=self._costs_of,
                     check=self._broken,
@@ -150,14 +188,14 @@ class TrialRun:
         finally:
             ledger.close()
         self._folder.write_summary({"ended": ended})
-        self._folder.write_architectures([trial.arch for trial in search.history.best(1)])
+        self._folder.write_architectures([trial.arch for trial in search.history.ranked(1)])
         progress.say(finished(self._folder.root, ended))
 
     def _record(self) -> dict[str, Any]:
         return {
             "objectives": [str(objective) for objective in self.objectives],
-            "ledger": "" if self._url is None else hidden_password(self._url),
-            "constraints": [str(limit) for limit in self.constraints],
+            "ledger": hidden_password(self.settings.ledger) if self.settings.ledger else "",
+            "limits": [str(limit) for limit in self.settings.limits],
         }
 
     def _costs_of(self, proposal: Proposal) -> dict[str, float]:
@@ -166,17 +204,17 @@ class TrialRun:
         return {name: float(cost(proposal.arch)) for name, cost in costs.items()}
 
     def _broken(self, costs: Mapping[str, float]) -> str:
-        """The constraints an architecture of these costs breaks."""
+        """Return which limits an architecture of these costs breaks, or an empty text."""
         return "; ".join(
             f"{limit}, but it has {costs[cost_name(limit)]:,.6g}"
-            for limit in self.constraints
+            for limit in self.settings.limits
             if limit.excess(costs[cost_name(limit)]) > 0
         )
 
     def _changed(self, search: TrialSearch, progress: TrialProgress) -> None:
         progress.update(search)
         if self._weights is not None and self._weights.exists():
-            kept = {trial.number for trial in search.history.best(self._keep)}
+            kept = {trial.number for trial in search.history.ranked(self.settings.keep_weights)}
             kept |= {trial.number for trial in search.history.running}
             for path in self._weights.glob("*.safetensors"):
                 if int(path.stem) not in kept:
@@ -198,13 +236,13 @@ class TrialRun:
             )
         return self._history
 
-    def top(self, count: int) -> list[Architecture]:
-        """The best architectures, best first."""
-        return [dict(trial.arch) for trial in self._best(count)]
+    def ranked(self, count: int) -> list[Architecture]:
+        """Return the best architectures, best first."""
+        return [dict(trial.arch) for trial in self._ranked(count)]
 
-    def _best(self, count: int) -> list[Trial]:
-        best = self.history.best(count)
-        if not best:
+    def _ranked(self, count: int | None = None) -> list[Trial]:
+        ranked = self.history.ranked(count)
+        if not ranked:
             failed, infeasible = self.history.count("failed"), self.history.count("infeasible")
             if self.history.done:
                 raise SpaceError(
@@ -212,10 +250,10 @@ class TrialRun:
                     "were are of the space with other arguments; see experiment.history."
                 )
             raise SpaceError(
-                f"no trial was measured: {failed} failed and {infeasible} broke a constraint; the trials of "
+                f"no trial was measured: {failed} failed and {infeasible} broke a limit; the trials of "
                 "experiment.history tell why."
             )
-        return best
+        return ranked
 
     def instance(self, arch: Architecture) -> nn.Module:
         """A plain model with the weights its trial trained, or new ones where they were not kept.
@@ -223,7 +261,7 @@ class TrialRun:
         Weights of a model with other constructor arguments are not this model's.
         """
         model = self._work.build(arch)
-        trial = next((t for t in self._best(len(self.history)) if t.arch == arch), None)
+        trial = next((t for t in self._ranked() if t.arch == arch), None)
         if trial is not None and not trial.overrides and self._weights is not None:
             path = weights_file(self._weights, trial.number)
             if path.exists():
@@ -270,5 +308,5 @@ def _default_objective(evaluator: object) -> Objective:
 
 
 def cost_name(limit: CostLimit) -> str:
-    """Name of the metric a constraint adds to a trial's."""
+    """Return the name of the metric that a limit adds to a trial's."""
     return limit.metric if isinstance(limit.metric, str) else "latency"

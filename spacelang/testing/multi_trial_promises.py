@@ -32,7 +32,7 @@ from .promises import Conformance, on_space, require, unchanged
 from .toy_spaces import toy_spaces
 
 _SMALL = 30
-_EPOCHS = 4  # of a trial without a budget
+_EPOCHS = 4  # of a trial that sets none
 
 
 def check_multi_trial(strategy: MultiTrialStrategy, trials: int) -> Conformance:
@@ -126,7 +126,7 @@ class _Search:
 
     def _ends(self, trial: Trial, *, also_anew: bool) -> bool:
         """Train a trial for another epoch; of ten one fails in its last. Returns whether it has ended."""
-        left = (trial.budget or _EPOCHS) - len(trial.reports) - 1
+        left = (trial.max_epochs or _EPOCHS) - len(trial.reports) - 1
         if trial.number % 10 == 3 and left == 0:
             self.history.add(replace(trial, state="failed"))
         else:
@@ -187,7 +187,7 @@ def _plain(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
 def _begun(number: int, proposal: Proposal) -> Trial:
     """A new trial; one of ten breaks a constraint."""
     state: State = "infeasible" if number % 10 == 6 else "running"
-    return Trial(number, proposal.arch, number, state, proposal.budget, proposal.note, proposal.overrides)
+    return Trial(number, proposal.arch, number, state, proposal.max_epochs, proposal.note, proposal.overrides)
 
 
 def _trained(trial: Trial, left: int) -> Trial:
@@ -206,7 +206,11 @@ def value_of(arch: Architecture) -> float:
 def _same(a: Proposal | None, b: Proposal | None) -> bool:
     if a is None or b is None:
         return a is b
-    return (key_of(a.arch, a.overrides), a.budget, a.note) == (key_of(b.arch, b.overrides), b.budget, b.note)
+    return (key_of(a.arch, a.overrides), a.max_epochs, a.note) == (
+        key_of(b.arch, b.overrides),
+        b.max_epochs,
+        b.note,
+    )
 
 
 def _text(history: History) -> str:

@@ -19,7 +19,7 @@ from .ray_cluster import RayExecutor as RayExecutor
 from .trial import Proposal as Proposal
 from .trial import Report as Report
 from .trial import Trial as Trial
-from .trial_search import Limits as Limits
+from .trial_search import Budget as Budget
 from .trial_search import TrialSearch as TrialSearch
 from .work import ArchitectureEvaluator as ArchitectureEvaluator
 from .work import Outcome as Outcome

@@ -37,7 +37,7 @@ def to_dataframe(trials: Iterable[Trial]) -> pandas.DataFrame:
             **trial.metrics,
             "duration": trial.duration,
             "seed": trial.seed,
-            "budget": trial.budget,
+            "max_epochs": trial.max_epochs,
             "error": trial.error,
             **{f"overrides/{name}": value for name, value in trial.overrides.items()},
             **{f"arch/{label}": value for label, value in trial.arch.items()},

@@ -22,12 +22,13 @@ _NONE: Mapping[str, Any] = MappingProxyType({})
 class History:
     """Trials by number, and their scores: more is better, whatever the direction of the objective.
 
-    A trial that was measured is a result, and `leader`, `best` and `pareto` know it, if its architecture is
-    one of the space. With other constructor arguments it may be none: a cell of fewer nodes.
+    A measured trial is a result if its architecture belongs to the space. One with other constructor
+    arguments may not belong: a cell of fewer nodes.
 
-    `best` and `pareto` judge an architecture by the trials that tell most of it: those without other
-    constructor arguments, of these those with the largest budget, and of several by the mean of each metric.
-    They return its best such trial, with these means as its metrics.
+    `best_trial` is one trial, the best result. `ranked` and `pareto` compare architectures, each by its most
+    telling trials: those without other constructor arguments, and of these those with the most epochs. Where
+    several remain, such as repetitions, the mean of each metric counts: the architecture's best trial is
+    returned with these means as its metrics.
 
     Args:
         space: decisions of the space searched.
@@ -54,7 +55,7 @@ class History:
         self._keys: dict[str, int] = {}
         self._distinct = 0
         self._open: dict[int, Trial] = {}
-        self._leader: Trial | None = None
+        self._best: Trial | None = None
         self._counts: Counter[str] = Counter()
         for trial in trials:
             self.add(trial)
@@ -78,8 +79,8 @@ class History:
             _insert(self._done, trial)
             if not trial.overrides or not self.space.problems(trial.arch):
                 _insert(self._results, trial)
-                if self._leader is None or self._order(trial) < self._order(self._leader):
-                    self._leader = trial
+                if self._best is None or self._order(trial) < self._order(self._best):
+                    self._best = trial
 
     def __len__(self) -> int:
         return len(self._trials)
@@ -139,9 +140,9 @@ class History:
         return self._counts[state]
 
     @property
-    def leader(self) -> Trial | None:
+    def best_trial(self) -> Trial | None:
         """The best result by the objectives in order; None before there is one."""
-        return self._leader
+        return self._best
 
     def scores(self, trial: Trial) -> tuple[float, ...]:
         """Score by objective of a measured trial."""
@@ -152,11 +153,14 @@ class History:
         """Score of a measured trial by the first objective."""
         return self.scores(trial)[0]
 
-    def best(self, count: int = 1) -> list[Trial]:
-        """The best architectures, best first.
+    def ranked(self, count: int | None = None) -> list[Trial]:
+        """Return a trial of each architecture, best first, with the means of its repetitions as metrics.
 
-        With several objectives they come by rank of their Pareto front; inside one, and in all ties, by
-        the objectives in order and then by number. What scored NaN comes last.
+        With several objectives they come by the rank of their Pareto front; inside a front, and in all ties,
+        by the objectives in order and then by number. Those that scored NaN come last.
+
+        Args:
+            count: How many to return at most; None for all.
         """
         judged = self._judged()
         if len(self.objectives) == 1:
@@ -193,7 +197,7 @@ class History:
 
 def _fidelity(trial: Trial) -> tuple[bool, float]:
     """How much a trial tells of its architecture: more is more."""
-    return not trial.overrides, math.inf if trial.budget is None else trial.budget
+    return not trial.overrides, math.inf if trial.max_epochs is None else trial.max_epochs
 
 
 def _insert(trials: list[Trial], trial: Trial) -> None:

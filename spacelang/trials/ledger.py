@@ -41,7 +41,7 @@ def _is_dead(owner: str) -> bool:
     return False
 
 
-SCHEMA = 2
+SCHEMA = 3
 
 _metadata = sa.MetaData()
 
@@ -52,7 +52,7 @@ TRIALS = sa.Table(
     sa.Column("arch", sa.Text, nullable=False),  # JSON, as are note, overrides, metrics and reports
     sa.Column("seed", sa.BigInteger, nullable=False),
     sa.Column("state", sa.String(16), nullable=False, index=True),
-    sa.Column("budget", sa.Integer),
+    sa.Column("max_epochs", sa.Integer),
     sa.Column("note", sa.Text, nullable=False),
     sa.Column("overrides", sa.Text, nullable=False),
     sa.Column("metrics", sa.Text, nullable=False),
@@ -154,7 +154,7 @@ class Ledger:
             "arch": _dump(proposal.arch),
             "seed": seed,
             "state": state,
-            "budget": proposal.budget,
+            "max_epochs": proposal.max_epochs,
             "note": _dump(proposal.note),
             "overrides": _dump(proposal.overrides),
             "metrics": _dump(metrics or {}),
@@ -255,7 +255,7 @@ def _trial(row: Mapping[Any, Any]) -> Trial:
         arch=json.loads(row["arch"]),
         seed=row["seed"],
         state=row["state"],
-        budget=row["budget"],
+        max_epochs=row["max_epochs"],
         note=json.loads(row["note"]),
         overrides=json.loads(row["overrides"]),
         metrics=json.loads(row["metrics"]),

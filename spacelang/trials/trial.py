@@ -17,14 +17,14 @@ class Proposal:
 
     Args:
         arch: architecture dict.
-        budget: epochs after which the trial is stopped; None for as many as the evaluator trains.
+        max_epochs: Epochs after which the trial is stopped; None for as many as the evaluator trains.
         note: plain values the strategy wants to find again in the trial.
         overrides: constructor arguments, plain values; the trial is measured on a model of
             `space.rebuild(**overrides)`, whose architecture `arch` is.
     """
 
     arch: Architecture
-    budget: int | None = None
+    max_epochs: int | None = None
     note: Mapping[str, Any] = field(default_factory=dict)
     overrides: Mapping[str, Any] = field(default_factory=dict)
 
@@ -46,10 +46,10 @@ class Trial:
         arch: architecture dict, canonical; of the space rebuilt with `overrides`, if there are any.
         seed: of the model's first weights and of everything else random in the trial.
         state: "waiting", "running", "done", "failed" (it raised) or "infeasible" (never trained).
-        budget, note, overrides: of the proposal.
+        max_epochs, note, overrides: See `Proposal`.
         metrics: of a finished trial; measured costs are among them.
         reports: metrics after each epoch that was announced.
-        error: of a failed trial, with its traceback; of an infeasible one, the constraint.
+        error: of a failed trial, with its traceback; of an infeasible one, the limit it breaks.
         duration: seconds.
         owner: which worker process ran it.
     """
@@ -58,7 +58,7 @@ class Trial:
     arch: Architecture
     seed: int
     state: State = "waiting"
-    budget: int | None = None
+    max_epochs: int | None = None
     note: Mapping[str, Any] = field(default_factory=dict)
     overrides: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)

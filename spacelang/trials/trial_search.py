@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..errors import SpaceError
+from ..errors import SpaceError, require_integer, require_number
 from ..language import Space
 from ..randomness import seed_from
 from .executors import Executor
@@ -29,7 +29,7 @@ Check = Callable[[Mapping[str, float]], str]
 
 
 @dataclass(frozen=True)
-class Limits:
+class Budget:
     """When a search ends.
 
     Args:
@@ -43,14 +43,9 @@ class Limits:
     max_failures: int | None = None
 
     def __post_init__(self) -> None:
-        for name, least in (("max_trials", 1), ("max_failures", 0)):
-            value = getattr(self, name)
-            if value is not None and (type(value) is not int or value < least):
-                raise SpaceError(f"{name}={value!r} must be an integer of at least {least}, or None.")
-        if self.max_duration is not None and not self.max_duration > 0:
-            raise SpaceError(
-                f"max_duration={self.max_duration!r} must be a positive number of seconds, or None."
-            )
+        require_integer("max_trials", self.max_trials, least=1, optional=True)
+        require_number("max_duration", self.max_duration, above=0, optional=True)
+        require_integer("max_failures", self.max_failures, least=0, optional=True)
 
 
 class TrialSearch:
@@ -63,10 +58,10 @@ class TrialSearch:
         executor: where trials run.
         work: what running a trial is.
         objectives: what makes a trial good.
-        limits: when to end.
+        budget: When to end.
         seed: of everything random.
         costs: of what is proposed, known before it is trained; they join the trial's metrics.
-        check: from those costs, the constraint that is broken, or an empty text.
+        check: from those costs, the limit that is broken, or an empty text.
         on_change: called with the search when a trial began or ended.
     """
 
@@ -79,7 +74,7 @@ class TrialSearch:
         work: Work,
         *,
         objectives: Sequence[Objective],
-        limits: Limits,
+        budget: Budget,
         seed: int,
         costs: Costs | None = None,
         check: Check | None = None,
@@ -87,7 +82,7 @@ class TrialSearch:
     ) -> None:
         self.space = space.decision_space
         self.ledger = ledger
-        self.limits = limits
+        self.budget = budget
         self.ended = ""
         decisions = Rebuilt(space, lambda rebuilt: rebuilt.decision_space)
         self.history = History(self.space, objectives, ledger.trials(), rebuilt=decisions)
@@ -104,7 +99,7 @@ class TrialSearch:
         self._lock = threading.Lock()
 
     def run(self) -> str:
-        """Search until a limit is met or nothing new can be proposed; return which."""
+        """Search until the budget is used up or nothing new can be proposed; return which."""
         earlier = sum(trial.duration for trial in self.history) / self._executor.capacity
         start = time.monotonic() - earlier
         self._executor.open(self._work, self._on_report)
@@ -135,7 +130,7 @@ class TrialSearch:
         while len(self._running) < self._executor.capacity and not self.ended:
             trial = self._leftover()
             if trial is None:
-                self.ended = self._limit(start)
+                self.ended = self._used_up(start)
                 trial = None if self.ended else self._propose()
             if trial is not None:
                 self._begin(trial)
@@ -146,16 +141,16 @@ class TrialSearch:
             return None
         return self.ledger.claim(self._owner, LEASE, dead=dead_owners(self.ledger.owners()))
 
-    def _limit(self, start: float) -> str:
-        """Which limit is met, if one is."""
-        limits, history = self.limits, self.history
+    def _used_up(self, start: float) -> str:
+        """Return which part of the budget is used up, or an empty text."""
+        budget, history = self.budget, self.history
         begun = len(history) - history.count("infeasible")
-        if limits.max_trials is not None and begun >= limits.max_trials:
-            return f"max_trials={limits.max_trials} was reached"
-        if limits.max_duration is not None and time.monotonic() - start >= limits.max_duration:
-            return f"max_duration={limits.max_duration} s was reached"
-        if limits.max_failures is not None and history.count("failed") > limits.max_failures:
-            return f"more than max_failures={limits.max_failures} trials failed"
+        if budget.max_trials is not None and begun >= budget.max_trials:
+            return f"max_trials={budget.max_trials} was reached"
+        if budget.max_duration is not None and time.monotonic() - start >= budget.max_duration:
+            return f"max_duration={budget.max_duration} s was reached"
+        if budget.max_failures is not None and history.count("failed") > budget.max_failures:
+            return f"more than max_failures={budget.max_failures} trials failed"
         return ""
 
     def _propose(self) -> Trial | None:
@@ -188,7 +183,7 @@ class TrialSearch:
             return trial
         self._know(trial)
         if self._broken_in_a_row == _INFEASIBLE_IN_A_ROW:
-            self.ended = f"{_INFEASIBLE_IN_A_ROW} proposals in a row broke a constraint, the last: {broken}"
+            self.ended = f"{_INFEASIBLE_IN_A_ROW} proposals in a row broke a limit, the last: {broken}"
         return None
 
     def _check_overrides(self, proposal: Proposal) -> None:

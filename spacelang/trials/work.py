@@ -90,7 +90,7 @@ class Work:
         def report(metrics: Mapping[str, float], epoch: int) -> None:
             reports.append(Report(int(epoch), numbers(metrics)))
             goes_on = on_report(trial.number, reports[-1])
-            if not goes_on or (trial.budget is not None and epoch + 1 >= trial.budget):
+            if not goes_on or (trial.max_epochs is not None and epoch + 1 >= trial.max_epochs):
                 raise _Stop
 
         try:

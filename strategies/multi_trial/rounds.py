@@ -90,7 +90,7 @@ class RoundSearch(ABC):
 
     def _candidates(self, then: History, tried: set[str], rng: np.random.Generator) -> list[Architecture]:
         """Architectures that were not tried: by turns mutations of the best and random ones."""
-        parents = [trial.arch for trial in then.best(self.settings.parents)]
+        parents = [trial.arch for trial in then.ranked(self.settings.parents)]
         found: dict[str, Architecture] = {}
         for attempt in range(10 * self.settings.candidates):
             if len(found) == self.settings.candidates:

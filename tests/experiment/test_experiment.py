@@ -168,7 +168,7 @@ def test_nothing_to_export_before_a_run(tmp_path: Path) -> None:
 
 
 def test_an_unknown_formatter_is_named(finished: Any) -> None:
-    with pytest.raises(SpaceError, match="formatter='yaml'; expected 'dict' or 'instance'"):
+    with pytest.raises(SpaceError, match="formatter='yaml' must be one of 'dict', 'instance'"):
         finished.export_top_models(formatter="yaml")
 
 

@@ -122,7 +122,7 @@ def test_predictors_see_hyper_parameters_beside_cells() -> None:
     assert np.abs(network.predict(archs)[0] - values).max() < 0.1
 
 
-def test_budgets_end_trials_that_hyper_parameters_belong_to(tmp_path: Path) -> None:
+def test_max_epochs_end_trials_that_hyper_parameters_belong_to(tmp_path: Path) -> None:
     def train(model: nn.Module, report: Callable[..., None], rate: float) -> float:
         for epoch in range(10):
             report({"default": rate}, epoch)
@@ -185,7 +185,7 @@ def test_costs_are_those_of_the_model(tmp_path: Path) -> None:
         space=Wide(),
         evaluator=Functional(rate_of, rate=value_choice(RATES, label="lr")),
         objectives=[Maximize("default"), Minimize("params"), Minimize("flops")],
-        constraints=[CostLimit("params", at_most=8)],
+        limits=[CostLimit("params", at_most=8)],
         example_inputs=torch.zeros(2, 4),
     )
     run.run()

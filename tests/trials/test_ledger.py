@@ -38,7 +38,7 @@ def test_a_trial_comes_back_as_it_was(url: str) -> None:
     assert ledger.finish(ended)
     (read,) = Ledger(url).trials()
     assert repr(read) == repr(ended)  # NaN is not equal to itself
-    assert (read.arch, read.note, read.budget, read.seed) == (ARCH, note, 5, 2**40)
+    assert (read.arch, read.note, read.max_epochs, read.seed) == (ARCH, note, 5, 2**40)
     assert read.overrides == overrides
 
 

@@ -188,14 +188,14 @@ def test_other_arguments_make_another_key() -> None:
 def test_results_are_architectures_of_the_space() -> None:
     known = history((SMALL, 1), (PARTIAL, 9), (SMALLER, 2), (FULL, 0))
     assert [t.number for t in known.done] == [0, 1, 2, 3]
-    assert known.leader is known[2]
-    assert [t.number for t in known.best(9)] == [0, 3]  # MIXED as the full model of trial 3 was measured
+    assert known.best_trial is known[2]
+    assert [t.number for t in known.ranked(9)] == [0, 3]  # MIXED as the full model of trial 3 was measured
     assert [t.number for t in known.pareto()] == [0]
     assert known.score(known[1]) == 9
     both = history((SMALL, 1), (PARTIAL, 9), (SMALLER, 2), objectives=(Maximize("value"), Minimize("cost")))
-    assert [t.number for t in both.best(9)] == [2, 0]
+    assert [t.number for t in both.ranked(9)] == [2, 0]
     nothing = history((PARTIAL, 9))
-    assert (nothing.leader, nothing.best(), nothing.pareto()) == (None, [], [])
+    assert (nothing.best_trial, nothing.ranked(), nothing.pareto()) == (None, [], [])
 
 
 def test_a_history_of_other_trials_knows_the_same_spaces() -> None:
@@ -226,7 +226,7 @@ def test_a_search_without_results_says_so(tmp_path: Path) -> None:
 )
 def test_costs_are_of_the_model_searched_for(tmp_path: Path, proposal: Proposal, params: float) -> None:
     """Of the space in full, 72 a layer; where it has no such architecture, of the rebuilt one."""
-    experiment = run(tmp_path, proposal, constraints=[CostLimit("params", at_most=100)])
+    experiment = run(tmp_path, proposal, limits=[CostLimit("params", at_most=100)])
     (trial,) = experiment.history
     assert trial.metrics["params"] == params
     assert trial.state == ("infeasible" if params > 100 else "done")

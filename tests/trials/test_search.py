@@ -1,4 +1,4 @@
-"""The driver: limits, constraints, failures, resume."""
+"""The driver: budget, limits, failures, resume."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_a_strategy_that_repeats_itself_ends_when_nothing_is_new(tmp_path: Path,
     assert load_yaml(tmp_path / "search.yaml") == {"ended": "all 3 architectures of the space were tried"}
 
 
-def test_budgets_are_exact(tmp_path: Path) -> None:
+def test_a_budget_is_exact(tmp_path: Path) -> None:
     run = experiment(tmp_path, toy.raises_on_two, max_trials=20)
     run.run()
     assert run.history.count("done") + run.history.count("failed") == 20
@@ -76,7 +76,7 @@ def test_failures_are_kept_and_rank_nowhere(tmp_path: Path) -> None:
     failed = [trial for trial in run.history if trial.state == "failed"]
     assert len(failed) == 3  # the architectures whose product is two
     assert all("ValueError: two is not allowed" in t.error and "raises_on_two" in t.error for t in failed)
-    ranked = run.history.best(99)
+    ranked = run.history.ranked(99)
     assert len(ranked) == 24
     assert [t.metrics["default"] != t.metrics["default"] for t in ranked[-4:]] == [False, True, True, True]
 
@@ -118,9 +118,7 @@ def test_infeasible_architectures_are_counted_and_never_trained(tmp_path: Path) 
         seen.append(sum(p.numel() for p in model.parameters()))
         return float(seen[-1])
 
-    run = experiment(
-        tmp_path, measure, space=Net(), constraints=[CostLimit("params", at_most=20)], max_trials=4
-    )
+    run = experiment(tmp_path, measure, space=Net(), limits=[CostLimit("params", at_most=20)], max_trials=4)
     run.run()
     assert sorted(seen) == [0, 20, 20, 20]
     infeasible = [trial for trial in run.history if trial.state == "infeasible"]
@@ -129,10 +127,10 @@ def test_infeasible_architectures_are_counted_and_never_trained(tmp_path: Path) 
     assert run.history.count("done") == 4
 
 
-def test_constraints_that_nothing_meets_end_the_search(tmp_path: Path) -> None:
-    run = experiment(tmp_path, strategy=Random(distinct=False), constraints=[CostLimit("params", at_least=1)])
+def test_limits_that_nothing_meets_end_the_search(tmp_path: Path) -> None:
+    run = experiment(tmp_path, strategy=Random(distinct=False), limits=[CostLimit("params", at_least=1)])
     run.run()
-    assert "1000 proposals in a row broke a constraint" in load_yaml(tmp_path / "search.yaml")["ended"]  # type: ignore[index, call-overload]
+    assert "1000 proposals in a row broke a limit" in load_yaml(tmp_path / "search.yaml")["ended"]  # type: ignore[index, call-overload]
     assert run.history.count("infeasible") == 1000
 
 
@@ -155,7 +153,7 @@ def test_what_is_no_executor_is_refused(tmp_path: Path) -> None:
 
 def test_flops_need_an_example(tmp_path: Path) -> None:
     with pytest.raises(SpaceError, match="example_inputs"):
-        experiment(tmp_path, constraints=[CostLimit("flops", at_most=1)])
+        experiment(tmp_path, limits=[CostLimit("flops", at_most=1)])
 
 
 def test_the_same_seed_gives_the_same_trials(tmp_path: Path) -> None:
@@ -193,7 +191,7 @@ def test_a_used_folder_is_not_overwritten(tmp_path: Path) -> None:
 def test_a_one_shot_strategy_takes_no_trial_arguments(tmp_path: Path) -> None:
     from spacelang.strategies import DARTS
 
-    with pytest.raises(SpaceError, match=r"one-shot strategy and has no trials, so it takes no max_trials"):
+    with pytest.raises(SpaceError, match=r"one-shot strategy: .* no trials, so it cannot use 'max_trials'"):
         experiment(tmp_path, strategy=DARTS(), max_trials=3)
 
 

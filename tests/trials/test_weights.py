@@ -64,13 +64,13 @@ def kept(experiment: Experiment) -> set[int]:
 @pytest.mark.parametrize("executor", [None, ProcessPool(2, start_method="fork")], ids=["in-process", "pool"])
 def test_the_best_keep_what_they_have_learnt(tmp_path: Path, executor: Any) -> None:
     experiment = run(tmp_path, keep_weights=3, executor=executor)
-    best = experiment.history.best(3)
+    best = experiment.history.ranked(3)
     assert [trial.metrics["value"] for trial in best] == [8, 7, 6]
     assert kept(experiment) == {trial.number for trial in best}
     for trial, model in zip(best, experiment.export_top_models(3, formatter="instance"), strict=True):
         assert total(model) == trial.metrics["total"]
     new = experiment.export_top_models(4, formatter="instance")[3]  # its weights were deleted
-    assert total(new) != experiment.history.best(4)[3].metrics["total"]
+    assert total(new) != experiment.history.ranked(4)[3].metrics["total"]
 
 
 def test_a_front_keeps_what_it_has_learnt(tmp_path: Path) -> None:

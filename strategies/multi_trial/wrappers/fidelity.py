@@ -21,28 +21,28 @@ Bracket: TypeAlias = "tuple[tuple[int, int], ...]"
 
 @dataclass(frozen=True)
 class _Fidelity(Wrapped):
-    """Base of strategies with rungs of budgets.
+    """Base of strategies with rungs of more and more epochs.
 
     Args:
         strategy: proposes architectures.
-        max_budget: epochs of the last rung.
-        min_budget: epochs that the first has at least.
+        max_epochs: epochs of the last rung.
+        min_epochs: epochs that the first has at least.
         eta: of one rung a share of 1 / eta gets to the next, which has eta times as many epochs.
     """
 
-    max_budget: int
-    min_budget: int = 1
+    max_epochs: int
+    min_epochs: int = 1
     eta: int = 3
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, least in (("min_budget", 1), ("max_budget", self.min_budget), ("eta", 2)):
+        for name, least in (("min_epochs", 1), ("max_epochs", self.min_epochs), ("eta", 2)):
             self.check_count(name, least)
 
     @property
     def steps(self) -> int:
-        """How often `min_budget` can be multiplied by eta within `max_budget`."""
-        return next(s for s in count() if self.min_budget * self.eta ** (s + 1) > self.max_budget)
+        """How often `min_epochs` can be multiplied by eta within `max_epochs`."""
+        return next(s for s in count() if self.min_epochs * self.eta ** (s + 1) > self.max_epochs)
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class SuccessiveHalving(_Fidelity):
     last trials of a rung run. A trial that failed is not promoted.
 
     Args:
-        strategy, max_budget, min_budget, eta: see `Hyperband`.
+        strategy, max_epochs, min_epochs, eta: see `Hyperband`.
         trials: of the first rung.
 
     Source: Jamieson and Talwalkar 2016, arXiv:1502.07943; rungs as in a bracket of Hyperband.
@@ -69,7 +69,7 @@ class SuccessiveHalving(_Fidelity):
     def brackets(self) -> tuple[Bracket, ...]:
         """The one bracket."""
         steps = next(s for s in count() if s == self.steps or self.eta ** (s + 1) > self.trials)
-        return (_bracket(self.trials, steps, self.max_budget, self.eta),)
+        return (_bracket(self.trials, steps, self.max_epochs, self.eta),)
 
     def start(self, space: ModelSpace) -> Proposer:
         """Begin a search."""
@@ -80,15 +80,15 @@ class SuccessiveHalving(_Fidelity):
 class Hyperband(_Fidelity):
     """Successive halving with one bracket after another, from many trials of few epochs to few of many.
 
-    With R = max_budget / min_budget, bracket s = floor(log_eta R), ..., 0 has
-    n_i = floor(ceil((s_max + 1) / (s + 1) * eta^s) / eta^i) trials of floor(max_budget / eta^(s - i)) epochs
+    With R = max_epochs / min_epochs, bracket s = floor(log_eta R), ..., 0 has
+    n_i = floor(ceil((s_max + 1) / (s + 1) * eta^s) / eta^i) trials of floor(max_epochs / eta^(s - i)) epochs
     in rung i; after the last bracket the first comes again. See `SuccessiveHalving`.
 
     Args:
         strategy: proposes architectures. It sees each once, when it is promoted no more, with the metrics of
             its last trial.
-        max_budget: epochs of the last rung.
-        min_budget: epochs that the first has at least.
+        max_epochs: epochs of the last rung.
+        min_epochs: epochs that the first has at least.
         eta: of one rung a share of 1 / eta gets to the next, which has eta times as many epochs.
 
     Source: Li et al. 2018, arXiv:1603.06560, algorithm 1.
@@ -99,7 +99,7 @@ class Hyperband(_Fidelity):
         """All brackets, in order."""
         most = self.steps
         first = {s: -(-(most + 1) * self.eta**s // (s + 1)) for s in range(most, -1, -1)}  # rounded up
-        return tuple(_bracket(n, s, self.max_budget, self.eta) for s, n in first.items())
+        return tuple(_bracket(n, s, self.max_epochs, self.eta) for s, n in first.items())
 
     def start(self, space: ModelSpace) -> Proposer:
         """Begin a search."""
@@ -110,14 +110,14 @@ class Hyperband(_Fidelity):
 class ASHA(_Fidelity):
     """Asynchronous successive halving: stop a trial that is not among the best when it reaches a rung.
 
-    Rungs are at min_budget * eta^k epochs. There a trial goes on if of the n trials that were there, itself
+    Rungs are at min_epochs * eta^k epochs. There a trial goes on if of the n trials that were there, itself
     included, it is among the max(1, floor(n / eta)) best. No trial waits for another, and none begins anew;
     the evaluator must report its metrics after every epoch.
 
     Args:
         strategy: proposes architectures. Trials that were stopped it sees with the metrics they had.
-        max_budget: epochs of a trial that is never stopped.
-        min_budget: epochs of the first rung.
+        max_epochs: epochs of a trial that is never stopped.
+        min_epochs: epochs of the first rung.
         eta: of one rung a share of 1 / eta gets on.
 
     Source: Li et al. 2020, arXiv:1810.05934, with trials stopped rather than promoted.
@@ -133,8 +133,8 @@ class ASHA(_Fidelity):
         return score > -math.inf and better < max(1, len(scores) // self.eta)
 
 
-def _bracket(trials: int, steps: int, budget: int, eta: int) -> Bracket:
-    return tuple((trials // eta**i, budget // eta ** (steps - i)) for i in range(steps + 1))
+def _bracket(trials: int, steps: int, epochs: int, eta: int) -> Bracket:
+    return tuple((trials // eta**i, epochs // eta ** (steps - i)) for i in range(steps + 1))
 
 
 class _Halving(Wrapper):
@@ -194,7 +194,7 @@ class _Halving(Wrapper):
     def _new(self, bracket: int, rng: np.random.Generator) -> Proposal:
         proposal = self.inner.ask(self.view, rng)
         note = {"inner": proposal.note, "bracket": bracket, "rung": 0}
-        return replace(proposal, budget=self._shape(bracket)[0][1], note=note)
+        return replace(proposal, max_epochs=self._shape(bracket)[0][1], note=note)
 
     def _next(self, trial: Trial, first: int, bracket: int, rung: int) -> Proposal:
         note = {"inner": inner_note(trial.note), "bracket": bracket, "rung": rung, "first": first}
@@ -238,11 +238,11 @@ class _Asynchronous:
     def __init__(self, inner: Proposer, settings: ASHA) -> None:
         self.inner = inner
         self.settings = settings
-        self.rungs = [settings.min_budget * settings.eta**k for k in range(settings.steps + 1)]
+        self.rungs = [settings.min_epochs * settings.eta**k for k in range(settings.steps + 1)]
 
     def ask(self, history: History, rng: np.random.Generator) -> Proposal:
         """See `Proposer`."""
-        return replace(self.inner.ask(history, rng), budget=self.settings.max_budget)
+        return replace(self.inner.ask(history, rng), max_epochs=self.settings.max_epochs)
 
     def goes_on(self, trial: Trial, history: History) -> bool:
         """See `Stopper`."""

@@ -26,16 +26,16 @@ class LearningCurveStopping(Wrapped):
     Gaussian, with the mean square of the leave-one-out errors as variance. A trial is stopped when
     P(y_T <= best) >= delta. Of several objectives the first decides.
 
-    A trial is compared only with those of the same budget and overrides; the best is theirs. The models learn
-    from the complete curves among these, which are as long as any. So stopped trials are not learnt from, nor
-    are curves with a NaN, and a trial whose own curve has one goes on. After each complete curve there is a
-    new fit, in which what is random comes from the seed of that trial. The evaluator must report its metrics
-    after every epoch.
+    A trial is compared only with those of the same `max_epochs` and overrides; the best is theirs. The models
+    learn from the complete curves among these, which are as long as any. So they learn neither from stopped
+    trials nor from curves with a NaN, and a trial whose own curve has one continues. Each complete curve
+    leads to a new fit, whose random draws are seeded by that trial's seed. The evaluator must report its
+    metrics after every epoch.
 
     Args:
         strategy: proposes architectures. Trials that were stopped it sees with the metrics they had.
         min_curves: complete curves before the first trial is stopped; about 100 in the paper.
-        min_budget: epochs before a trial is stopped.
+        min_epochs: epochs before a trial is stopped.
         delta: probability, in (0, 1), from which a trial is stopped; 0.95 and 0.99 in the paper.
         regressor: any of scikit-learn; cloned for every fit. None is `nu_svr()`.
 
@@ -43,14 +43,14 @@ class LearningCurveStopping(Wrapped):
     """
 
     min_curves: int = 20
-    min_budget: int = 1
+    min_epochs: int = 1
     delta: float = 0.95
     regressor: Any = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check_count("min_curves", 3)  # for as many folds
-        self.check_count("min_budget", 1)
+        self.check_count("min_epochs", 1)
         if type(self.delta) is not float or not 0 < self.delta < 1:
             raise SpaceError(f"delta={self.delta!r} must be a probability between 0 and 1, such as 0.95.")
         if self.regressor is not None:
@@ -174,7 +174,7 @@ class _Stopping:
         if isinstance(self.inner, Stopper) and not self.inner.goes_on(trial, history):
             return False
         epochs = _epochs(trial)
-        if epochs[-1] + 1 < self.settings.min_budget or not _is_finite(trial, history):
+        if epochs[-1] + 1 < self.settings.min_epochs or not _is_finite(trial, history):
             return True
         peers = [other for other in history.done if _are_peers(other, trial)]
         complete = _complete(peers, epochs, history)
@@ -198,7 +198,7 @@ class _Stopping:
 
 
 def _are_peers(a: Trial, b: Trial) -> bool:
-    return a.budget == b.budget and dict(a.overrides) == dict(b.overrides)
+    return a.max_epochs == b.max_epochs and dict(a.overrides) == dict(b.overrides)
 
 
 def _complete(peers: list[Trial], epochs: tuple[int, ...], history: History) -> list[Trial]:

@@ -19,7 +19,7 @@ from .wrapper import Wrapped, Wrapper
 class FewerEpochs(Wrapped):
     """Stop every trial after some epochs; the evaluator must report its metrics after each.
 
-    A budget that the strategy itself gives, as `Hyperband` does, holds where it is smaller.
+    Epochs that the strategy itself sets, as `Hyperband` does, hold where they are fewer.
 
     Args:
         strategy: what is wrapped.
@@ -77,7 +77,7 @@ class SmallerSpace(Wrapped):
 
 
 class _Shortened:
-    """Gives every proposal a budget; the wrapped proposer sees the history as it is."""
+    """Sets the epochs of every proposal; the wrapped proposer sees the history as it is."""
 
     def __init__(self, inner: Proposer, epochs: int) -> None:
         self.inner = inner
@@ -85,8 +85,8 @@ class _Shortened:
 
     def ask(self, history: History, rng: np.random.Generator) -> Proposal:
         proposal = self.inner.ask(history, rng)
-        budget = self.epochs if proposal.budget is None else min(self.epochs, proposal.budget)
-        return replace(proposal, budget=budget)
+        epochs = self.epochs if proposal.max_epochs is None else min(self.epochs, proposal.max_epochs)
+        return replace(proposal, max_epochs=epochs)
 
     def goes_on(self, trial: Trial, history: History) -> bool:
         return not isinstance(self.inner, Stopper) or self.inner.goes_on(trial, history)

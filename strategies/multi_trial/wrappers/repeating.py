@@ -113,7 +113,7 @@ class _Grouping(Wrapper):
         if self._due:
             first = self._due[min(self._due)]
             note = {"inner": inner_note(first.note), "again": first.number}
-            return Proposal(first.arch, first.budget, note, first.overrides)
+            return Proposal(first.arch, first.max_epochs, note, first.overrides)
         proposal = self.inner.ask(self.view, rng)
         return replace(proposal, note={"inner": proposal.note})
 

@@ -134,7 +134,7 @@ class _Screen(Wrapper):
 
     def _entry(self, proposal: Proposal) -> dict[str, Any]:
         """What the note keeps; the answer too, because a running trial may have ended when it is read."""
-        kept = {"arch": proposal.arch, "budget": proposal.budget, "note": dict(proposal.note)}
+        kept = {"arch": proposal.arch, "max_epochs": proposal.max_epochs, "note": dict(proposal.note)}
         if proposal.overrides:
             kept["overrides"] = dict(proposal.overrides)
         return {**kept, **self.answer(proposal)}

@@ -46,7 +46,7 @@ def search(
 def enter(history: History, proposal: Proposal) -> Trial:
     """Begin a trial."""
     number, arch = len(history), history.decisions(proposal.overrides).canonical(proposal.arch)
-    trial = Trial(number, arch, number, "running", proposal.budget, proposal.note, proposal.overrides)
+    trial = Trial(number, arch, number, "running", proposal.max_epochs, proposal.note, proposal.overrides)
     history.add(trial)
     return trial
 

@@ -99,8 +99,8 @@ def test_evolution_climbs() -> None:
             100,
             seed=seed,
         )
-        assert history.leader is not None
-        assert history.leader.metrics["value"] == 18
+        assert history.best_trial is not None
+        assert history.best_trial.metrics["value"] == 18
 
 
 def test_settings_are_checked() -> None:

@@ -1,4 +1,4 @@
-"""Rungs of budgets: the tables of the papers, who is promoted, and trials that are stopped."""
+"""Rungs of epochs: the tables of the papers, who is promoted, and trials that are stopped."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ def digits(trial: Trial) -> dict[str, float]:
     product = 1
     for value in trial.arch.values():
         product *= {"one": 1, "two": 2, "three": 3}[value]
-    return {"value": product * (trial.budget or 100) / 100}
+    return {"value": product * (trial.max_epochs or 100) / 100}
 
 
 def rungs(history: History) -> Counter[tuple[int, int, Any]]:
-    return Counter((t.note["bracket"], t.note["rung"], t.budget) for t in history)
+    return Counter((t.note["bracket"], t.note["rung"], t.max_epochs) for t in history)
 
 
 def test_hyperband_table() -> None:
@@ -53,7 +53,7 @@ def test_hyperband_table() -> None:
 
 def test_other_tables() -> None:
     assert Hyperband(Random(), 9).brackets == (((9, 1), (3, 3), (1, 9)), ((5, 3), (1, 9)), ((3, 9),))
-    assert Hyperband(Random(), 8, min_budget=2, eta=2).brackets[0] == ((4, 2), (2, 4), (1, 8))
+    assert Hyperband(Random(), 8, min_epochs=2, eta=2).brackets[0] == ((4, 2), (2, 4), (1, 8))
     assert Hyperband(Random(), 1).brackets == (((1, 1),),)
     assert SuccessiveHalving(Random(), 9, trials=9).brackets == (((9, 1), (3, 3), (1, 9)),)
     assert SuccessiveHalving(Random(), 100, trials=20).brackets == (((20, 11), (6, 33), (2, 100)),)
@@ -87,7 +87,7 @@ def test_failures_are_not_promoted() -> None:
 def test_idle_workers_begin_the_next_bracket() -> None:
     history = search(SuccessiveHalving(Random(), 9, trials=9), Chain(5), digits, 39, workers=4)
     counts = rungs(history)
-    assert [counts[0, rung, budget] for rung, budget in enumerate((1, 3, 9))] == [9, 3, 1]
+    assert [counts[0, rung, epochs] for rung, epochs in enumerate((1, 3, 9))] == [9, 3, 1]
     assert history[9].note["bracket"] == 1  # trials 6 to 8 were running
     for trial in history:
         if "first" in trial.note:
@@ -100,8 +100,8 @@ def test_the_strategy_sees_each_architecture_once() -> None:
     proposer.look(history)
     view = proposer.view
     assert len(view) == view.distinct == len(view.done) == 9
-    budgets = {str(t.arch): t.budget for t in history}  # the last of each
-    assert all(view.score(t) == digits(t)["value"] and t.budget == budgets[str(t.arch)] for t in view)
+    epochs = {str(t.arch): t.max_epochs for t in history}  # the last of each
+    assert all(view.score(t) == digits(t)["value"] and t.max_epochs == epochs[str(t.arch)] for t in view)
 
 
 def test_it_wraps_any_strategy() -> None:
@@ -141,16 +141,16 @@ def test_asha_stops_trials_at_rungs(tmp_path: Path) -> None:
     assert {len(trial.reports) for trial in run.history} == {1, 3, 10}
 
 
-def test_budgets_end_trials(tmp_path: Path) -> None:
+def test_max_epochs_end_trials(tmp_path: Path) -> None:
     run = Experiment(
         toy.Chain(2), Functional(toy.curve), Hyperband(Random(), 9), directory=tmp_path, max_trials=20
     )
     run.run()
-    assert all(len(trial.reports) == trial.budget for trial in run.history)
+    assert all(len(trial.reports) == trial.max_epochs for trial in run.history)
 
 
 def test_settings_are_checked() -> None:
     with pytest.raises(SpaceError, match="eta=1 must be"):
         Hyperband(Random(), 9, eta=1)
-    with pytest.raises(SpaceError, match="max_budget=1 must be an integer of at least 2"):
-        Hyperband(Random(), 1, min_budget=2)
+    with pytest.raises(SpaceError, match="max_epochs=1 must be an integer of at least 2"):
+        Hyperband(Random(), 1, min_epochs=2)

@@ -27,9 +27,9 @@ from ...trials import toy
 from ...trials.toy import Chain
 
 EPOCHS = 12
-MIN_CURVES, MIN_BUDGET = 24, 2
+MIN_CURVES, MIN_EPOCHS = 24, 2
 EXACT = LearningCurveStopping(
-    Random(), min_curves=MIN_CURVES, min_budget=MIN_BUDGET, regressor=LinearRegression()
+    Random(), min_curves=MIN_CURVES, min_epochs=MIN_EPOCHS, regressor=LinearRegression()
 )
 
 
@@ -112,7 +112,7 @@ def known_lengths(history: History) -> list[int]:
         end = curve_of(trial)[-1]
         stopped = complete >= MIN_CURVES and end <= best
         best, complete = max(best, end), complete + (not stopped)
-        lengths.append(MIN_BUDGET if stopped else EPOCHS)
+        lengths.append(MIN_EPOCHS if stopped else EPOCHS)
     return lengths
 
 
@@ -238,7 +238,7 @@ def test_the_value_learnt_is_that_of_the_finished_trial() -> None:
     "other",
     [
         trial_of(5, (0.5, 0.6)),  # was stopped
-        trial_of(5, (0.5, 0.6, 0.9), budget=3),
+        trial_of(5, (0.5, 0.6, 0.9), max_epochs=3),
         trial_of(5, (0.5, 0.6, 0.9), overrides={"layers": 2}),
         trial_of(5, (0.5, math.nan, 0.9)),
         trial_of(5, (0.5, 0.6, math.nan)),
@@ -247,7 +247,7 @@ def test_the_value_learnt_is_that_of_the_finished_trial() -> None:
         trial_of(5, (0.5, 0.6), state="running"),
         trial_of(5, (0.5, 0.6, 0.7), reports=(Report(0, {"value": 0.5}), Report(2, {"value": 0.7}))),
     ],
-    ids=["short", "budget", "overrides", "nan", "nan-end", "silent", "failed", "running", "gap"],
+    ids=["short", "max_epochs", "overrides", "nan", "nan-end", "silent", "failed", "running", "gap"],
 )
 def test_other_curves_are_not_learnt_from(other: Trial) -> None:
     _, seen = asked(history_of(*COMPLETE, other), RUNNING)
@@ -259,8 +259,8 @@ def test_a_longer_curve_makes_others_incomplete() -> None:
     assert asked(history, RUNNING) == (True, [])
 
 
-def test_peers_have_the_same_budget_and_overrides() -> None:
-    kind = {"budget": 3, "overrides": {"layers": 1}}
+def test_peers_have_the_same_epochs_and_overrides() -> None:
+    kind = {"max_epochs": 3, "overrides": {"layers": 1}}
     peers = [replace(trial, number=trial.number + 10, **kind) for trial in COMPLETE]
     best = trial_of(4, (0.5, 99.0))  # of another kind
     history = History(
@@ -279,8 +279,8 @@ def test_too_early_to_say() -> None:
     history = history_of(*COMPLETE, trial_of(4, (0.1, 9.0)))  # nothing gets to 9
     assert not asked(history, RUNNING)[0]
     assert asked(history, RUNNING, min_curves=4) == (True, [])
-    assert asked(history, RUNNING, min_budget=3) == (True, [])
-    assert not asked(history, RUNNING, min_budget=2)[0]
+    assert asked(history, RUNNING, min_epochs=3) == (True, [])
+    assert not asked(history, RUNNING, min_epochs=2)[0]
     assert asked(history, trial_of(20, (0.1, math.nan), state="running")) == (True, [])
     assert asked(history, trial_of(20, (0.1, 0.2, 0.3), state="running")) == (True, [])  # it has ended
     assert asked(history_of(), RUNNING) == (True, [])

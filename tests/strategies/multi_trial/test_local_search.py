@@ -60,8 +60,8 @@ def test_it_begins_again_until_everything_is_known() -> None:
     history = search(LocalSearch(), Chain(3), two_hills, 99)
     assert len(history) == history.distinct == 27
     assert len(climbs(history)) >= 2
-    assert history.leader is not None
-    assert digits(history.leader) == [2, 2, 2]
+    assert history.best_trial is not None
+    assert digits(history.best_trial) == [2, 2, 2]
     starts = [climb[0] for climb in climbs(history)]
     assert all("center" not in trial.note for trial in starts)
 

@@ -160,8 +160,8 @@ def test_samplers_search(sampler: Any) -> None:
     history = search(Optuna(sampler), Chain(6), summit, 25 if gp else 80)
     late = np.mean([history.score(trial) for trial in history.done[-10:]])
     assert late > 7.5
-    assert history.leader is not None
-    assert history.score(history.leader) >= 10
+    assert history.best_trial is not None
+    assert history.score(history.best_trial) >= 10
 
 
 @pytest.mark.parametrize(

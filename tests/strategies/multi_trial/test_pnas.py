@@ -153,8 +153,8 @@ def test_with_a_perfect_predictor_the_optimum_is_found(beam: int) -> None:
     assert space.size() == 7560
     history = search(knowing(beam), space, measured, 999)
     assert levels(history) == [(1, 10), (2, beam), (3, beam)]
-    assert history.leader is not None
-    assert worth(history.leader.arch) == max(map(worth, space.grid()))
+    assert history.best_trial is not None
+    assert worth(history.best_trial.arch) == max(map(worth, space.grid()))
 
 
 def test_each_level_has_the_best_extensions_of_the_last() -> None:
@@ -178,7 +178,7 @@ def test_only_whole_cells_are_results() -> None:
     assert [trial.overrides for trial in history] == [{"num_nodes": 1}] * 10 + [{"num_nodes": 2}] * 4 + [
         {}
     ] * 4
-    assert {t.number for t in history.best(99)} == {14, 15, 16, 17}
+    assert {t.number for t in history.ranked(99)} == {14, 15, 16, 17}
     proposer = knowing(4).start(Tree())
     with pytest.raises(Exhausted, match="the best cells of 3 nodes were tried"):
         proposer.ask(history, np.random.default_rng(0))
@@ -213,8 +213,8 @@ def test_a_search_with_its_own_predictor() -> None:
     space = Tree(2, 3)
     quick = PNAS(beam=6, predictor=lambda space: CellLSTM(space, members=2, width=16, epochs=60))
     history = search(quick, space, measured, 999)
-    assert history.leader is not None
-    better = sum(worth(arch) > worth(history.leader.arch) for arch in space.grid())
+    assert history.best_trial is not None
+    better = sum(worth(arch) > worth(history.best_trial.arch) for arch in space.grid())
     assert better < space.size() / 10
 
 
@@ -273,7 +273,7 @@ def test_wrapped_strategies() -> None:
     twice = search(Repeated(knowing(4), 2), Tree(), measured, 999)
     assert archs(twice)[::2] == archs(twice)[1::2] == alone
     halved = search(SuccessiveHalving(knowing(4), 9, trials=6), Tree(), measured, 60)
-    assert {trial.budget for trial in halved} == {3, 9}
+    assert {trial.max_epochs for trial in halved} == {3, 9}
     smaller = search(SmallerSpace(knowing(4), {"merge_op": "loose_end"}), Tree(), measured, 999)
     assert archs(smaller) == alone
     assert smaller[0].overrides == {"merge_op": "loose_end", "num_nodes": 1}
@@ -305,7 +305,7 @@ def test_an_interrupted_experiment_resumes_exactly(tmp_path: Path) -> None:
         assert toy.trials_of(run(str(at), 0, resume=True)) == toy.trials_of(whole)
     assert all(whole.best[label.replace("first", "second")] == whole.best[label] for label in whole.best)
     model = whole.export_top_models(formatter="instance")[0]
-    assert float(model(torch.ones(1, 1))) == whole.history.best()[0].metrics["default"]
+    assert float(model(torch.ones(1, 1))) == whole.history.ranked()[0].metrics["default"]
 
 
 # -- refusals

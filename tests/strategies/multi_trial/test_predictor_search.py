@@ -50,8 +50,8 @@ def search(strategy: Any, trials: int, layers: int = 6, **settings: Any) -> Hist
 
 
 def best_value(history: History) -> float:
-    assert history.leader is not None
-    return history.leader.metrics["value"]
+    assert history.best_trial is not None
+    return history.best_trial.metrics["value"]
 
 
 def quick_mlp(space: Any) -> MLPEnsemble:

@@ -60,7 +60,7 @@ def test_trials_end_early(tmp_path: Path) -> None:
     run.run()
     assert [len(trial.reports) for trial in run.history] == [3] * 9
     assert run.best == {"layer0": "three", "layer1": "three"}
-    assert run.history.best()[0].metrics["default"] == pytest.approx(9 * 3 / 10)
+    assert run.history.ranked()[0].metrics["default"] == pytest.approx(9 * 3 / 10)
 
 
 def test_proposals_are_those_of_the_strategy() -> None:
@@ -69,7 +69,7 @@ def test_proposals_are_those_of_the_strategy() -> None:
         shorter = search(FewerEpochs(strategy, 3), Chain(4), value, 25)
         longer = search(strategy, Chain(4), value, 25)
         assert archs(shorter) == archs(longer)
-        assert [t.budget for t in shorter] == [min(3, t.budget or 3) for t in longer]
+        assert [t.max_epochs for t in shorter] == [min(3, t.max_epochs or 3) for t in longer]
 
 
 def test_a_strategy_that_stops_trials_still_does(tmp_path: Path) -> None:
@@ -80,7 +80,7 @@ def test_a_strategy_that_stops_trials_still_does(tmp_path: Path) -> None:
 
 def test_it_may_stand_inside() -> None:
     history = search(Deduplicate(FewerEpochs(EVOLUTION, 2)), Chain(2), value, 9)
-    assert (history.distinct, {trial.budget for trial in history}) == (9, {2})
+    assert (history.distinct, {trial.max_epochs for trial in history}) == (9, {2})
 
 
 # -- SmallerSpace ------------------------------------------------------------------------------------------
@@ -138,7 +138,7 @@ def test_with_fewer_epochs_in_an_experiment(tmp_path: Path) -> None:
     )
     run.run()
     assert run.best == {"layer0": "two", "layer1": "three"}
-    assert run.history.best()[0].metrics["default"] == pytest.approx(0.5 * 6 * 2 / 10)
+    assert run.history.ranked()[0].metrics["default"] == pytest.approx(0.5 * 6 * 2 / 10)
     assert len(run.history) == 6
     assert run.export_top_models(formatter="instance")[0].factor == 1
 
