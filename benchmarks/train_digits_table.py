@@ -30,8 +30,8 @@ from spacelang.hub import DigitsCells
 SEEDS, EPOCHS, TRAIN, VALIDATION = 3, 3, 1000, 400  # the other 397 images are for the test
 BATCH, RATE = 8, 0.01
 Report = Callable[[dict[str, float], int], object]
-CURVE = [f"val_accuracy@{epoch}" for epoch in range(EPOCHS)]
-COLUMNS = ["arch", "seed", *CURVE, "test_accuracy", "params", "seconds"]
+CURVE = [f"val_acc@{epoch}" for epoch in range(EPOCHS)]
+COLUMNS = ["arch", "seed", *CURVE, "test_acc", "params", "seconds"]
 
 
 def load() -> list[tuple[Tensor, Tensor]]:
@@ -51,10 +51,10 @@ def train(arch: Mapping[str, Any], seed: int, data: list[tuple[Tensor, Tensor]])
     with model_context(arch):
         model = DigitsCells(num_nodes=1 + ("cell/op_2_0" in arch))
     curve: list[float] = []
-    metrics = fit(model, data, lambda metrics, epoch: curve.append(metrics["val_accuracy"]))
+    metrics = fit(model, data, lambda metrics, epoch: curve.append(metrics["val_acc"]))
     seconds = time.process_time() - start
     params = sum(parameter.numel() for parameter in model.parameters())
-    last = [metrics["test_accuracy"], params, round(seconds, 3)]
+    last = [metrics["test_acc"], params, round(seconds, 3)]
     return dict(zip(COLUMNS, [json.dumps(arch, sort_keys=True), seed, *curve, *last], strict=True))
 
 
@@ -71,9 +71,9 @@ def fit(model: nn.Module, data: list[tuple[Tensor, Tensor]], report: Report) -> 
             F.cross_entropy(model(images[batch]), labels[batch]).backward()
             optimizer.step()
             schedule.step()
-        metrics = {"val_accuracy": accuracy(model, validation)}
+        metrics = {"val_acc": accuracy(model, validation)}
         report(metrics, epoch)
-    return {**metrics, "test_accuracy": accuracy(model, test)}
+    return {**metrics, "test_acc": accuracy(model, test)}
 
 
 def accuracy(model: nn.Module, part: tuple[Tensor, Tensor]) -> float:

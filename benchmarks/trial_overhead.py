@@ -54,7 +54,7 @@ class Timed:
     """An evaluator that notes when it is asked.
 
     Args:
-        value: gives the accuracy of an architecture.
+        value: Returns the accuracy of an architecture.
     """
 
     def __init__(self, value: Callable[[Mapping[str, Any]], float]) -> None:
@@ -63,15 +63,15 @@ class Timed:
 
     def evaluate_architecture(self, arch: Mapping[str, Any], report: object = None) -> dict[str, float]:
         self.moments.append((time.perf_counter(), time.process_time()))
-        return {"accuracy": self.value(arch)}
+        return {"val_acc": self.value(arch)}
 
 
 def looked_up(space: ModelSpace, trials: int, seed: int) -> Callable[[Mapping[str, Any]], float]:
     """From a table of what random search proposes with this seed."""
     archs = [space.sample(np.random.default_rng((seed, number))) for number in range(trials)]
     values = np.random.default_rng(seed).random(trials)
-    table = Tabular({"arch": [json.dumps(arch) for arch in archs], "accuracy": values})
-    return lambda arch: table.evaluate_architecture(arch)["accuracy"]
+    table = Tabular({"arch": [json.dumps(arch) for arch in archs], "val_acc": values})
+    return lambda arch: table.evaluate_architecture(arch)["val_acc"]
 
 
 def computed(arch: Mapping[str, Any]) -> float:
@@ -88,7 +88,7 @@ def measure(trials: int, decisions: int, seed: int, strategy: str) -> dict[str, 
             space,
             evaluator,
             STRATEGIES[strategy](),
-            objectives=[Maximize("accuracy")],
+            objectives=[Maximize("val_acc")],
             max_trials=trials,
             seed=seed,
             directory=Path(folder) / "run",

@@ -35,10 +35,10 @@ class Tabular:
 
     A row is one training. Its columns are
 
-        arch            the canonical architecture dict as JSON
-        seed            of the training, an integer; only needed to tell rows of one architecture apart
-        val_accuracy    a metric at the end, and any other name likewise
-        val_accuracy@3  the metric after epoch 3, counted from 0; announced through `report`
+        arch       the canonical architecture dict as JSON
+        seed       seed of the training, an integer; needed only to tell rows of one architecture apart
+        val_acc    a metric at the end, and any other name likewise
+        val_acc@3  the metric after epoch 3, counted from 0; announced through `report`
 
     A metric without a column of its own is that of the last epoch. An empty cell is NaN; epochs at the end
     of a row that are empty in every column were not reached. "seconds" is how long training took: no one
@@ -62,9 +62,9 @@ class Tabular:
             and column.
 
     >>> archs = ['{"layer": "conv"}', '{"layer": "skip"}']
-    >>> evaluator = Tabular({"arch": archs, "accuracy": [0.9, 0.5], "seconds": [60, 20]})
+    >>> evaluator = Tabular({"arch": archs, "val_acc": [0.9, 0.5], "seconds": [60, 20]})
     >>> evaluator.evaluate_architecture({"layer": "conv"})
-    {'accuracy': 0.9, 'seconds': 60.0}
+    {'val_acc': 0.9, 'seconds': 60.0}
     >>> evaluator.seconds
     60.0
     """

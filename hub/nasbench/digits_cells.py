@@ -31,7 +31,7 @@ class DigitsCells(ModelSpace):
         SpaceError: width or num_nodes is not a positive integer.
 
     Attributes:
-        table: path of the table; its metrics are val_accuracy (400 images) after each epoch, test_accuracy
+        table: path of the table; its metrics are val_acc (400 images) after each epoch, test_acc
             (397 other images), and seconds of processor time.
     """
 

@@ -22,7 +22,7 @@ from spacelang.trials import Maximize
 from .test_benchmarks import printed
 
 Load = Callable[[str], ModuleType]
-COLUMNS = ["arch", "seed", "val_accuracy@0", "val_accuracy@1", "val_accuracy@2", "test_accuracy", "params"]
+COLUMNS = ["arch", "seed", "val_acc@0", "val_acc@1", "val_acc@2", "test_acc", "params"]
 
 
 def write(path: Path, accuracies: list[list[tuple[float, float]]], archs: list[str]) -> Path:
@@ -73,7 +73,7 @@ def test_every_strategy_has_the_same_epochs(
         DigitsCells(),
         Tabular(whole),
         module.Within(module.STRATEGIES[name](), 20),
-        objectives=[Maximize("val_accuracy")],
+        objectives=[Maximize("val_acc")],
         directory=tmp_path / "run",
     )
     experiment.run()
@@ -119,17 +119,15 @@ def test_real_training_is_that_of_the_table(
         DigitsCells(),
         evaluator,
         Random(),
-        objectives=[Maximize("val_accuracy")],
+        objectives=[Maximize("val_acc")],
         max_trials=1,
         directory=tmp_path / "run",
     )
     experiment.run()
     (trial,) = experiment.history
     row = script.train(trial.arch, trial.seed, script.load())
-    assert [report.metrics["val_accuracy"] for report in trial.reports] == [
-        row[name] for name in script.CURVE
-    ]
-    assert trial.metrics["test_accuracy"] == row["test_accuracy"]
+    assert [report.metrics["val_acc"] for report in trial.reports] == [row[name] for name in script.CURVE]
+    assert trial.metrics["test_acc"] == row["test_acc"]
 
 
 def test_cells_that_grow_are_looked_up_too(benchmark_script: Load) -> None:
