@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..errors import SpaceError, closest, quoted
-from ..graph.reading import plan_of
+from ..graph.reading import region_graph
 from ..language import CellTopology, Space
 from ..supernet import Group, Supernet
 from .forms import Array, Axis, Cells, Expectations, Form, Term
@@ -38,7 +38,7 @@ def expected_cost(space: Space | Supernet, metric: Metric, example_inputs: Any =
     if isinstance(space, Supernet):
         space = space._space[0]
     prices = prices_of(space, metric, example_inputs)
-    return ExpectedCost(prices, Cells(plan_of(space)), groups)
+    return ExpectedCost(prices, Cells(region_graph(space)), groups)
 
 
 class ExpectedCost:

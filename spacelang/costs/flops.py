@@ -13,8 +13,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..errors import SpaceError, quoted
-from ..graph.example_inputs import map_tensors, tensors_in
-from ..graph.regions import Call, Cost, Plan, Region
+from ..graph.regions import Call, Cost, Region, RegionGraph
+from ..graph.tensors import map_tensors, tensors_in
 from ..language import Architecture, Cell, Decision, InputChoice, LayerChoice, Primitive, Repeat, Space
 from ..language.primitive import held_values
 from ..language.values import merge_decisions
@@ -72,7 +72,7 @@ def flop_prices(space: Space, inputs: Sequence[Any]) -> Prices:
     traces = Traces(space, inputs)
     found = traces.entries()
     prices = {key: _price(space, entry) for key, entry in found.items()}
-    moving = _moving(space, traces.plans())
+    moving = _moving(space, traces.graphs())
     probes = list(_probes(traces, moving))
     elsewhere: dict[Key, list[Decision]] = {key: [] for key in prices}
     for base in (traces.default, *probes):
@@ -145,10 +145,10 @@ def _count(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
 # -- sizes chosen elsewhere ------------------------------------------------------------------------------
 
 
-def _moving(space: Space, plans: Sequence[Plan]) -> tuple[Decision, ...]:
+def _moving(space: Space, graphs: Sequence[RegionGraph]) -> tuple[Decision, ...]:
     """Decisions that may change the size of a feature map, or what code outside choices does."""
     found: list[tuple[Decision, ...]] = []
-    for region in itertools.chain(*(plan.regions for plan in plans)):
+    for region in itertools.chain(*(graph.regions for graph in graphs)):
         if not region.places:
             continue
         module = space.get_submodule(region.places[0].path)
@@ -202,7 +202,7 @@ def _probes(traces: Traces, moving: Sequence[Decision]) -> Iterator[Architecture
 def _differences(prices: Mapping[Key, Price], traces: Traces, arch: Architecture) -> dict[Key, float]:
     """How much more edges cost in the trace of an architecture than their prices say, where they do."""
     found: dict[Key, float] = {}
-    for key, (_, _, cost) in entries(traces.plan(arch)).items():
+    for key, (_, _, cost) in entries(traces.graph(arch)).items():
         ran_as = arch if cost.call is None else cost.call.arch
         if key in prices and cost.flops is not None and cost.flops != prices[key].at(ran_as):
             found[key] = cost.flops - prices[key].at(ran_as)
@@ -236,7 +236,7 @@ def _tabulated(traces: Traces, entry: Entry, key: Key, elsewhere: Sequence[Decis
     def measure(arch: Mapping[str, Any]) -> float:
         given = {d.label: arch[d.label] for d in elsewhere if d.label in arch}
         if repr(given) not in known:
-            seen = entries(traces.plan(traces.completed(given) or traces.default)).get(key)
+            seen = entries(traces.graph(traces.completed(given) or traces.default)).get(key)
             known[repr(given)] = fixed(0) if seen is None else _price(traces.space, seen).at
         return known[repr(given)](arch)
 

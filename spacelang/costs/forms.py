@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from ..errors import SpaceError
-from ..graph.regions import Edge, Place, Plan
+from ..graph.regions import Edge, Place, RegionGraph
 from ..language import Architecture, CellTopology, Condition, Decision, DecisionSpace, Subset
 from .prices import Price, combinations, parts, refuse_many
 
@@ -161,14 +161,14 @@ class Cells:
     """Cells of a space.
 
     Args:
-        plan: of the space.
+        graph: of the space.
 
     Attributes:
         by_label: their topologies.
     """
 
-    def __init__(self, plan: Plan) -> None:
-        self.by_label = {r.label: r.topology for r in plan.regions if r.topology is not None}
+    def __init__(self, graph: RegionGraph) -> None:
+        self.by_label = {r.label: r.topology for r in graph.regions if r.topology is not None}
         self._cell_of = {d.label: cell for cell in self.by_label.values() for d in cell.decisions()}
 
     def __contains__(self, decision: Decision) -> bool:

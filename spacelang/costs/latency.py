@@ -13,7 +13,7 @@ from torch import nn
 from ..errors import SpaceError, closest, quoted, short
 from ..files.paths import target_path, write_atomic
 from ..files.yaml_files import dump_yaml, load_yaml
-from ..graph.reading import plan_of
+from ..graph.reading import region_graph
 from ..graph.regions import Cost, Edge, Place
 from ..language import Architecture, Decision, Primitive, Space
 from ..language.values import decisions_of, evaluate
@@ -152,7 +152,7 @@ def operations(space: Space, inputs: tuple[Any, ...]) -> list[Operation]:
     """
     if not inputs:
         refuse_hidden_choices(space)
-    seen = Traces(space, inputs).entries().values() if inputs else plan_of(space).costs()
+    seen = Traces(space, inputs).entries().values() if inputs else region_graph(space).costs()
     return [
         Operation(edge, place, cost, _is_free(space, edge, cost))
         for edge, place, cost in seen
@@ -185,7 +185,7 @@ def latency_prices(
         SpaceError: the table lacks an operation, or names one that does not exist.
     """
     milliseconds = table.milliseconds if isinstance(table, LatencyTable) else LatencyTable(table).milliseconds
-    found, cells = operations(space, inputs), Cells(plan_of(space))
+    found, cells = operations(space, inputs), Cells(region_graph(space))
     known = {FIXED} | {key for o in found for values in o.variants(cells) for key in o.keys(values)}
     unknown = [key for key in milliseconds if key not in known]
     if unknown:

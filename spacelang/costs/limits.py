@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from ..errors import SpaceError, short
-from ..graph.example_inputs import example_arguments
+from ..graph.tensors import example_arguments
 from ..language import Architecture, Space, is_frozen
 from .flops import flop_prices, frozen_flops
 from .latency import LatencyTable, latency_prices

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import SpaceError
-from ..graph.reading import own_modules, plan_of
+from ..graph.reading import own_modules, region_graph
 from ..graph.regions import Cost, Edge, Place
-from ..graph.writing import layer_parameters
+from ..graph.space_graph import layer_parameters
 from ..language import Decision, Space
 from ..nn import LayerSpec
 from .prices import Measure, Price, Prices, fixed, named, refuse_hidden_choices, remembered
@@ -30,11 +30,11 @@ def parameter_prices(space: Space) -> Prices:
         SpaceError: two choices share weights, or a primitive of the user's own does not tell which of its
             parts a model has.
     """
-    plan = plan_of(space)
+    graph = region_graph(space)
     layers: dict[str, Measure] = {}
-    items = [Price(None, None, fixed(plan.fixed.parameters))]
-    held: list[tuple[Edge | None, Place | None, Cost]] = [(None, None, plan.fixed)]
-    for edge, place, cost in plan.costs():
+    items = [Price(None, None, fixed(graph.fixed.parameters))]
+    held: list[tuple[Edge | None, Place | None, Cost]] = [(None, None, graph.fixed)]
+    for edge, place, cost in graph.costs():
         held.append((edge, place, cost))
         decisions: tuple[Decision, ...] = ()
         at = fixed(cost.parameters)

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from ..errors import SpaceError, quoted
-from ..graph.reading import plan_of
+from ..graph.reading import region_graph
 from ..graph.regions import Edge, Place
 from ..language import Architecture, Condition, Decision, DecisionSpace, Primitive, Space
 from ..language.conditions import AllOf
@@ -157,7 +157,7 @@ def refuse_many(decisions: Sequence[Decision], limit: int, what: object) -> None
 
 def around_choices(space: Space) -> Iterator[tuple[Edge, Primitive]]:
     """Primitives of the user's own that have choices inside them."""
-    for edge, place, cost in plan_of(space).costs():
+    for edge, place, cost in region_graph(space).costs():
         if edge.kind == "layer" and cost.spec is None:
             primitive: Any = space.get_submodule(place.path)
             if len([module for module in primitive.modules() if isinstance(module, Primitive)]) > 1:

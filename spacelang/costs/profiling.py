@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
-from ..graph.example_inputs import batched_arguments, tensors_in
+from ..graph.tensors import batched_arguments, tensors_in
 from ..language import Architecture, Space, is_frozen, require_frozen
 from ..randomness import torch_generators_kept
 from .flops import count_flops

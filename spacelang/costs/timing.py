@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import SpaceError
-from ..graph.example_inputs import example_arguments, map_tensors, tensors_in
-from ..graph.reading import plan_of
+from ..graph.reading import region_graph
+from ..graph.tensors import example_arguments, map_tensors, tensors_in
 from ..language import Space, Value
 from ..language.base import without_decisions
 from ..language.primitive import copied
@@ -83,7 +83,7 @@ def measure_latency(space: Space, example_inputs: Any, *, repeats: int = 20, war
         SpaceError: the network does not run on the example input.
     """
     inputs = example_arguments(example_inputs)
-    traces, cells = Traces(space, inputs), Cells(plan_of(space))
+    traces, cells = Traces(space, inputs), Cells(region_graph(space))
     stopwatch = _Stopwatch(device_of(space), repeats, warmup)
     milliseconds = {FIXED: stopwatch.time(_alone(space, traces.default), inputs, {})}
     for operation in operations(space, inputs):

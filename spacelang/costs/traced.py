@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import SpaceError
-from ..graph.example_inputs import map_tensors, tensors_in
-from ..graph.regions import Call, Cost, Edge, Place, Plan
+from ..graph.regions import Call, Cost, Edge, Place, RegionGraph
+from ..graph.tensors import map_tensors, tensors_in
 from ..graph.tracing import trace
 from ..language import Architecture, Space
 from ..nn import LayerSpec
@@ -46,15 +46,15 @@ class Traces:
         self.space = space
         self.decision_space = space.decision_space
         self._inputs = tuple(inputs)
-        self._known: dict[str, Plan] = {}
+        self._known: dict[str, RegionGraph] = {}
         first = {decision.label: next(iter(decision.values())) for decision in space.decisions}
         self.default: Architecture = {**first, **space.default()}
 
-    def plans(self) -> list[Plan]:
+    def graphs(self) -> list[RegionGraph]:
         """What was traced so far."""
         return list(self._known.values())
 
-    def plan(self, arch: Mapping[str, Any]) -> Plan:
+    def graph(self, arch: Mapping[str, Any]) -> RegionGraph:
         """Trace of `arch`, which has a value for every label."""
         key = repr([arch[label] for label in self.default])
         if key not in self._known:
@@ -77,13 +77,13 @@ class Traces:
                 f"{named(edge)} is a primitive of your own with choices inside it; a trace runs it as one of "
                 "its choices only, so what is inside the others cannot be counted."
             )
-        found = entries(self.plan(self.default))
+        found = entries(self.graph(self.default))
         for key, entry in list(found.items()):
             if entry.edge is None or entry.place is None or entry.cost.flops is not None:
                 continue
             arch = self._with(entry.edge, entry.place)
             if arch is not None:  # what is inside it was not seen before either
-                seen = entries(self.plan(arch))
+                seen = entries(self.graph(arch))
                 found |= {k: e for k, e in seen.items() if k == key or k not in found}
         return found
 
@@ -103,10 +103,10 @@ class Traces:
         return None
 
 
-def entries(plan: Plan) -> dict[Key, Entry]:
+def entries(graph: RegionGraph) -> dict[Key, Entry]:
     """Every edge of a trace that holds modules."""
-    found: dict[Key, Entry] = {(): Entry(None, None, plan.fixed)}
-    for edge, place, cost in plan.costs():
+    found: dict[Key, Entry] = {(): Entry(None, None, graph.fixed)}
+    for edge, place, cost in graph.costs():
         if edge.kind in ("candidate", "block", "layer"):
             key = edge.source.region.name, edge.source.local, edge.target.local, edge.key
             found[key] = Entry(edge, place, cost)

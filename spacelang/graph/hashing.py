@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 from ..language import Space
 from ..language.base import further_decisions
 from ..language.decisions import exported
-from .reading import plan_of
-from .regions import Edge, End, Plan, Region
-from .writing import chosen_text, concat_ranks, held_text, select
+from .reading import region_graph
+from .regions import Edge, End, Region, RegionGraph
+from .space_graph import chosen_text, concat_ranks, held_text, select
 
 Colours: TypeAlias = dict[int, int]
 Arrow: TypeAlias = tuple[int, int, tuple[Any, ...]]
@@ -99,7 +99,7 @@ def architecture_hash(space: Space, arch: Mapping[str, Any]) -> str:
     import networkx as nx  # late: 0.1 s that declaring a space should not cost
 
     canonical = space.canonical(arch)
-    graph = _expanded(plan_of(space), canonical)
+    graph = _expanded(region_graph(space), canonical)
     beside = {decision.label: canonical[decision.label] for decision in further_decisions(space)}
     if beside:
         graph.add_node("beside", colour=_colour("beside", sorted(beside.items())))
@@ -109,27 +109,27 @@ def architecture_hash(space: Space, arch: Mapping[str, Any]) -> str:
         return str(nx.weisfeiler_lehman_graph_hash(graph, node_attr="colour", iterations=3, digest_size=16))
 
 
-def _expanded(plan: Plan, arch: Mapping[str, Any]) -> nx.DiGraph:
+def _expanded(graph: RegionGraph, arch: Mapping[str, Any]) -> nx.DiGraph:
     """The selected graph with a node in place of every edge; `colour` says what each is."""
     import networkx as nx  # late: 0.1 s that declaring a space should not cost
 
-    ends, edges = select(plan, arch)
-    classes = {id(region): _classes(region) for region in plan.regions if region.loose_end}
+    ends, edges = select(graph, arch)
+    classes = {id(region): _classes(region) for region in graph.regions if region.loose_end}
     places = _places(edges, classes)
     ranks = concat_ranks(edges)
-    graph = nx.DiGraph()
+    expanded = nx.DiGraph()
     for end in ends:
         place = places.get(end, end.local)
         held = held_text(end, arch) if end.region.held else ""
-        graph.add_node(str(end), colour=_colour(end.region.name, place, held))
+        expanded.add_node(str(end), colour=_colour(end.region.name, place, held))
     for number, (edge, count) in enumerate(edges):
         what = chosen_text(edge, arch) if edge.kind == "layer" else ranks.get(edge)
         if edge.kind == "candidate" and edge.target.region.loose_end:
             what = classes[id(edge.target.region)][_at(edge)]
         candidate = exported(edge.attributes.get("candidate"))
-        graph.add_node(number, colour=_colour(edge.kind, candidate, count, what))
-        graph.add_edges_from([(str(edge.source), number), (number, str(edge.target))])
-    return graph
+        expanded.add_node(number, colour=_colour(edge.kind, candidate, count, what))
+        expanded.add_edges_from([(str(edge.source), number), (number, str(edge.target))])
+    return expanded
 
 
 def _colour(*parts: Any) -> str:

@@ -12,25 +12,25 @@ from torch import nn
 from ..language import Cell, Primitive, Space
 from ..language.conditions import ALWAYS, Condition, both
 from .choice_regions import held_region, layout
-from .regions import Cost, Edge, End, Place, Plan, Region, name_regions
+from .regions import Cost, Edge, End, Place, Region, RegionGraph, name_regions
 
-# A space never changes after its construction, and no plan refers to its space.
-_plans: WeakKeyDictionary[Space, Plan] = WeakKeyDictionary()
+# A space never changes after its construction, and no graph refers to its space.
+_known: WeakKeyDictionary[Space, RegionGraph] = WeakKeyDictionary()
 
 
-def plan_of(space: Space) -> Plan:
+def region_graph(space: Space) -> RegionGraph:
     """The space's graph with conditions as objects; read once per space."""
-    if space not in _plans:
-        _plans[space] = read(space)
-    return _plans[space]
+    if space not in _known:
+        _known[space] = read(space)
+    return _known[space]
 
 
-def read(space: Space) -> Plan:
+def read(space: Space) -> RegionGraph:
     """Read the graph of a space."""
-    reader = _Reader(Plan(type(space).__name__))
-    reader.read(space, ALWAYS, "", _Context(reader.plan.fixed), "")
-    name_regions(reader.plan.regions)
-    return reader.plan
+    reader = _Reader(RegionGraph(type(space).__name__))
+    reader.read(space, ALWAYS, "", _Context(reader.graph.fixed), "")
+    name_regions(reader.graph.regions)
+    return reader.graph
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,8 @@ class _Reader:
     whatever cells with one label contain is one region, too.
     """
 
-    def __init__(self, plan: Plan) -> None:
-        self.plan = plan
+    def __init__(self, graph: RegionGraph) -> None:
+        self.graph = graph
         self._regions: dict[Hashable, Region] = {}
 
     def read(
@@ -111,11 +111,11 @@ class _Reader:
         if key in self._regions:
             self._regions[key].merge(region)
         else:
-            self._regions[key] = self.plan.add(region)
+            self._regions[key] = self.graph.add(region)
         region = self._regions[key]
         if context.edge is not None:
             for local in region.inputs:
-                self.plan.connect(
+                self.graph.connect(
                     context.edge.source, End(region, local), "contains", condition, context.edge
                 )
         return region

@@ -199,7 +199,7 @@ class Edge:
 
 
 @dataclass(eq=False)
-class Plan:
+class RegionGraph:
     """Regions and edges of a space, and the cost of what lies outside every choice."""
 
     title: str

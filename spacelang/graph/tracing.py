@@ -25,13 +25,12 @@ from ..language.primitive import walk
 from ..language.values import decisions_of
 from ..randomness import global_generators_kept, torch_generators_kept
 from .choice_regions import base_name, held_region, layout, state_name
-from .example_inputs import map_tensors, tensors_in
-from .flow import Flow, shape_attributes
 from .reading import own_modules
-from .regions import Call, Cost, Edge, End, Place, Plan, Region, unique_name
+from .regions import Call, Cost, Edge, End, Place, Region, RegionGraph, unique_name
+from .tensors import Flow, map_tensors, shape_attributes, tensors_in
 
 
-def trace(space: Space, example_inputs: Sequence[Any], arch: Mapping[str, Any]) -> Plan:
+def trace(space: Space, example_inputs: Sequence[Any], arch: Mapping[str, Any]) -> RegionGraph:
     """Run a copy of `space` and read its graph, data flow included.
 
     The network runs as `arch`, in evaluation mode; beside that, every candidate runs once on the input it
@@ -54,7 +53,7 @@ def trace(space: Space, example_inputs: Sequence[Any], arch: Mapping[str, Any]) 
             return _run_as_it_is(space, example_inputs, arch)
 
 
-def _run_as_it_is(space: Space, example_inputs: Sequence[Any], arch: Mapping[str, Any]) -> Plan:
+def _run_as_it_is(space: Space, example_inputs: Sequence[Any], arch: Mapping[str, Any]) -> RegionGraph:
     try:
         return _Tracer(space, arch, None).run(example_inputs)
     except SpaceError:
@@ -76,8 +75,8 @@ class _Tracer:
     def __init__(self, space: Space, arch: Mapping[str, Any], device: str | None) -> None:
         self.decision_space = space.decision_space
         self.device = device
-        self.plan = Plan(type(space).__name__)
-        self.plan.fixed.flops = 0
+        self.graph = RegionGraph(type(space).__name__)
+        self.graph.fixed.flops = 0
         self.flow = Flow()
         self.flops = FlopCounterMode(display=False)
         self.arch: Architecture = {**_first_values(space), **arch}
@@ -93,7 +92,7 @@ class _Tracer:
         for condition, path, region in held:
             self._place(region, path, condition)
         for module in own_modules(space):
-            self.plan.fixed.add_parameters(module)
+            self.graph.fixed.add_parameters(module)
         self.network = self._copy(space, found)
 
     # -- preparing -----------------------------------------------------------------------------------
@@ -117,9 +116,9 @@ class _Tracer:
             twin.update({k: v for k, v in vars(choice).items() if not k.startswith("_") and decisions_of(v)})
         return network
 
-    def run(self, example_inputs: Sequence[Any]) -> Plan:
+    def run(self, example_inputs: Sequence[Any]) -> RegionGraph:
         """Run the network once and return what was seen."""
-        world = self.plan.add(Region("", "network", "", {}))
+        world = self.graph.add(Region("", "network", "", {}))
         with ExitStack() as stack:
             stack.enter_context(torch.no_grad())
             if self.device is not None:
@@ -127,10 +126,10 @@ class _Tracer:
             stack.enter_context(self.flow)
             stack.enter_context(self.flops)
             output = self.network(*(self._given(world, i, x) for i, x in enumerate(example_inputs)))
-            self._charge(self.plan.fixed)
+            self._charge(self.graph.fixed)
             world.nodes["output"] = {"kind": "network_output", **shape_attributes(tensors_in(output))}
             self._enter(End(world, "output"), output)
-        return self.plan
+        return self.graph
 
     def _given(self, world: Region, index: int, value: Any) -> Any:
         if self.device is not None:
@@ -175,14 +174,14 @@ class _Tracer:
         region.name = unique_name(region.base, path, self._claims)
         if self._calls[path] > 1:
             region.name += f"#{self._calls[path]}"
-        return self.plan.add(region)
+        return self.graph.add(region)
 
     def _enter(self, end: End, value: Any) -> None:
         """Connect the sources of `value` with the node where it enters."""
         end.region.nodes[end.local].update(shape_attributes(tensors_in(value)))
         for source in sorted(self.flow.sources(value), key=str):
             if source != end:
-                self.plan.connect(source, end, "data", self.condition, self.inside)
+                self.graph.connect(source, end, "data", self.condition, self.inside)
 
     def _leave(self, end: End, value: Any) -> Any:
         """Make `value` the feature map of a node."""
@@ -205,7 +204,7 @@ class _Tracer:
                 edge.costs[0].call = Call(*map_tensors(_without_data, (args, kwargs, output)), arch)
                 for source in sorted(self.flow.sources(output), key=str):
                     if source != edge.source:
-                        self.plan.connect(source, edge.target, "data", self.condition, edge)
+                        self.graph.connect(source, edge.target, "data", self.condition, edge)
             except SpaceError:
                 raise
             except Exception as error:
@@ -232,7 +231,7 @@ class _Tracer:
     @contextmanager
     def _charged_to(self, cost: Cost) -> Iterator[None]:
         """Count operations as those of `cost` meanwhile, not as those of what surrounds it."""
-        outer = self.plan.fixed if self.inside is None else self.inside.costs[0]
+        outer = self.graph.fixed if self.inside is None else self.inside.costs[0]
         self._charge(outer)
         yield
         self._charge(cost)

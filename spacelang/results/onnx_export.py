@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import SpaceError
 from ..files.paths import file_errors, target_path, write_atomic
 from ..files.plain import plain
-from ..graph.example_inputs import batched_arguments, tensors_in
+from ..graph.tensors import batched_arguments, tensors_in
 from ..language import require_frozen
 from ..quiet import quiet
 
