@@ -5,14 +5,13 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from numbers import Real
-from typing import Any, TypeAlias
+from typing import Any
 
 from torch import nn
 
 from spacelang.errors import SpaceError
 from spacelang.language import Tunable, require_decided
-
-Report: TypeAlias = Callable[[dict[str, float], int], None]
+from spacelang.trials import Reporter
 
 
 class Functional(Tunable):
@@ -41,7 +40,7 @@ class Functional(Tunable):
         self.arguments = arguments
         self._takes_report = _check_call(function, arguments)
 
-    def evaluate(self, model: nn.Module, report: Report | None = None) -> dict[str, float]:
+    def evaluate(self, model: nn.Module, report: Reporter | None = None) -> dict[str, float]:
         """Call the function with `model`; return its metrics.
 
         Raises:

@@ -17,12 +17,11 @@ from torch import nn
 
 from spacelang.errors import SpaceError
 from spacelang.language import Tunable, require_decided
-from spacelang.trials import Objective
+from spacelang.trials import Objective, Reporter
 
 from .trainer_settings import make_silent_trainer, make_trainer, quiet_lightning, trainer_source
 
 ModuleSource: TypeAlias = LightningModule | Callable[[nn.Module], LightningModule]
-Report: TypeAlias = Callable[[dict[str, float], int], None]
 Loaders: TypeAlias = Any  # whatever Trainer.fit takes: a loader, or a list or dict of loaders
 
 
@@ -113,7 +112,7 @@ class Lightning(Tunable):
         directory: str | Path | None = None,
         ckpt_path: str | Path | None = None,
         checkpoint_io: CheckpointIO | None = None,
-        strategy_hint: str | None = None,
+        unused_parameters: bool = False,
     ) -> Trainer:
         """Train `model` in place.
 
@@ -125,8 +124,8 @@ class Lightning(Tunable):
                 checkpoint callbacks that were made with folders of their own keep them.
             ckpt_path: checkpoint to go on from; read with `weights_only=True`, so it can run no code.
             checkpoint_io: how checkpoints are written and read, in place of Lightning's way.
-            strategy_hint: "ddp_find_unused_parameters_true" when a step may leave parameters unused, as
-                sampled paths of a supernet do: it then holds if the user's strategy is "ddp".
+            unused_parameters: Whether a step may leave parameters unused, as sampled paths of a supernet do;
+                DDP then looks for them.
 
         Returns:
             The Trainer that was used; `trainer.callback_metrics` holds the last metrics.
@@ -143,7 +142,7 @@ class Lightning(Tunable):
                 callbacks=callbacks,
                 directory=directory or self._trial_folder,
                 checkpoint_io=checkpoint_io,
-                strategy_hint=strategy_hint,
+                unused_parameters=unused_parameters,
             )
             _fit(
                 trainer,
@@ -156,7 +155,7 @@ class Lightning(Tunable):
             )
         return trainer
 
-    def evaluate(self, model: nn.Module, report: Report | None = None) -> dict[str, float]:
+    def evaluate(self, model: nn.Module, report: Reporter | None = None) -> dict[str, float]:
         """Train `model` in place, then return its validation metrics.
 
         These are the metrics whose names begin with `val`; where there is none, all that do not begin
@@ -169,7 +168,7 @@ class Lightning(Tunable):
         Raises:
             SpaceError: no validation metric was logged.
         """
-        callbacks = [] if report is None else [_Reporter(report)]
+        callbacks = [] if report is None else [_EpochReports(report)]
         trainer = self.fit(model, callbacks=callbacks)
         return _checked_metrics(trainer)
 
@@ -209,10 +208,10 @@ class Lightning(Tunable):
             raise SpaceError("there is no training data; give train_dataloaders= or datamodule=")
 
 
-class _Reporter(Callback):
+class _EpochReports(Callback):
     """Call `report(metrics, epoch)` after each validation epoch."""
 
-    def __init__(self, report: Report) -> None:
+    def __init__(self, report: Reporter) -> None:
         self.report = report
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

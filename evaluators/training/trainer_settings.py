@@ -24,7 +24,6 @@ from spacelang.errors import SpaceError, closest
 from spacelang.files.paths import fresh_run_folder
 from spacelang.language import Tunable
 
-UNUSED_PARAMETERS = "ddp_find_unused_parameters_true"
 _RENAMED = {"gpus": "accelerator='gpu', devices=...", "progress_bar_refresh_rate": "enable_progress_bar=..."}
 
 
@@ -86,7 +85,7 @@ def make_trainer(
     callbacks: Sequence[Callback] = (),
     directory: str | Path | None = None,
     checkpoint_io: CheckpointIO | None = None,
-    strategy_hint: str | None = None,
+    unused_parameters: bool = False,
 ) -> Trainer:
     """Make the Trainer of one fit; it writes below `directory` unless the user's own parts say otherwise.
 
@@ -96,7 +95,7 @@ def make_trainer(
         directory: default folder of loggers and checkpoints; None means the user's `default_root_dir`
             or else a fresh one in the cache folder.
         checkpoint_io: how checkpoints are written and read.
-        strategy_hint: see `Lightning.fit`.
+        unused_parameters: See `Lightning.fit`.
     """
     if source.template is None:
         trainer = _from_arguments(source.arguments, callbacks, directory)
@@ -105,11 +104,9 @@ def make_trainer(
     if checkpoint_io is not None:
         trainer.strategy.checkpoint_io = checkpoint_io
         _drop_default_checkpoints(trainer)
-    if strategy_hint == UNUSED_PARAMETERS and isinstance(trainer.strategy, DDPStrategy):
+    if unused_parameters and isinstance(trainer.strategy, DDPStrategy):
         # Lightning spells this as another strategy name, which can no longer be given to a made Trainer.
         trainer.strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
-    elif strategy_hint not in (None, UNUSED_PARAMETERS):
-        raise SpaceError(f"strategy_hint is {strategy_hint!r}; expected None or {UNUSED_PARAMETERS!r}")
     return trainer
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from copy import copy
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.utilities import CombinedLoader
@@ -17,11 +17,9 @@ from spacelang.language import Architecture, architecture_of, require_decided
 from spacelang.quiet import captured_log
 from spacelang.randomness import global_generators_kept
 from spacelang.supernet import Supernet, recalibrate
-from spacelang.trials import Objective
+from spacelang.trials import Objective, Reporter
 
 from ..training.lightning_training import Lightning
-
-Report: TypeAlias = Callable[[dict[str, float], int], None]
 
 
 class Inherited:
@@ -71,7 +69,7 @@ class Inherited:
         return twin
 
     def evaluate(
-        self, model: nn.Module | Mapping[str, Any], report: Report | None = None
+        self, model: nn.Module | Mapping[str, Any], report: Reporter | None = None
     ) -> dict[str, float]:
         """Return the validation metrics of an architecture.
 

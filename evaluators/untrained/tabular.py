@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
 from spacelang.errors import SpaceError, closest, quoted, short
 from spacelang.language import Architecture
-from spacelang.trials import key_of
+from spacelang.trials import Reporter, key_of
 
 from .table_file import read_columns
-
-Report: TypeAlias = Callable[[dict[str, float], int], None]
 
 ARCH, SEED, SECONDS = "arch", "seed", "seconds"
 
@@ -98,7 +96,7 @@ class Tabular:
         return map(json.loads, self._rows)
 
     def evaluate_architecture(
-        self, arch: Mapping[str, Any], report: Report | None = None
+        self, arch: Mapping[str, Any], report: Reporter | None = None
     ) -> dict[str, float]:
         """Return the metrics of a row of `arch`.
 

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
 from copy import deepcopy
-from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from spacelang.errors import SpaceError, closest, quoted, short
 from spacelang.randomness import torch_generators_kept
+from spacelang.trials import Reporter
 
 from .proxies import PROXIES, Loss
-
-Report: TypeAlias = Callable[[dict[str, float], int], None]
 
 
 class ZeroCost:
@@ -67,7 +64,7 @@ class ZeroCost:
         self.batch = (batch[0], batch[1])
         self.loss = loss
 
-    def evaluate(self, model: nn.Module, report: Report | None = None) -> dict[str, float]:
+    def evaluate(self, model: nn.Module, report: Reporter | None = None) -> dict[str, float]:
         """Return the value of each proxy.
 
         Args:

@@ -1,9 +1,7 @@
 """Running a search: the experiment, its folder, and what makes it repeatable."""
 
 from .experiment import Experiment as Experiment
-from .protocols import Evaluator as Evaluator
 from .protocols import OneShotStrategy as OneShotStrategy
 from .protocols import Search as Search
-from .protocols import TrainingEvaluator as TrainingEvaluator
 from .trial_run import TrialOptions as TrialOptions
 from .trial_run import TrialSettings as TrialSettings

@@ -13,7 +13,8 @@ from ..errors import SpaceError
 from ..language import Architecture, Space, require_decided
 from ..randomness import seed_global_generators, torch_generators_kept
 from ..supernet import Supernet
-from .protocols import OneShotStrategy, Search, TrainingEvaluator
+from ..trials import TrainingEvaluator
+from .protocols import OneShotStrategy, Search
 from .run_folder import RunFolder, finished
 
 if TYPE_CHECKING:
@@ -130,7 +131,7 @@ class OneShotRun:
                 directory=self._folder.root,
                 ckpt_path=path if resume else None,
                 checkpoint_io=AtomicCheckpointIO(),
-                strategy_hint="ddp_find_unused_parameters_true" if self.strategy.samples_paths else None,
+                unused_parameters=self.strategy.samples_paths,
             )
 
     def _load(self, supernet: Supernet, search: Search, stage: int) -> None:

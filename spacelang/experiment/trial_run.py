@@ -16,6 +16,7 @@ from ..language import Architecture, Space, open_decisions
 from ..trials import (
     ArchitectureEvaluator,
     Budget,
+    Evaluator,
     Executor,
     History,
     InProcess,
@@ -33,7 +34,6 @@ from ..trials import (
 from ..trials.export import candidates_seen, to_optuna
 from ..trials.ledger import hidden_password
 from ..trials.objectives import parse_objective
-from .protocols import Evaluator
 from .run_folder import RunFolder, finished
 from .trial_progress import TrialProgress
 

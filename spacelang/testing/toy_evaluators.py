@@ -48,7 +48,7 @@ class Fit:
         directory: str | Path | None = None,
         ckpt_path: str | Path | None = None,
         checkpoint_io: Any = None,
-        strategy_hint: str | None = None,
+        unused_parameters: bool = False,
     ) -> pl.Trainer:
         """Train `model` on the CPU, quietly."""
         trainer = quiet_trainer(

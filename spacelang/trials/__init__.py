@@ -1,5 +1,10 @@
 """Trials: proposing, running and recording architectures. See README.md beside this file."""
 
+from .evaluator import ArchitectureEvaluator as ArchitectureEvaluator
+from .evaluator import Evaluator as Evaluator
+from .evaluator import Reporter as Reporter
+from .evaluator import TrainingEvaluator as TrainingEvaluator
+from .evaluator import TrialEvaluator as TrialEvaluator
 from .executors import Executor as Executor
 from .executors import InProcess as InProcess
 from .export import from_optuna as from_optuna
@@ -21,10 +26,8 @@ from .trial import Report as Report
 from .trial import Trial as Trial
 from .trial_search import Budget as Budget
 from .trial_search import TrialSearch as TrialSearch
-from .work import ArchitectureEvaluator as ArchitectureEvaluator
 from .work import Outcome as Outcome
 from .work import Rebuilt as Rebuilt
-from .work import TrialEvaluator as TrialEvaluator
 from .work import Work as Work
 from .work import plain_overrides as plain_overrides
 from .work import weights_file as weights_file

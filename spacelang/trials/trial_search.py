@@ -13,13 +13,14 @@ import numpy as np
 from ..errors import SpaceError, require_integer, require_number
 from ..language import Space
 from ..randomness import seed_from
+from .evaluator import ArchitectureEvaluator
 from .executors import Executor
 from .history import History
 from .ledger import Ledger, dead_owners, new_owner
 from .objectives import Objective
 from .proposer import Exhausted, Proposer, Stopper
 from .trial import Proposal, Report, Trial
-from .work import ArchitectureEvaluator, Outcome, Rebuilt, Work
+from .work import Outcome, Rebuilt, Work
 
 LEASE = 60.0  # seconds
 _INFEASIBLE_IN_A_ROW = 1000

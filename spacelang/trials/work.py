@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Generic, Protocol, TypeAlias, TypeVar, runtime_checkable
+from typing import Any, Generic, TypeAlias, TypeVar
 
 from torch import nn
 
@@ -17,30 +17,11 @@ from ..errors import SpaceError
 from ..language import Architecture, Space, Tunable, model_context, open_decisions
 from ..language.context import count_as_used
 from ..randomness import seed_global_generators
+from .evaluator import ArchitectureEvaluator, Reporter, TrialEvaluator, as_metrics
 from .trial import Report, Trial
 
 OnReport: TypeAlias = Callable[[int, Report], bool]
 """Called with a trial's number and what it announced; returns whether the trial goes on."""
-
-
-@runtime_checkable
-class ArchitectureEvaluator(Protocol):
-    """An evaluator that needs no model: a table, or a supernet that has the weights already."""
-
-    def evaluate_architecture(
-        self, arch: Architecture, report: Callable[[dict[str, float], int], None] | None = None
-    ) -> Mapping[str, float]:
-        """Return metrics by name."""
-        ...
-
-
-@runtime_checkable
-class TrialEvaluator(Protocol):
-    """An evaluator that writes files or to the terminal, and can do so as one of many."""
-
-    def for_trial(self, directory: Path) -> Any:
-        """The same evaluator for one trial: it writes below `directory`, and leaves the terminal alone."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -88,20 +69,20 @@ class Work:
         error = ""
 
         def report(metrics: Mapping[str, float], epoch: int) -> None:
-            reports.append(Report(int(epoch), numbers(metrics)))
+            reports.append(Report(int(epoch), as_metrics(metrics)))
             goes_on = on_report(trial.number, reports[-1])
             if not goes_on or (trial.max_epochs is not None and epoch + 1 >= trial.max_epochs):
                 raise _Stop
 
         try:
-            metrics = numbers(self._evaluate(trial, report))
+            metrics = as_metrics(self._evaluate(trial, report))
         except _Stop:
             metrics = reports[-1].metrics
         except Exception:  # a trial may raise anything; the search goes on
             error = traceback.format_exc()
         return Outcome(trial.number, metrics, tuple(reports), error, time.perf_counter() - start)
 
-    def _evaluate(self, trial: Trial, report: Callable[..., None]) -> Mapping[str, float]:
+    def _evaluate(self, trial: Trial, report: Reporter) -> Mapping[str, float]:
         seed_global_generators(trial.seed)
         evaluator = self.evaluator
         if isinstance(evaluator, Tunable):
@@ -144,20 +125,6 @@ def weights_file(folder: Path, number: int) -> Path:
 
 class _Stop(Exception):
     """Leave an evaluation early."""
-
-
-def numbers(metrics: object) -> dict[str, float]:
-    """Metrics as plain numbers.
-
-    Raises:
-        SpaceError: they are no mapping of names to numbers.
-    """
-    if not isinstance(metrics, Mapping):
-        raise SpaceError(f"an evaluator returns metrics by name; got {metrics!r}.")
-    try:
-        return {str(name): float(value) for name, value in metrics.items()}
-    except (TypeError, ValueError) as error:
-        raise SpaceError(f"metrics must be numbers; got {dict(metrics)!r}.") from error
 
 
 T = TypeVar("T")

@@ -14,8 +14,8 @@ from torch.utils.data import DataLoader, Subset
 from spacelang import LayerChoice, ModelSpace, SpaceError, Supernet, model_context
 from spacelang.evaluators import Classification, Functional, Inherited
 from spacelang.evaluators.data import digits
-from spacelang.experiment import Evaluator
 from spacelang.supernet import recalibrate
+from spacelang.trials import Evaluator
 
 ARCH = {"layer": "wide"}
 

@@ -16,7 +16,6 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import nn
 from torch.utils.data import DataLoader
 
-from spacelang.errors import SpaceError
 from spacelang.evaluators import Classification, ClassificationModule, Lightning
 from spacelang.evaluators.training.trainer_settings import make_trainer, trainer_source
 
@@ -69,19 +68,17 @@ class Rates(Callback):
 
 
 @pytest.mark.parametrize("with_trainer", [False, True])
-def test_strategy_hint_reaches_ddp_only(data, quiet, make_net: Callable, with_trainer: bool) -> None:
+def test_unused_parameters_reach_ddp_only(data, quiet, make_net: Callable, with_trainer: bool) -> None:
     def made(**settings):
         settings |= quiet
         source = trainer_source(Trainer(**settings), {}) if with_trainer else trainer_source(None, settings)
-        return make_trainer(source, strategy_hint="ddp_find_unused_parameters_true").strategy
+        return make_trainer(source, unused_parameters=True).strategy
 
     assert made(strategy="ddp", devices=2)._ddp_kwargs == {"find_unused_parameters": True}
     assert made(strategy="ddp_find_unused_parameters_false", devices=2)._ddp_kwargs == {
         "find_unused_parameters": False
     }
     assert type(made(devices=1)).__name__ == "SingleDeviceStrategy"
-    with pytest.raises(SpaceError, match="strategy_hint is 'ddp'"):
-        Classification(**data).fit(make_net(), strategy_hint="ddp")
 
 
 def test_fast_dev_run_and_barebones(data, quiet, make_net: Callable, folders: Path) -> None:

@@ -91,7 +91,7 @@ class TwoSteps:
         directory: str | Path | None = None,
         ckpt_path: str | Path | None = None,
         checkpoint_io: Any = None,
-        strategy_hint: str | None = None,
+        unused_parameters: bool = False,
     ) -> pl.Trainer:
         trainer = quiet_trainer(self.max_epochs, directory, callbacks, plugins=[checkpoint_io])
         train, val = (random_batches(self.image, seed) for seed in (0, 1))

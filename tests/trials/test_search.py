@@ -188,13 +188,6 @@ def test_a_used_folder_is_not_overwritten(tmp_path: Path) -> None:
         experiment(tmp_path, max_trials=1, objectives=[Minimize("default")]).run(resume=True)
 
 
-def test_a_one_shot_strategy_takes_no_trial_arguments(tmp_path: Path) -> None:
-    from spacelang.strategies import DARTS
-
-    with pytest.raises(SpaceError, match=r"one-shot strategy: .* no trials, so it cannot use 'max_trials'"):
-        experiment(tmp_path, strategy=DARTS(), max_trials=3)
-
-
 def _drive(folder: Path, pool: bool, ledger: str | None = None) -> None:
     """Body of a driver process."""
     executor = ProcessPool(2, start_method="fork") if pool else InProcess()

@@ -1,0 +1,117 @@
+"""Options of an experiment: which strategy can use them, and where foreign ones belong."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from spacelang import Experiment, LayerChoice, ModelSpace, SpaceError
+from spacelang.costs import CostLimit
+from spacelang.evaluators import Functional
+from spacelang.experiment import TrialOptions, TrialSettings
+from spacelang.strategies import DARTS
+from spacelang.strategies.multi_trial import Random, RegularizedEvolution
+from spacelang.trials import InProcess, Maximize, Minimize
+
+OPTIONS: dict[str, Any] = {
+    "max_trials": 3,
+    "max_duration": 1.0,
+    "max_failures": 0,
+    "objectives": [Maximize("default")],
+    "limits": [CostLimit("params", at_most=1)],
+    "executor": InProcess(),
+    "ledger": "sqlite:///trials.db",
+    "example_inputs": torch.ones(1, 2),
+    "keep_weights": 1,
+}
+
+
+class Net(ModelSpace):
+    """8 architectures of up to 6 parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            *(LayerChoice([nn.Identity(), nn.Linear(1, 1)], label=f"layer{i}") for i in range(3))
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layers(x)
+
+
+def size(model: nn.Module) -> float:
+    return float(sum(p.numel() for p in model.parameters()))
+
+
+def make(strategy: Any, **options: Any) -> Experiment:
+    return Experiment(Net(), Functional(size), strategy, **options)
+
+
+def test_every_setting_of_trials_is_a_keyword() -> None:
+    names = {field.name for field in fields(TrialSettings)}
+    assert set(TrialOptions.__annotations__) == names == set(OPTIONS)
+
+
+@pytest.mark.parametrize("name", [*OPTIONS, "trials"])
+def test_a_one_shot_strategy_cannot_use_options_of_trials(name: str) -> None:
+    words = (
+        f"DARTS is a one-shot strategy: .* no trials, so it cannot use '{name}'.*max_epochs says when to end"
+    )
+    with pytest.raises(SpaceError, match=words):
+        make(DARTS(), **{name: OPTIONS.get(name, TrialSettings(max_trials=3))})
+
+
+def test_all_options_that_cannot_be_used_are_named() -> None:
+    with pytest.raises(SpaceError, match="cannot use 'max_trials', 'keep_weights'"):
+        make(DARTS(), max_trials=3, objectives=None, keep_weights=0)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "name", "words"),
+    [
+        (Random(), "max_trial", r"Experiment has no argument 'max_trial'\. Closest: 'max_trials'"),
+        (DARTS(), "sed", r"Experiment has no argument 'sed'\. Closest: 'seed'"),
+        (Random(), "max_epochs", r"Trainer: Classification\(\.\.\., max_epochs=\.\.\.\)"),
+        (DARTS(), "gradient_clip_val", r"Trainer: Classification\(\.\.\., gradient_clip_val="),
+        (DARTS(), "learning_rate", r"setting of the strategy: DARTS\(learning_rate="),
+        (RegularizedEvolution(), "population", r"RegularizedEvolution\(population="),
+    ],
+)
+def test_a_foreign_option_is_told_where_it_belongs(strategy: Any, name: str, words: str) -> None:
+    with pytest.raises(SpaceError, match=words):
+        make(strategy, **{name: 1})
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"max_trials": 0}, "max_trials=0 must be an integer of at least 1, or None"),
+        ({"max_duration": 0}, "max_duration=0 must be a number above 0, or None"),
+        ({"max_failures": -1}, "max_failures=-1 must be an integer of at least 0, or None"),
+        ({"keep_weights": -1}, "keep_weights=-1 must be an integer of at least 0"),
+        ({"limits": ["params"]}, "limits holds 'params'; expected such as CostLimit"),
+        ({"objectives": ["params"]}, "objectives holds 'params'; expected Maximize"),
+        ({"executor": "pool"}, "executor='pool'; expected one such as ProcessPool"),
+        ({"trials": 5}, "trials=5; expected such as TrialSettings"),
+    ],
+)
+def test_options_are_checked(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(SpaceError, match=words):
+        make(Random(), **options)
+
+
+def test_settings_may_be_one_object_and_keywords_win(tmp_path: Path) -> None:
+    settings = TrialSettings(max_trials=2, objectives=[Minimize("default")], keep_weights=0)
+    whole = make(Random(), directory=tmp_path / "whole", trials=settings)
+    longer = make(Random(), directory=tmp_path / "longer", trials=settings, max_trials=8)
+    for run in (whole, longer):
+        run.run()
+    assert (len(whole.history), len(longer.history)) == (2, 8)
+    assert [t.arch for t in longer.history][:2] == [t.arch for t in whole.history]
+    assert longer.best == dict.fromkeys(("layer0", "layer1", "layer2"), 0)  # all identities: no parameters
+    assert not (tmp_path / "longer" / "weights").exists()
