@@ -27,7 +27,7 @@ from spacelang import (
 from spacelang.costs import ExpectedCost, expected_cost, measure_latency, profile
 from spacelang.language import CellTopology, Subset
 
-from ..spaces import CASES, Gate, architectures
+from ..toys.spaces import CASES, Gate, architectures
 
 PRICED = {name: case for name, case in CASES.items() if name != "custom"}
 Tables = dict[str, Tensor]

@@ -14,7 +14,7 @@ from torch import nn as plain
 from spacelang import Cell, InputChoice, LayerChoice, ModelSpace, Repeat, SpaceError, nn, value_choice
 from spacelang.costs import LatencyTable, expected_cost, measure_latency
 
-from ..spaces import CASES
+from ..toys.spaces import CASES
 
 
 class Net(ModelSpace):

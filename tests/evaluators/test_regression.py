@@ -21,7 +21,7 @@ from spacelang.strategies import DARTS, RandomOneShot
 from spacelang.strategies.multi_trial import Grid
 from spacelang.trials import Minimize
 
-from ..trials.toy import Scale
+from ..toys.trials import Scale
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:lightning")
 

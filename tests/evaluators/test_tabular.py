@@ -16,7 +16,7 @@ from spacelang.evaluators import Tabular
 from spacelang.strategies.multi_trial import Random
 from spacelang.trials import Maximize
 
-from ..trials import toy
+from ..toys import trials as toy
 
 A, B = {"layer": "conv", "width": 8}, {"layer": "skip", "width": 8}
 

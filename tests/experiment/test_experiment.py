@@ -17,7 +17,7 @@ from spacelang.files import load_yaml
 from spacelang.hub import DARTS as DartsSpace
 from spacelang.strategies import DARTS
 
-from ..search_script import make, outcome
+from ..toys.search_script import make, outcome
 
 
 @pytest.fixture(scope="module")

@@ -17,9 +17,9 @@ import torch
 
 from spacelang.experiment import checkpoint
 
-from ..search_script import make, outcome, strategies
+from ..toys.search_script import make, outcome, strategies
 
-SCRIPT = Path(__file__).parent.parent / "search_script.py"
+SCRIPT = Path(__file__).parent.parent / "toys" / "search_script.py"
 
 
 class StopAt(pl.Callback):

@@ -19,7 +19,7 @@ from spacelang.hub.operations.concat import ConcatLayer
 from spacelang.hub.published import read_entry
 from spacelang.language import is_frozen
 
-from .spaces import SMALL, Small, pairs, small_space
+from ..toys.hub import SMALL, Small, pairs, small_space
 
 DIGITS = (1, 8, 5)
 SPARSE = Small(FairDARTS, {"width": 2, "num_cells": 3, "dataset": DIGITS})

@@ -18,8 +18,8 @@ from spacelang import ModelSpace, SpaceError, Supernet, export_onnx, hub, profil
 from spacelang.hub.published import read_entry
 from spacelang.language import is_frozen
 
+from ..toys.hub import SMALL, Small, narrowed, small_space
 from .networks import n_macs, n_parameters, use_statistics_of
-from .spaces import SMALL, Small, narrowed, small_space
 
 ONE_PATH_ONLY = ("DARTS-sizes", "ENAS-sizes", "FairDARTS-width", "NASBench101")
 

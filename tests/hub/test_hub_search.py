@@ -20,7 +20,7 @@ from spacelang.strategies import DARTS as DartsSearch
 from spacelang.strategies import GDAS, SGAS, SPOS, Random, RandomOneShot
 from spacelang.testing.toy_evaluators import quiet_trainer
 
-from .spaces import SMALL, small_space
+from ..toys.hub import SMALL, small_space
 
 STRATEGIES: dict[str, Any] = {
     "DARTS": DartsSearch(),

@@ -24,8 +24,8 @@ from spacelang.hub.operations.mobile_operations import (
 )
 from spacelang.hub.published import read_entry
 
+from ..toys.hub import SMALL, small_space
 from .networks import Tally, n_macs, n_parameters, one_hot, use_statistics_of
-from .spaces import SMALL, small_space
 
 CLASSES: dict[str, type[ModelSpace]] = {
     "ProxylessNAS": ProxylessNAS,

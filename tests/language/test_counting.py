@@ -13,7 +13,7 @@ from torch import nn as plain
 
 from spacelang import Cell, InputChoice, LayerChoice, ModelSpace, Repeat, nn, value_choice
 
-from ..spaces import CASES, Case
+from ..toys.spaces import CASES, Case
 
 
 def two() -> list[plain.Module]:

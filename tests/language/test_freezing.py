@@ -29,7 +29,7 @@ from spacelang.language import Categorical, ChosenInputs, FrozenCell, Primitive,
 from spacelang.language.choices import Choice
 from spacelang.language.conditions import Condition, Is
 
-from ..spaces import CASES, Case, Custom, architectures, randomise_statistics
+from ..toys.spaces import CASES, Case, Custom, architectures, randomise_statistics
 
 EVERY_CASE = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 

@@ -21,7 +21,7 @@ from spacelang import (
 )
 from spacelang.language import current_architecture, label_scope
 
-from ..spaces import CASES, Case, architectures
+from ..toys.spaces import CASES, Case, architectures
 
 
 def two() -> list[plain.Module]:

@@ -18,7 +18,7 @@ from torch import nn as plain
 from spacelang import LayerChoice, ModelSpace, SpaceError, Supernet, model_context, nn, value_choice
 from spacelang.errors import quoted, short
 
-from ..spaces import CASES, architectures
+from ..toys.spaces import CASES, architectures
 
 
 def nested(depth: int) -> Any:

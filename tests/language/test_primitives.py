@@ -23,7 +23,7 @@ from spacelang import (
 )
 from spacelang.language import FrozenCell
 
-from ..spaces import CASES
+from ..toys.spaces import CASES
 
 
 def built(make: Callable[[], Any], arch: dict[str, Any]) -> Any:

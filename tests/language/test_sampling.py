@@ -16,7 +16,7 @@ from torch import nn as plain
 from spacelang import InputChoice, LayerChoice, ModelSpace, Repeat, SpaceError, nn, value_choice
 from spacelang.language import Categorical, Subset
 
-from ..spaces import CASES, Case
+from ..toys.spaces import CASES, Case
 
 DRAWS = 6000
 # Upper 0.1 % points of the chi-square distribution by degrees of freedom.

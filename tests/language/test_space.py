@@ -15,7 +15,7 @@ from torch import nn as plain
 from spacelang import LayerChoice, ModelSpace, Repeat, SpaceError, Supernet, model_context, nn, value_choice
 from spacelang.language import Value, is_frozen
 
-from ..spaces import CASES, Case
+from ..toys.spaces import CASES, Case
 
 EVERY_CASE = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 # Their operations are lambdas, which no pickle can hold.

@@ -16,8 +16,8 @@ from spacelang import SpaceError, model_context, value_choice
 from spacelang.graph import architecture_graph
 from spacelang.language import Categorical, Tunable, architecture_of, is_frozen, open_decisions
 
-from ..spaces import CASES, Case
-from ..trials.toy import Chain, Conditional
+from ..toys.spaces import CASES, Case
+from ..toys.trials import Chain, Conditional
 
 RATES = (0.001, 0.01, 0.1)
 RATE = Categorical("lr", RATES)

@@ -16,7 +16,7 @@ from spacelang.randomness import torch_generator
 from spacelang.strategies import DARTS, DrNAS, KLAnchor, Moment, top_architectures
 from spacelang.strategies.one_shot.drnas import DirichletSample, concentration, kl_to_uniform, largest
 
-from ..search_script import make, outcome
+from ..toys.search_script import make, outcome
 from .test_derivation import OPERATIONS, OneCell, oracle_logits, slots_of
 from .test_pcdarts import Small, Squares
 from .test_search import quiet_trainer

@@ -18,8 +18,8 @@ from spacelang.strategies import ENAS
 from spacelang.strategies.framework.controller import Controller, Sample, skip_divergence, tempered
 from spacelang.strategies.one_shot.enas import Baseline
 
-from ..spaces import CASES, Case
-from .paths import Anything, Small, rows, searched, trainer
+from ..toys.paths import Anything, Small, rows, searched, trainer
+from ..toys.spaces import CASES, Case
 
 LOGITS = torch.tensor([3, -1, 0.5, 10, 0], dtype=torch.float64)
 FEW = {"calibration_batches": 2, "candidates": 3}

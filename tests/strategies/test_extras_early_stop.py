@@ -26,7 +26,7 @@ from spacelang.strategies.extras import early_stop as module
 from spacelang.strategies.extras.early_stop import is_stable, local_averages
 from spacelang.testing.toy_evaluators import Fit
 
-from ..search_script import outcome
+from ..toys.search_script import outcome
 
 GENOTYPES = {  # normal cells, as published
     "DARTS_V1": "sep3 1 sep3 0 | skip 0 sep3 1 | skip 0 sep3 1 | sep3 0 skip 2",

@@ -19,11 +19,11 @@ from spacelang.strategies import (
     SkipDropout,
     StopOnEigenvalue,
 )
-from spacelang.strategies.extras.monitor import largest_eigenvalue
+from spacelang.strategies.framework.curvature import largest_eigenvalue
 from spacelang.testing import toy_spaces
 from spacelang.testing.toy_evaluators import Fit
 
-from ..search_script import outcome
+from ..toys.search_script import outcome
 from .test_search import Regression, TwoSlopes, loader, quiet_trainer
 
 

@@ -13,7 +13,7 @@ from spacelang import LayerChoice, ModelSpace, SpaceError, Supernet
 from spacelang.strategies import GDAS, GumbelDARTS, Moment, top_architectures
 from spacelang.strategies.one_shot import gumbel as module
 
-from ..search_script import make
+from ..toys.search_script import make
 from .test_derivation import OneCell, oracle_logits, probabilities, slots_of
 
 

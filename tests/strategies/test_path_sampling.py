@@ -24,9 +24,9 @@ from spacelang.strategies import SPOS, PathSampling, RandomOneShot
 from spacelang.strategies.framework.paths import Unseen
 from spacelang.supernet import recalibrate
 
-from ..search_script import outcome
-from ..spaces import CASES, Case
-from .paths import Anything, Small, rows, searched, trainer
+from ..toys.paths import Anything, Small, rows, searched, trainer
+from ..toys.search_script import outcome
+from ..toys.spaces import CASES, Case
 
 FEW = RandomOneShot(candidates=4, first_batches=1, finalists=2, calibration_batches=2)
 

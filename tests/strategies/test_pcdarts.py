@@ -178,7 +178,7 @@ def test_bad_settings_are_named(partial: Any) -> None:
 
 
 def test_channels_that_cannot_be_divided_are_refused_before_training(tmp_path: Path) -> None:
-    from ..search_script import make
+    from ..toys.search_script import make
 
     with pytest.raises(
         SpaceError, match=r"candidate 'max_pool_3x3': its layer '1', BatchNorm2d.*which 3 does"

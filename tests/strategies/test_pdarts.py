@@ -18,7 +18,7 @@ from spacelang.strategies.one_shot.pdarts import SurvivorSoftmax, keep_most_prob
 from spacelang.testing import toy_spaces
 from spacelang.testing.toy_evaluators import Fit
 
-from ..search_script import outcome
+from ..toys.search_script import outcome
 
 
 def test_the_first_stage_has_the_published_number_of_weights() -> None:

@@ -18,7 +18,7 @@ from spacelang.costs import LatencyTable, expected_cost, measure_latency
 from spacelang.strategies import DARTS, OneShot, Penalty, ProxylessNAS
 from spacelang.strategies.extras.penalty import cost_range
 
-from ..search_script import make
+from ..toys.search_script import make
 from .test_search import loader, quiet_trainer
 
 FORMS = ("linear", "above", "below", "absolute", "log")

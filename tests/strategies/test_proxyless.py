@@ -18,7 +18,7 @@ from spacelang.strategies import Moment, ProxylessNAS
 from spacelang.strategies.framework.relaxation import Phase
 from spacelang.strategies.one_shot.proxyless import BinaryGates, sampled
 
-from ..search_script import make
+from ..toys.search_script import make
 from .test_search import loader, quiet_trainer
 
 GRADIENTS = (1.5, -0.5, 0.25)

@@ -24,7 +24,7 @@ from spacelang.strategies.one_shot.sgas import (
     without_none,
 )
 
-from ..search_script import make, outcome
+from ..toys.search_script import make, outcome
 
 
 def table(rows: list[list[float]]) -> torch.Tensor:

@@ -13,7 +13,7 @@ from torch import nn
 from spacelang import LayerChoice, ModelSpace, SpaceError
 from spacelang.strategies import SPOS
 
-from .paths import searched
+from ..toys.paths import searched
 
 
 class Digits(ModelSpace):

@@ -12,7 +12,7 @@ from torch import nn as plain
 
 from spacelang import Cell, InputChoice, LayerChoice, ModelSpace, Repeat, SpaceError, Supernet, value_choice
 
-from ..spaces import CASES, Case, architectures, random_mixture
+from ..toys.spaces import CASES, Case, architectures, random_mixture
 
 EVERY_CASE = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 

@@ -10,7 +10,7 @@ from torch import nn as plain
 
 from spacelang import InputChoice, LayerChoice, ModelSpace, Repeat, SpaceError, Supernet
 
-from ..spaces import CASES
+from ..toys.spaces import CASES
 
 
 class Net(ModelSpace):

@@ -12,7 +12,7 @@ from spacelang import ModelSpace, SpaceError, Supernet, value_choice
 from spacelang import nn as space_nn
 from spacelang.supernet import batch_statistics, recalibrate
 
-from ..spaces import CASES
+from ..toys.spaces import CASES
 
 BATCHES = [torch.randn(6, 3, generator=torch.Generator().manual_seed(seed)) + seed for seed in range(3)]
 

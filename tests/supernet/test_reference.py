@@ -13,7 +13,7 @@ from torch import nn as plain
 from spacelang import Supernet
 from spacelang.supernet import edge_by_edge
 
-from ..spaces import SOFT, Case, architectures, random_mixture, randomise_statistics
+from ..toys.spaces import SOFT, Case, architectures, random_mixture, randomise_statistics
 
 SOFT_CASE = pytest.mark.parametrize("case", SOFT.values(), ids=SOFT)
 CELLS = {

@@ -13,7 +13,7 @@ from torch import nn as plain
 from spacelang import Supernet
 from spacelang.supernet import edge_by_edge
 
-from ..spaces import CASES, Case, architectures, randomise_statistics
+from ..toys.spaces import CASES, Case, architectures, randomise_statistics
 
 EVERY_CASE = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 

@@ -15,7 +15,7 @@ from spacelang.strategies.multi_trial import Random
 from spacelang.trials import Maximize, Minimize, Trial, from_optuna
 from spacelang.trials.export import to_optuna
 
-from . import toy
+from ..toys import trials as toy
 
 optuna = pytest.importorskip("optuna", reason="Optuna is not installed: pip install 'spacelang[optuna]'")
 

@@ -33,7 +33,7 @@ from spacelang.strategies.multi_trial import (
 from spacelang.strategies.multi_trial.predictors import GraphNetwork, MLPEnsemble, path_encoding
 from spacelang.trials import Executor, Maximize, Minimize, ProcessPool
 
-from . import toy
+from ..toys import trials as toy
 
 RATES = [0.5, 1.0, 2.0]
 

@@ -12,7 +12,7 @@ from spacelang import SpaceError
 from spacelang.trials import History, Maximize, Minimize, Objective, Trial, pareto_front
 from spacelang.trials.objectives import dominates, fronts
 
-from .toy import Chain
+from ..toys.trials import Chain
 
 NAN = float("nan")
 

@@ -30,7 +30,7 @@ from spacelang.trials import (
     key_of,
 )
 
-from . import toy
+from ..toys import trials as toy
 
 
 class Net(ModelSpace):

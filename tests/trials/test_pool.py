@@ -15,9 +15,9 @@ from spacelang.strategies.multi_trial import Random
 from spacelang.trials import InProcess, Ledger, ProcessPool
 from spacelang.trials.process_pool import _environment
 
-from . import toy
+from ..toys import trials as toy
 
-SCRIPT = Path(__file__).with_name("search_process.py")
+SCRIPT = Path(__file__).parents[1] / "toys" / "search_process.py"
 
 
 def run(directory: Path, function: Any, executor: Any, **settings: Any) -> Experiment:

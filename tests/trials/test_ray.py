@@ -17,7 +17,8 @@ from spacelang.evaluators import Functional
 from spacelang.strategies.multi_trial import Random
 from spacelang.trials import InProcess, Ledger, RayExecutor, Work
 
-from . import test_overrides, toy
+from ..toys import trials as toy
+from . import test_overrides
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'spacelang[ray]'")
 
@@ -94,7 +95,11 @@ def test_what_the_driver_needs_is_on_its_node(tmp_path: Path, cluster: Any) -> N
 @pytest.mark.slow
 def test_a_driver_that_is_killed_resumes(tmp_path: Path, cluster: Any) -> None:
     """SIGKILL while a trial runs on the cluster; the trials are then those of an uninterrupted search."""
-    command = [sys.executable, str(Path(__file__).parent / "search_process.py"), str(tmp_path / "run")]
+    command = [
+        sys.executable,
+        str(Path(__file__).parents[1] / "toys" / "search_process.py"),
+        str(tmp_path / "run"),
+    ]
     driver = subprocess.Popen([*command, cluster.address, "6"], stdout=subprocess.PIPE, text=True)
     ledger = tmp_path / "run" / "trials.db"
     while not (ledger.exists() and any(trial.is_finished for trial in Ledger(ledger).trials())):

@@ -20,7 +20,7 @@ from spacelang.files import load_yaml
 from spacelang.strategies.multi_trial import Optuna, PolicyGradient, Random, RegularizedEvolution
 from spacelang.trials import InProcess, Ledger, Maximize, Minimize, ProcessPool
 
-from . import toy
+from ..toys import trials as toy
 
 
 def experiment(directory: Path, function: Any = toy.noisy, **settings: Any) -> Experiment:

@@ -12,7 +12,7 @@ from spacelang import SpaceError
 from spacelang.strategies import RegularizedEvolution
 from spacelang.trials import History, Maximize, Minimize, Trial
 
-from ...trials.toy import Chain
+from ...toys.trials import Chain
 from .drive import search
 
 

@@ -21,8 +21,8 @@ from spacelang.strategies import (
 )
 from spacelang.trials import History, Trial
 
-from ...trials import toy
-from ...trials.toy import Chain
+from ...toys import trials as toy
+from ...toys.trials import Chain
 from .drive import search
 
 TABLE = {

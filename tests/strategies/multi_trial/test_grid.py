@@ -16,8 +16,8 @@ from spacelang.strategies import Grid
 from spacelang.strategies.multi_trial.grid import permuted
 from spacelang.trials import Exhausted, History, Maximize
 
-from ...spaces import CASES, Case
-from ...trials.toy import Chain, Conditional
+from ...toys.spaces import CASES, Case
+from ...toys.trials import Chain, Conditional
 from .drive import archs, search
 
 

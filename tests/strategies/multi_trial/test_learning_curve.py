@@ -23,8 +23,8 @@ from spacelang.strategies.multi_trial.wrappers.learning_curve import (
 )
 from spacelang.trials import History, Maximize, Minimize, Objective, Report, Trial
 
-from ...trials import toy
-from ...trials.toy import Chain
+from ...toys import trials as toy
+from ...toys.trials import Chain
 
 EPOCHS = 12
 MIN_CURVES, MIN_EPOCHS = 24, 2

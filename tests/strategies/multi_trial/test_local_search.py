@@ -5,7 +5,7 @@ from __future__ import annotations
 from spacelang.strategies import LocalSearch
 from spacelang.trials import History, Trial
 
-from ...trials.toy import Chain
+from ...toys.trials import Chain
 from .drive import search
 
 DIGITS = {"one": 0, "two": 1, "three": 2}

@@ -22,8 +22,8 @@ from spacelang.strategies import Deduplicate, Optuna, WarmStart
 from spacelang.strategies.multi_trial.optuna import is_number
 from spacelang.trials import History, Maximize, Minimize, Trial
 
-from ...spaces import CASES
-from ...trials.toy import Chain, Conditional, Scale
+from ...toys.spaces import CASES
+from ...toys.trials import Chain, Conditional, Scale
 from .drive import archs, search
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")

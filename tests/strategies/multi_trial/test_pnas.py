@@ -21,7 +21,7 @@ from spacelang.strategies.multi_trial.pnas import Blocks, _Cells, _topologies
 from spacelang.strategies.multi_trial.predictors import CellLSTM
 from spacelang.trials import Exhausted, Trial, key_of
 
-from ...trials import toy
+from ...toys import trials as toy
 from .drive import archs, search
 
 

@@ -14,8 +14,8 @@ from spacelang.strategies import PPO, PolicyGradient, Reinforce
 from spacelang.strategies.multi_trial.policy_gradient import Baseline, _controller
 from spacelang.trials import History, Maximize, Proposal, Trial
 
-from ...spaces import CASES, Case
-from ...trials.toy import Chain, Conditional
+from ...toys.spaces import CASES, Case
+from ...toys.trials import Chain, Conditional
 from .drive import archs, enter, finish, search
 
 

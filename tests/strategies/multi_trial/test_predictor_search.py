@@ -16,7 +16,7 @@ from spacelang.strategies.multi_trial.predictors import GraphNetwork, MLPEnsembl
 from spacelang.testing import check_strategy
 from spacelang.trials import Exhausted, History, Maximize, Minimize, Objective, Trial, key_of
 
-from ...trials.toy import Chain
+from ...toys.trials import Chain
 from . import drive
 
 VALUE = {"one": 0, "two": 1, "three": 2}

@@ -28,8 +28,8 @@ from spacelang.strategies.multi_trial import (
 )
 from spacelang.trials import Trial
 
-from ...trials import toy
-from ...trials.toy import Chain
+from ...toys import trials as toy
+from ...toys.trials import Chain
 from .drive import archs, search
 from .test_predictor_search import quick_mlp
 

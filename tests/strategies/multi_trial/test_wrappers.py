@@ -29,8 +29,8 @@ from spacelang.strategies import (
 )
 from spacelang.trials import Exhausted, History, Proposal, Trial
 
-from ...trials import toy
-from ...trials.toy import Chain
+from ...toys import trials as toy
+from ...toys.trials import Chain
 from .drive import archs, search
 
 EVOLUTION = RegularizedEvolution(population=4, sample=2)

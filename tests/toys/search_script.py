@@ -1,6 +1,6 @@
 """A small search on digits: made by tests in their process, and a script to be killed or distributed.
 
-python tests/search_script.py DIRECTORY OUTPUT.json STRATEGY[,STRATEGY...] [resume] [ddp]
+python tests/toys/search_script.py DIRECTORY OUTPUT.json STRATEGY[,STRATEGY...] [resume] [ddp]
 
 NAME in the paths stands for the strategy, RANK for the process.
 """

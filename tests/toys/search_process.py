@@ -23,7 +23,7 @@ def _executor(name: Any) -> Any:
 
 
 def main() -> None:
-    import toy
+    import trials as toy
 
     from spacelang import Experiment
     from spacelang.evaluators import Functional
