@@ -18,14 +18,16 @@ Lightning takes seconds to import, so the names below are resolved when they are
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from spacelang.doors import open_door
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule as LightningModule
     from lightning.pytorch import Trainer as Trainer
     from torch.utils.data import DataLoader as DataLoader
 
+    from . import data as data
     from .functional import Functional as Functional
     from .training.classification import Classification as Classification
     from .training.classification import ClassificationModule as ClassificationModule
@@ -40,55 +42,4 @@ if TYPE_CHECKING:
     from .untrained.tabular import Tabular as Tabular
     from .untrained.zero_cost import ZeroCost as ZeroCost
 
-__all__ = [
-    "Classification",
-    "ClassificationModule",
-    "DartsTrainingModule",
-    "DataLoader",
-    "Functional",
-    "Inherited",
-    "Language",
-    "LanguageModule",
-    "Lightning",
-    "LightningModule",
-    "Regression",
-    "RegressionModule",
-    "Tabular",
-    "Trainer",
-    "ZeroCost",
-    "data",
-    "subset",
-]
-
-_HOME = {
-    "Classification": ".training.classification",
-    "ClassificationModule": ".training.classification",
-    "DartsTrainingModule": ".training.darts_recipe",
-    "DataLoader": "torch.utils.data",
-    "Functional": ".functional",
-    "Inherited": ".untrained.inherited",
-    "Language": ".training.language_model",
-    "LanguageModule": ".training.language_model",
-    "Lightning": ".training.lightning_training",
-    "LightningModule": "lightning.pytorch",
-    "Regression": ".training.regression",
-    "RegressionModule": ".training.regression",
-    "Tabular": ".untrained.tabular",
-    "subset": ".training.subset",
-    "Trainer": "lightning.pytorch",
-    "ZeroCost": ".untrained.zero_cost",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name == "data":
-        return import_module(".data", __name__)
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(_HOME[name], __name__), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+open_door(globals())

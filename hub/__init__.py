@@ -8,6 +8,8 @@
 
 from __future__ import annotations
 
+from spacelang.doors import open_door
+
 from .cells import DARTS as DARTS
 from .cells import ENAS as ENAS
 from .cells import PNAS as PNAS
@@ -40,36 +42,4 @@ from .published import convert_weights as convert_weights
 from .published import list_models as list_models
 from .transformers import AutoFormer as AutoFormer
 
-__all__ = [
-    "DARTS",
-    "ENAS",
-    "PNAS",
-    "AmoebaNet",
-    "AutoFormer",
-    "DigitsCells",
-    "ENASMacro",
-    "FairDARTS",
-    "Genotype",
-    "MobileNetV3Space",
-    "NASBench101",
-    "NASBench201",
-    "NASNet",
-    "ProxylessNAS",
-    "ShuffleNetSpace",
-    "architecture",
-    "convert_weights",
-    "from_blocks",
-    "from_genotype",
-    "from_mbconv",
-    "from_nasbench101",
-    "from_nasbench201",
-    "from_sparse_genotype",
-    "list_models",
-    "load",
-    "to_blocks",
-    "to_genotype",
-    "to_mbconv",
-    "to_nasbench101",
-    "to_nasbench201",
-    "to_sparse_genotype",
-]
+open_door(globals())

@@ -11,8 +11,9 @@ Strategies, published spaces and evaluators are sub-packages of their own, impor
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from .doors import open_door
 
 if TYPE_CHECKING:
     from . import nn as nn
@@ -34,61 +35,11 @@ if TYPE_CHECKING:
 
     __version__: str
 
-_HOMES = {
-    "errors": ("SpaceError",),
-    "experiment": ("Experiment",),
-    "language": (
-        "Cell",
-        "InputChoice",
-        "LayerChoice",
-        "Repeat",
-        "model_context",
-        "value_choice",
-    ),
-    "results": ("draw", "export_onnx", "load_bundle", "save_bundle"),
-    "costs": ("profile",),
-    "space": ("ModelSpace",),
-    "supernet": ("Supernet",),
-}
-_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
-_LEAVES = ("strategies", "hub", "evaluators")
 
-__all__ = [
-    "Cell",
-    "Experiment",
-    "InputChoice",
-    "LayerChoice",
-    "ModelSpace",
-    "Repeat",
-    "SpaceError",
-    "Supernet",
-    "draw",
-    "export_onnx",
-    "load_bundle",
-    "model_context",
-    "nn",
-    "profile",
-    "save_bundle",
-    "value_choice",
-]
+def _version() -> str:
+    from importlib.metadata import version  # late: it costs more than the rest of this import
+
+    return version("spacelang")
 
 
-def __getattr__(name: str) -> object:
-    """Load a public name on first use (PEP 562) and keep it in the module."""
-    value: object
-    if name in _HOME_OF:
-        value = getattr(import_module(f".{_HOME_OF[name]}", __name__), name)
-    elif name == "nn":
-        value = import_module(".nn", __name__)
-    elif name == "__version__":
-        value = import_module("importlib.metadata").version(__name__)
-    else:
-        hint = f"; it is a sub-package: `import spacelang.{name}`" if name in _LEAVES else ""
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}{hint}")
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    """List the public names, loaded or not."""
-    return sorted({*globals(), *__all__, "__version__"})
+open_door(globals(), __version__=_version)

@@ -32,18 +32,29 @@ def short(value: object) -> str:
     return " ".join(line.strip() for line in _Short().repr(value).splitlines())
 
 
-def quoted(names: Iterable[object], limit: int = 12) -> str:
-    """List names for a message: `'a', 'b', ..., 'z'`; past `limit` the middle is left out."""
-    texts = [repr(name) for name in names]
+def listed(names: Iterable[object], limit: int = 12) -> str:
+    """Join names by commas: `a, b, ..., z`; past `limit` the middle is left out."""
+    texts = [str(name) for name in names]
     if len(texts) > limit:
         texts = [*texts[: limit - 1], "...", texts[-1]]
     return ", ".join(texts) if texts else "none"
 
 
-def closest(name: object, known: Iterable[object]) -> str:
-    """Return ` Closest: 'x'.` for the known name most like `name`, or an empty string."""
-    by_text = {str(candidate): candidate for candidate in known}
-    matches = get_close_matches(str(name), by_text, n=1, cutoff=0.4)
+def quoted(names: Iterable[object], limit: int = 12) -> str:
+    """List names for a message: `'a', 'b', ..., 'z'`; past `limit` the middle is left out."""
+    return listed(map(repr, names), limit)
+
+
+def closest(name: object, known: Iterable[object], cutoff: float = 0.4) -> str:
+    """Return ` Closest: 'x'.` for the known name most like `name`, or an empty string.
+
+    Args:
+        name: The unknown name; capital and small letters count as equal.
+        known: Legal names.
+        cutoff: Likeness from 0 to 1 that the closest must reach.
+    """
+    by_text = {str(candidate).casefold(): candidate for candidate in known}
+    matches = get_close_matches(str(name).casefold(), by_text, n=1, cutoff=cutoff)
     return f" Closest: {by_text[matches[0]]!r}." if matches else ""
 
 

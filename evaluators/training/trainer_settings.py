@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,11 +19,9 @@ from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.strategies import DDPStrategy
 
-from spacelang.errors import SpaceError, closest
+from spacelang.errors import SpaceError
 from spacelang.files.paths import fresh_run_folder
 from spacelang.language import Tunable
-
-_RENAMED = {"gpus": "accelerator='gpu', devices=...", "progress_bar_refresh_rate": "enable_progress_bar=..."}
 
 
 @dataclass(frozen=True)
@@ -55,8 +52,7 @@ def trainer_source(trainer: Trainer | None, arguments: Mapping[str, Any]) -> Tra
     """Check what the user gave and keep an independent copy of it.
 
     Raises:
-        SpaceError: both a Trainer and arguments; not a Trainer; a Trainer that has trained already;
-            arguments that `Trainer` does not have.
+        SpaceError: both a Trainer and arguments; not a Trainer; a Trainer that has trained already.
     """
     if trainer is None:
         _check_arguments(arguments)
@@ -213,11 +209,6 @@ def _listed(callbacks: Callback | Sequence[Callback] | None) -> list[Callback]:
 
 
 def _check_arguments(arguments: Mapping[str, Any]) -> None:
-    known = [name for name in inspect.signature(Trainer.__init__).parameters if name != "self"]
-    for name in arguments:
-        if name not in known:
-            hint = f" Use {_RENAMED[name]}." if name in _RENAMED else closest(name, known)
-            raise SpaceError(f"lightning's Trainer has no argument {name!r}.{hint}")
     callbacks = arguments.get("callbacks")
     if isinstance(callbacks, Sequence) or callbacks is None:
         wrong = [callback for callback in callbacks or () if not isinstance(callback, Callback)]

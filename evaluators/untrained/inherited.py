@@ -12,6 +12,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.utilities import CombinedLoader
 from torch import nn
 
+from spacelang.arguments import KnownArguments
 from spacelang.errors import SpaceError
 from spacelang.language import Architecture, architecture_of, require_decided
 from spacelang.quiet import captured_log
@@ -22,7 +23,7 @@ from spacelang.trials import Objective, Reporter
 from ..training.lightning_training import Lightning
 
 
-class Inherited:
+class Inherited(KnownArguments):
     """Evaluate an architecture with a supernet's weights, without training it.
 
     The weights of its path are copied, batch-norm statistics are estimated anew on training batches, and the

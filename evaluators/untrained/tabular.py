@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from spacelang.arguments import KnownArguments
 from spacelang.errors import SpaceError, closest, quoted, short
 from spacelang.language import Architecture
 from spacelang.trials import Reporter, key_of
@@ -28,7 +29,7 @@ class Columns(Protocol):
         ...
 
 
-class Tabular:
+class Tabular(KnownArguments):
     """Look architectures up in a table of what their trainings gave.
 
     A row is one training. Its columns are

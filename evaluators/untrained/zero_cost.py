@@ -9,6 +9,7 @@ from copy import deepcopy
 import torch
 from torch import Tensor, nn
 
+from spacelang.arguments import KnownArguments
 from spacelang.errors import SpaceError, closest, quoted, short
 from spacelang.randomness import torch_generators_kept
 from spacelang.trials import Reporter
@@ -16,7 +17,7 @@ from spacelang.trials import Reporter
 from .proxies import PROXIES, Loss
 
 
-class ZeroCost:
+class ZeroCost(KnownArguments):
     """Score an untrained model by what one minibatch does in it.
 
     | proxy | |

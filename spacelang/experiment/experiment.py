@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 import torch
 
-from ..errors import SpaceError, closest, quoted, require_integer, require_one_of
+from ..arguments import ArgumentError, refuse_unknown
+from ..errors import SpaceError, quoted, require_integer, require_one_of
 from ..files.paths import fresh_run_folder
 from ..language import Architecture, Space, Value, architecture_of, is_frozen, open_decisions
 from ..randomness import global_generators_kept
@@ -187,11 +187,14 @@ def _check_arguments(space: object, evaluator: object, strategy: object, seed: o
 
 def _check_options(strategy: object, trials: object, options: Mapping[str, Any]) -> None:
     """Raise for an option that does not exist, or that the strategy cannot use."""
-    known = [field.name for field in dataclasses.fields(TrialSettings)]
+    settings = getattr(strategy, "__dataclass_fields__", {})
     for name in options:
-        if name not in known:
-            hint = _place_of(name, strategy) or closest(name, [*known, "directory", "seed", "trials"])
-            raise SpaceError(f"Experiment has no argument {name!r}.{hint}")
+        if name in settings and name not in TrialSettings.__dataclass_fields__:
+            raise ArgumentError(
+                f"Experiment takes no argument {name!r}; it is a setting of the strategy: "
+                f"{type(strategy).__name__}({name}=...)."
+            )
+    refuse_unknown(Experiment, options, passed_to=TrialSettings)
     if trials is not None and not isinstance(trials, TrialSettings):
         raise SpaceError(f"trials={trials!r}; expected such as TrialSettings(max_trials=200).")
     given = [name for name, value in {"trials": trials, **options}.items() if value is not None]
@@ -201,17 +204,6 @@ def _check_options(strategy: object, trials: object, options: Mapping[str, Any])
             f"it cannot use {quoted(given)}. Leave that out (the evaluator's max_epochs says when to end), "
             "or search by trials, with a strategy such as RegularizedEvolution()."
         )
-
-
-def _place_of(name: str, strategy: object) -> str:
-    """Return where a setting belongs that is not one of the experiment's, or an empty text."""
-    if name in getattr(strategy, "__dataclass_fields__", {}):
-        return f" It is a setting of the strategy: {type(strategy).__name__}({name}=...)."
-    from lightning.pytorch import Trainer  # takes seconds
-
-    if name in inspect.signature(Trainer).parameters:
-        return f" It is a setting of the evaluator's Trainer: Classification(..., {name}=...)."
-    return ""
 
 
 def _is_open(space: Space, evaluator: object) -> bool:

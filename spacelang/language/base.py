@@ -11,7 +11,8 @@ from typing import Any, NamedTuple, Self, TypeVar
 import numpy as np
 from torch import nn
 
-from ..errors import SpaceError, closest, quoted
+from ..arguments import refuse_unknown, unknown_explained
+from ..errors import SpaceError
 from .conditions import Constraint
 from .context import FreezeContext, copy_with, current_context
 from .decision_space import DecisionSpace, Site, refuse
@@ -72,7 +73,8 @@ class _SpaceType(BuilderType):
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         context = current_context()
-        with root_scope(), nullcontext() if context is None else context.building():
+        building = nullcontext() if context is None else context.building()
+        with root_scope(), building, unknown_explained(cls, kwargs):
             space = super().__call__(*args, **kwargs)
         space.__dict__["_call"] = _Call(args, kwargs)
         if context is None:
@@ -147,22 +149,17 @@ class Space(nn.Module, metaclass=_SpaceType):
         arguments it gets what the architecture chose.
 
         Raises:
-            SpaceError: an override is no argument of the constructor.
+            ArgumentError: the constructor does not have such an argument.
         """
+        refuse_unknown(type(self), overrides)
         bound = self._bound()
         parameters = bound.signature.parameters
-        rest = next((n for n, p in parameters.items() if p.kind is p.VAR_KEYWORD), None)
+        rest = next((n for n, p in parameters.items() if p.kind is p.VAR_KEYWORD), "")
         for name, value in overrides.items():
             if name in parameters:
                 bound.arguments[name] = value
-            elif rest is not None:
-                bound.arguments.setdefault(rest, {})[name] = value
             else:
-                known = list(parameters)[1:]
-                raise SpaceError(
-                    f"{type(self).__name__} takes no argument {name!r}; it takes {quoted(known)}."
-                    + closest(name, known)
-                )
+                bound.arguments.setdefault(rest, {})[name] = value
         args, kwargs = _decided((bound.args[1:], bound.kwargs))
         built = type(self)(*args, **kwargs)
         return built.joined(further_decisions(self)) if current_context() is None else built

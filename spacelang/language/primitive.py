@@ -9,6 +9,7 @@ from typing import Any, Protocol, TypeVar
 
 from torch import nn
 
+from ..arguments import unknown_explained
 from ..errors import SpaceError
 from .conditions import ALWAYS, Condition, Constraint, Symmetry, both
 from .context import FreezeContext, copy_with, current_context, replacing, space_mode
@@ -32,8 +33,9 @@ class _PrimitiveType(BuilderType):
     """Calling a primitive class inside `model_context` returns what the architecture chose."""
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
-        plain = cls.build(current_context(), *args, **kwargs)  # type: ignore[attr-defined]
-        return super().__call__(*args, **kwargs) if plain is None else plain
+        with unknown_explained(cls, kwargs):
+            plain = cls.build(current_context(), *args, **kwargs)  # type: ignore[attr-defined]
+            return super().__call__(*args, **kwargs) if plain is None else plain
 
 
 class Relaxer(Protocol):

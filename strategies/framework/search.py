@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from spacelang import ModelSpace, SpaceError
+from spacelang.arguments import KnownArguments
 from spacelang.language import Architecture
 from spacelang.randomness import torch_generator
 from spacelang.supernet import Group, Supernet
@@ -163,7 +164,7 @@ class OneShotSearch(pl.Callback):
 
 
 @dataclass(frozen=True, kw_only=True)
-class OneShot:
+class OneShot(KnownArguments):
     """Base of strategies that search while a supernet is trained: settings only, so one object serves many
     searches.
 
@@ -252,7 +253,7 @@ class OneShot:
         raise NotImplementedError(f"{type(self).__name__} must say how it searches")
 
 
-class Extra:
+class Extra(KnownArguments):
     """Base of extras; each method does nothing, a subclass replaces those it needs.
 
     An extra is a frozen dataclass of settings: what it must remember, it records in the search.

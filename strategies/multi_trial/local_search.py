@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from spacelang import ModelSpace
+from spacelang.arguments import KnownArguments
 from spacelang.language import Architecture
 from spacelang.trials import History, Proposal, Proposer, Trial
 
@@ -14,7 +15,7 @@ from .random import new_sample
 
 
 @dataclass(frozen=True, kw_only=True)
-class LocalSearch:
+class LocalSearch(KnownArguments):
     """Try all neighbours, go to the best; when none is better, begin again at a random architecture.
 
     Neighbours differ in one decision (`space.neighbours`). Nothing is tried twice: what an earlier climb

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spacelang import ModelSpace, SpaceError
+from spacelang.arguments import KnownArguments
 from spacelang.language import Architecture, Categorical, Decision, DecisionSpace, Subset
 from spacelang.quiet import quiet
 from spacelang.trials import Exhausted, History, Maximize, Objective, Proposal, Proposer, Trial, key_of
@@ -24,7 +25,7 @@ _TRIES = 100
 
 
 @dataclass(frozen=True)
-class Optuna:
+class Optuna(KnownArguments):
     """Ask a sampler of Optuna: TPE, GP, NSGA-II and III, CMA-ES, QMC, or one of your own.
 
     An Optuna study in memory mirrors the history: objectives with their directions, failed and NaN trials as

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from spacelang import ModelSpace, SpaceError
+from spacelang.arguments import KnownArguments
 from spacelang.language import Architecture, Cell, CellTopology, DecisionSpace
 from spacelang.trials import Exhausted, History, Proposal
 
@@ -31,7 +32,7 @@ def lstm_ensemble(space: ModelSpace) -> CellLSTM:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PNAS:
+class PNAS(KnownArguments):
     """Try all cells of one node, then those of two nodes that a predictor expects most of, and so on.
 
     Level b tries cells of b nodes, in the space rebuilt with b as the number of nodes. What was tried at

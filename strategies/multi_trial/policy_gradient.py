@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spacelang import ModelSpace, SpaceError
+from spacelang.arguments import KnownArguments
 from spacelang.language import DecisionSpace
 from spacelang.randomness import torch_generator_from
 from spacelang.trials import Exhausted, History, Proposal, Proposer, Trial
@@ -26,7 +27,7 @@ _TRIES = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
-class PPO:
+class PPO(KnownArguments):
     """Proximal policy optimisation: the loss of a draw is -min(r A, clip(r, 1 - clip, 1 + clip) A).
 
     Here r = pi(draw) / pi_old(draw), and A the advantage.
@@ -59,7 +60,7 @@ class PPO:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reinforce:
+class Reinforce(KnownArguments):
     """REINFORCE: the loss of a draw is -log pi(draw) * A, for one step of Adam.
 
     Source: Williams 1992; NAS-RL, Zoph and Le 2017, arXiv:1611.01578, section 3.2.
@@ -73,7 +74,7 @@ class Reinforce:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PolicyGradient:
+class PolicyGradient(KnownArguments):
     """Draw architectures from a controller, an LSTM that takes one decision after another.
 
     After each batch of trials the controller learns from the advantages A = R - b. The reward is

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from spacelang import ModelSpace, SpaceError
+from spacelang.arguments import KnownArguments
 from spacelang.language import Architecture
 from spacelang.trials import History, Proposal, key_of
 
@@ -19,7 +20,7 @@ from .stateless import require_untried
 
 
 @dataclass(frozen=True, kw_only=True)
-class RoundSettings:
+class RoundSettings(KnownArguments):
     """How many architectures are chosen when.
 
     Args:

@@ -8,10 +8,11 @@ from typing import Self
 import numpy as np
 
 from spacelang import ModelSpace
+from spacelang.arguments import KnownArguments
 from spacelang.trials import Exhausted, History, Proposal
 
 
-class Stateless(ABC):
+class Stateless(KnownArguments, ABC):
     """Base of strategies whose settings are all they need: one object serves any number of searches."""
 
     def start(self, space: ModelSpace) -> Self:

@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 
 from spacelang import ModelSpace, SpaceError
+from spacelang.arguments import KnownArguments
 from spacelang.trials import History, MultiTrialStrategy, Proposal, Proposer, Stopper, Trial
 
 
 @dataclass(frozen=True)
-class Wrapped:
+class Wrapped(KnownArguments):
     """Base of strategies around a strategy.
 
     Args:

@@ -1,0 +1,81 @@
+"""Doors: each name that a package exports is written once, as an import in its `__init__`.
+
+`from .home import Name as Name` makes a name public, to type checkers as here. Written under
+`if TYPE_CHECKING:` it is imported when it is first used.
+"""
+
+from __future__ import annotations
+
+import ast
+import pkgutil
+from collections.abc import Callable
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec, resolve_name
+from typing import Any
+
+from .errors import closest
+
+_LEAVES = ("strategies", "hub", "evaluators")
+
+
+@cache
+def exports(package: str) -> dict[str, str]:
+    """Return the module that each public name of a package comes from; the package is read, not imported."""
+    spec = find_spec(package)
+    source = spec.loader.get_source(package) if spec and spec.loader else None  # type: ignore[attr-defined]
+    homes: dict[str, str] = {}
+    for node in ast.walk(ast.parse(source or "")):
+        if isinstance(node, ast.ImportFrom):
+            home = resolve_name("." * node.level + (node.module or ""), package)
+            homes |= {alias.name: home for alias in node.names if alias.name == alias.asname}
+    return homes
+
+
+def open_door(namespace: dict[str, Any], **computed: Callable[[], object]) -> None:
+    """Let a package load its names when they are first used, and tell the nearest of a misspelt one.
+
+    Args:
+        namespace: `globals()` of the package's `__init__`; gets `__all__`, `__dir__` and `__getattr__`. They
+            are hidden from type checkers, which so report misspelt names too.
+        computed: Further attributes, by functions that compute them on first use.
+    """
+    package = namespace["__name__"]
+    homes = exports(package)
+
+    def load(name: str) -> object:
+        if name in computed:
+            value = computed[name]()
+        elif name in homes:
+            home = homes[name]
+            value = import_module(f"{home}.{name}") if home == package else getattr(import_module(home), name)
+        else:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}{_hint(package, name)}")
+        namespace[name] = value
+        return value
+
+    def listed() -> list[str]:
+        return sorted({*namespace, *homes, *computed})
+
+    namespace.update(__all__=sorted(homes), __getattr__=load, __dir__=listed)
+
+
+def _hint(package: str, name: str) -> str:
+    """Return the end of a message on a name that a package lacks: where it is, or the nearest name."""
+    if name.startswith("_"):
+        return ""
+    if find_spec(f"{package}.{name}"):
+        return f"; it is a module of its own: `import {package}.{name}`"
+    places = [door for door in _doors() if name in exports(door)]
+    if places:
+        return f"; it is in {' and '.join(places)}"
+    everywhere = [f"{door}.{other}" for door in _doors() for other in exports(door)]
+    nearest = closest(name, exports(package), cutoff=0.6) or closest(name, everywhere)
+    return nearest and f".{nearest}"
+
+
+def _doors() -> list[str]:
+    """Return the packages that export something: the root, the leaves and those of the core."""
+    root = __name__.rpartition(".")[0]
+    core = [m.name for m in pkgutil.iter_modules(import_module(root).__path__) if m.ispkg]
+    return [root, *(f"{root}.{name}" for name in dict.fromkeys((*_LEAVES, *core)))]
