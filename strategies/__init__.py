@@ -2,27 +2,27 @@
 
 from spacelang.doors import open_door
 
-from .extras.dropout import EdgeDropout as EdgeDropout
-from .extras.dropout import OperationDropout as OperationDropout
-from .extras.dropout import ScheduledDropPath as ScheduledDropPath
-from .extras.dropout import SkipDropout as SkipDropout
-from .extras.early_stop import StopOnEigenvalue as StopOnEigenvalue
-from .extras.early_stop import StopOnSkips as StopOnSkips
-from .extras.early_stop import StopOnStableRanking as StopOnStableRanking
-from .extras.entropy import EntropyPenalty as EntropyPenalty
-from .extras.monitor import Monitor as Monitor
-from .extras.penalty import Penalty as Penalty
-from .framework.derivation import top_architectures as top_architectures
-from .framework.gradient import Differentiable as Differentiable
-from .framework.gradient import Schedule as Schedule
-from .framework.paths import PathSampling as PathSampling
-from .framework.relaxation import Mixture as Mixture
-from .framework.relaxation import Moment as Moment
-from .framework.relaxation import Relaxation as Relaxation
-from .framework.relaxation import Softmax as Softmax
-from .framework.search import Extra as Extra
-from .framework.search import OneShot as OneShot
-from .framework.update import Update as Update
+from .extras import EdgeDropout as EdgeDropout
+from .extras import EntropyPenalty as EntropyPenalty
+from .extras import Monitor as Monitor
+from .extras import OperationDropout as OperationDropout
+from .extras import Penalty as Penalty
+from .extras import ScheduledDropPath as ScheduledDropPath
+from .extras import SkipDropout as SkipDropout
+from .extras import StopOnEigenvalue as StopOnEigenvalue
+from .extras import StopOnSkips as StopOnSkips
+from .extras import StopOnStableRanking as StopOnStableRanking
+from .framework import Differentiable as Differentiable
+from .framework import Extra as Extra
+from .framework import Mixture as Mixture
+from .framework import Moment as Moment
+from .framework import OneShot as OneShot
+from .framework import PathSampling as PathSampling
+from .framework import Relaxation as Relaxation
+from .framework import Schedule as Schedule
+from .framework import Softmax as Softmax
+from .framework import Update as Update
+from .framework import top_architectures as top_architectures
 from .multi_trial import ASHA as ASHA
 from .multi_trial import BOGCN as BOGCN
 from .multi_trial import PNAS as PNAS
@@ -45,17 +45,16 @@ from .multi_trial import Retry as Retry
 from .multi_trial import SmallerSpace as SmallerSpace
 from .multi_trial import SuccessiveHalving as SuccessiveHalving
 from .multi_trial import WarmStart as WarmStart
-from .one_shot.darts import DARTS as DARTS
-from .one_shot.drnas import DrNAS as DrNAS
-from .one_shot.drnas import KLAnchor as KLAnchor
-from .one_shot.enas import ENAS as ENAS
-from .one_shot.gumbel import GDAS as GDAS
-from .one_shot.gumbel import GumbelDARTS as GumbelDARTS
-from .one_shot.pcdarts import PCDARTS as PCDARTS
-from .one_shot.pdarts import PDARTS as PDARTS
-from .one_shot.proxyless import ProxylessNAS as ProxylessNAS
-from .one_shot.random_oneshot import RandomOneShot as RandomOneShot
-from .one_shot.sgas import SGAS as SGAS
-from .one_shot.spos import SPOS as SPOS
+from .one_shot import DARTS as DARTS
+from .one_shot import ENAS as ENAS
+from .one_shot import GDAS as GDAS
+from .one_shot import PCDARTS as PCDARTS
+from .one_shot import PDARTS as PDARTS
+from .one_shot import SGAS as SGAS
+from .one_shot import SPOS as SPOS
+from .one_shot import DrNAS as DrNAS
+from .one_shot import GumbelDARTS as GumbelDARTS
+from .one_shot import ProxylessNAS as ProxylessNAS
+from .one_shot import RandomOneShot as RandomOneShot
 
 open_door(globals())

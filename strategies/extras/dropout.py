@@ -1,4 +1,4 @@
-"""Dropout in a supernet: of operations, of edges, of paths, and after skip connections."""
+"""Dropout in a supernet: operations, edges, paths, and outputs of skip connections."""
 
 from __future__ import annotations
 
@@ -11,32 +11,38 @@ import torch
 from torch import Tensor, nn
 
 from spacelang import SpaceError
+from spacelang.errors import require_integer
 from spacelang.supernet import Group, Supernet
 
-from ..framework.operations import candidates
-from ..framework.relaxation import Mixture, Moment
-from ..framework.search import Extra, OneShot, check_ends
-from ..one_shot.gumbel import annealed
+from ..framework import (
+    Extra,
+    LogitsExtra,
+    Mixture,
+    Moment,
+    OneShot,
+    Rate,
+    candidates,
+    rate_at,
+    require_rate,
+)
 
 
 @dataclass(frozen=True)
-class _MixtureDropout(Extra):
-    """Base of what drops entries of a mixture: each is kept with probability 1 - p, and divided by it.
+class _MixtureDropout(LogitsExtra):
+    """Base of extras that drop entries of a mixture: each is kept with probability 1 - p, and divided by it.
 
     Args:
-        p: probability in the first and in the last epoch, linear in between.
+        p: Probability of dropping: one number, or those of the first and of the last epoch.
     """
 
-    p: tuple[float, float]
+    p: Rate
     drops_candidates: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        check_ends("p", self.p)
-        for p in self.p:
-            _check_probability(p)
+        require_rate("p", self.p, least=0, below=1)
 
     def mixture(self, group: Group, mixture: Mixture, moment: Moment) -> Mixture:
-        p = annealed(*self.p, moment.epoch, moment.epochs)
+        p = rate_at(self.p, moment)
         if p == 0:
             return mixture
         running = _running(group, mixture)
@@ -47,24 +53,25 @@ class _MixtureDropout(Extra):
         )
 
     def factors(self, group: Group, running: Tensor, p: float, generator: torch.Generator) -> Tensor:
-        """What to multiply the weights with, (rows, columns), given which candidates run."""
+        """Return factors of the weights, (rows, columns), given which candidates run."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True)
 class OperationDropout(_MixtureDropout):
-    """Drop candidates at random, anew for every step of the weights and of the logits.
+    """Random removal of candidates, drawn again for every step of the weights and of the logits.
 
-    The weight of a candidate is multiplied by Bernoulli(1 - p) / (1 - p); a dropped one is not executed. Of
-    an edge or choice that would lose all its candidates one stays, drawn uniformly; of one that has a
-    single candidate nothing is dropped.
+    The weight of a candidate is multiplied by Bernoulli(1 - p) / (1 - p); a dropped one is not executed. An
+    edge or choice that would lose all its candidates keeps one, drawn uniformly; one that has a single
+    candidate keeps it.
 
     Args:
-        p: probability of dropping in the first and in the last epoch, linear in between.
+        p: Probability of dropping: one number, or those of the first and of the last epoch, linear in
+            between.
     """
 
     def check(self, strategy: OneShot, supernet: Supernet) -> None:
-        self.require_probabilities(strategy)
+        super().check(strategy, supernet)
         if not _runs_several(strategy, supernet):
             raise SpaceError(
                 "OperationDropout drops some of the candidates that run together, and "
@@ -78,17 +85,18 @@ class OperationDropout(_MixtureDropout):
 
 @dataclass(frozen=True)
 class EdgeDropout(_MixtureDropout):
-    """Drop edges of cells at random, anew for every step of the weights and of the logits.
+    """Random removal of cells' edges, drawn again for every step of the weights and of the logits.
 
-    The weights of an edge are multiplied by Bernoulli(1 - p) / (1 - p); a dropped edge is not executed. Of
-    the edges into a node one stays, drawn uniformly, if all would be dropped; of a single one nothing is.
+    The weights of an edge are multiplied by Bernoulli(1 - p) / (1 - p); a dropped edge is not executed.
+    A node that would lose all its edges keeps one, drawn uniformly; a single edge stays.
 
     Args:
-        p: probability of dropping in the first and in the last epoch, linear in between.
+        p: Probability of dropping: one number, or those of the first and of the last epoch, linear in
+            between.
     """
 
     def check(self, strategy: OneShot, supernet: Supernet) -> None:
-        self.require_probabilities(strategy)
+        super().check(strategy, supernet)
         if all(group.kind != "cell" for group in supernet.groups.values()):
             raise SpaceError("EdgeDropout drops edges of cells, and this space has no cell; leave it out.")
 
@@ -102,7 +110,7 @@ class EdgeDropout(_MixtureDropout):
 
 
 def _survival(running: Tensor, p: float, generator: torch.Generator) -> Tensor:
-    """Bernoulli(1 - p) / (1 - p) along the last dimension, of which one of those that run always survives."""
+    """Return Bernoulli(1 - p) / (1 - p) along the last dimension; one running entry always survives."""
     draws = torch.rand(running.shape, generator=generator).where(running, -1)
     # The largest of uniform draws is at a uniformly drawn place: the one to stay if all fall below p.
     kept = (draws >= p) | (draws == draws.amax(dim=-1, keepdim=True))
@@ -111,13 +119,13 @@ def _survival(running: Tensor, p: float, generator: torch.Generator) -> Tensor:
 
 
 def _running(group: Group, mixture: Mixture) -> Tensor:
-    """Which candidates a mixture runs, (rows, columns), boolean."""
+    """Return which candidates a mixture runs, (rows, columns), boolean."""
     alive = torch.tensor(group.alive)
     return alive if mixture.active is None else alive & torch.tensor(mixture.active)
 
 
 def _runs_several(strategy: Any, supernet: Supernet) -> bool:
-    """Whether the weights are trained with more than one candidate of some edge or choice."""
+    """Return whether the weights are trained with more than one candidate of some edge or choice."""
     moment, relaxation = Moment(0, 1, torch.Generator()), strategy.relaxation
     return any(
         bool((_running(group, mixture).sum(dim=1) > 1).any())
@@ -130,22 +138,29 @@ def _runs_several(strategy: Any, supernet: Supernet) -> bool:
 
 
 @dataclass(frozen=True)
-class ScheduledDropPath(Extra):
-    """Drop the outputs of candidates for some samples of a batch, more and more as the search goes on.
+class ScheduledDropPath(Extra[Any]):
+    """Random removal of candidates' outputs for some samples of a batch, more and more during the search.
 
     In training mode the output of every candidate but `nn.Identity` is multiplied by a mask
-    Bernoulli(1 - p) / (1 - p) per sample, with p rising linearly from 0 as `p * epoch / epochs`.
+    Bernoulli(1 - p) / (1 - p) per sample.
 
     Args:
-        p: what the probability of dropping rises towards.
+        p: Probability of dropping. One number is the limit of a rise from 0, `p * epoch / epochs`; two are
+            the probabilities in the first and in the last epoch, linear in between.
 
     Source: NASNet, Zoph et al. 2018, arXiv:1707.07012, in the form DARTS uses.
     """
 
-    p: float
+    p: Rate
 
     def __post_init__(self) -> None:
-        _check_probability(self.p)
+        require_rate("p", self.p, least=0, below=1)
+
+    def rate(self, moment: Moment) -> float:
+        """Return the probability of an epoch."""
+        if isinstance(self.p, tuple | list):
+            return rate_at(self.p, moment)
+        return self.p * moment.epoch / max(moment.epochs, 1)
 
     def check(self, strategy: OneShot, supernet: Supernet) -> None:
         if all(isinstance(candidate, nn.Identity) for candidate in candidates(supernet)):
@@ -155,7 +170,7 @@ class ScheduledDropPath(Extra):
             )
 
     def transform(self, candidate: nn.Module, output: Tensor, moment: Moment) -> Tensor:
-        p = self.p * moment.epoch / max(moment.epochs, 1)
+        p = self.rate(moment)
         if p == 0 or not candidate.training or isinstance(candidate, nn.Identity):
             return output
         mask = output.new_empty(len(output), *[1] * (output.dim() - 1)).bernoulli_(1 - p)  # (B, 1, ...)
@@ -163,26 +178,24 @@ class ScheduledDropPath(Extra):
 
 
 @dataclass(frozen=True)
-class SkipDropout(Extra):
+class SkipDropout(Extra[Any]):
     """Dropout on the outputs of `nn.Identity` candidates, in training mode, fading away.
 
-    With E epochs, p(e) = p (E - e - 1) / E while weights are trained alone, and p exp(-0.2 (e - warmup))
-    from then on.
-
     Args:
-        p: dropout rate.
-        warmup_epochs: give the strategy's.
+        p: Dropout rate. One number fades, with E epochs, as p(e) = p (E - e - 1) / E while weights are
+            trained alone, and as p exp(-0.2 (e - warmup)) from then on. Two are the rates of the first and of
+            the last epoch, linear in between.
+        warmup_epochs: The strategy's number.
 
     Source: P-DARTS, Chen et al. 2019, arXiv:1904.12760, section 3.3, as in the authors' code.
     """
 
-    p: float
+    p: Rate
     warmup_epochs: int = 10
 
     def __post_init__(self) -> None:
-        _check_probability(self.p)
-        if type(self.warmup_epochs) is not int or self.warmup_epochs < 0:
-            raise SpaceError(f"warmup_epochs={self.warmup_epochs!r} must be an integer of at least 0.")
+        require_rate("p", self.p, least=0, below=1)
+        require_integer("warmup_epochs", self.warmup_epochs, least=0)
 
     def check(self, strategy: OneShot, supernet: Supernet) -> None:
         if not any(isinstance(candidate, nn.Identity) for candidate in candidates(supernet)):
@@ -190,8 +203,11 @@ class SkipDropout(Extra):
                 "SkipDropout drops outputs of nn.Identity candidates, and this space has none; leave it out."
             )
 
-    def rate(self, epoch: int, epochs: int) -> float:
-        """p(e)."""
+    def rate(self, moment: Moment) -> float:
+        """Return p(e)."""
+        epoch, epochs = moment.epoch, moment.epochs
+        if isinstance(self.p, tuple | list):
+            return rate_at(self.p, moment)
         if epoch < self.warmup_epochs:
             return self.p * max(epochs - epoch - 1, 0) / epochs
         return self.p * math.exp(-0.2 * (epoch - self.warmup_epochs))
@@ -199,9 +215,4 @@ class SkipDropout(Extra):
     def transform(self, candidate: nn.Module, output: Tensor, moment: Moment) -> Tensor:
         if not isinstance(candidate, nn.Identity):
             return output
-        return nn.functional.dropout(output, self.rate(moment.epoch, moment.epochs), candidate.training)
-
-
-def _check_probability(p: float) -> None:
-    if not isinstance(p, int | float) or not 0 <= p < 1:
-        raise SpaceError(f"p={p!r}; expected a probability of dropping, at least 0 and below 1.")
+        return nn.functional.dropout(output, self.rate(moment), candidate.training)

@@ -8,17 +8,24 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from spacelang import SpaceError
+from spacelang.errors import require_all, require_integer, require_number
 from spacelang.supernet import Supernet
 
-from ..framework.curvature import validation_eigenvalue
-from ..framework.gradient import GradientSearch
-from ..framework.operations import count_skips, no_such_skips, operations, skips_of_cells
-from ..framework.search import Extra, OneShot
+from ..framework import (
+    GradientSearch,
+    LogitsExtra,
+    OneShot,
+    count_skips,
+    no_such_skips,
+    operations,
+    skips_of_cells,
+    validation_eigenvalue,
+)
 from .monitor import Monitor
 
 
 @dataclass(frozen=True)
-class StopOnSkips(Extra):
+class StopOnSkips(LogitsExtra):
     """Stop when the derived architecture has more than `most` skip connections in a cell.
 
     A candidate is a skip connection if its name contains "skip" or if it is an `nn.Identity`. Epochs that
@@ -35,15 +42,14 @@ class StopOnSkips(Extra):
     cells: str = "normal*"
 
     def __post_init__(self) -> None:
-        if type(self.most) is not int or self.most < 0:
-            raise SpaceError(f"most={self.most!r} must be an integer of at least 0.")
+        require_integer("most", self.most, least=0)
 
     def check(self, strategy: OneShot, supernet: Supernet) -> None:
-        self.require_probabilities(strategy)
+        super().check(strategy, supernet)
         if not skips_of_cells(supernet, self.cells):
             raise no_such_skips(supernet, self.cells, "StopOnSkips counts skip connections in cells")
 
-    def epoch_end(self, search: GradientSearch) -> None:  # type: ignore[override]
+    def epoch_end(self, search: GradientSearch) -> None:
         if search.moment.epoch < search.strategy.warmup_epochs:
             return
         supernet = search.supernet
@@ -58,7 +64,7 @@ class StopOnSkips(Extra):
 
 
 @dataclass(frozen=True)
-class StopOnStableRanking(Extra):
+class StopOnStableRanking(LogitsExtra):
     """Stop when the ranking of the learnable operations has not changed on any edge for some epochs.
 
     Learnable is an operation with weights. Layer choices count like edges. Epochs that train weights alone
@@ -73,18 +79,17 @@ class StopOnStableRanking(Extra):
     epochs: int = 10
 
     def __post_init__(self) -> None:
-        if type(self.epochs) is not int or self.epochs < 1:
-            raise SpaceError(f"epochs={self.epochs!r} must be an integer of at least 1.")
+        require_integer("epochs", self.epochs, least=1)
 
     def check(self, strategy: OneShot, supernet: Supernet) -> None:
-        self.require_probabilities(strategy)
+        super().check(strategy, supernet)
         if not any(len(columns) > 1 for row in _learnable(supernet).values() for columns in row):
             raise SpaceError(
                 "StopOnStableRanking ranks operations with weights, but no edge or layer choice of this "
                 "space has two of them."
             )
 
-    def epoch_end(self, search: GradientSearch) -> None:  # type: ignore[override]
+    def epoch_end(self, search: GradientSearch) -> None:
         learnable = _learnable(search.supernet)
         learnt = {label: search.history[label][search.strategy.warmup_epochs :] for label in learnable}
         if all(is_stable(learnt[label], rows, self.epochs) for label, rows in learnable.items()):
@@ -114,7 +119,7 @@ def _learnable(supernet: Supernet) -> Mapping[str, list[list[int]]]:
 
 
 @dataclass(frozen=True)
-class StopOnEigenvalue(Extra):
+class StopOnEigenvalue(LogitsExtra):
     """Stop when the curvature of the validation loss in the logits grows, and return to before it grew.
 
     It measures the largest eigenvalue of the Hessian (see `Monitor`) and averages it over `window`
@@ -138,20 +143,18 @@ class StopOnEigenvalue(Extra):
     first_epoch: int = 10
 
     def __post_init__(self) -> None:
-        for name, least in (("every", 1), ("window", 1), ("distance", 1), ("first_epoch", 0)):
-            if type(getattr(self, name)) is not int or getattr(self, name) < least:
-                raise SpaceError(f"{name}={getattr(self, name)!r} must be an integer of at least {least}.")
+        require_all(require_integer, self, "every", "window", "distance", least=1)
+        require_integer("first_epoch", self.first_epoch, least=0)
+        require_number("factor", self.factor, above=0)
         if self.window % 2 == 0:
             raise SpaceError(f"window={self.window} must be odd: an average has a middle.")
-        if self.factor <= 0:
-            raise SpaceError(f"factor={self.factor} must be positive.")
 
     def check(self, strategy: OneShot, supernet: Supernet) -> None:
-        self.require_probabilities(strategy)
+        super().check(strategy, supernet)
         if any(isinstance(extra, Monitor) and extra.eigenvalue for extra in strategy.extras):
             raise SpaceError("StopOnEigenvalue records the eigenvalue already; write Monitor() beside it.")
 
-    def epoch_end(self, search: GradientSearch) -> None:  # type: ignore[override]
+    def epoch_end(self, search: GradientSearch) -> None:
         if search.moment.epoch % self.every:
             return
         search.record("eigenvalue", validation_eigenvalue(search))

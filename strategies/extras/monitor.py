@@ -5,16 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from spacelang import SpaceError
+from spacelang.errors import require_integer
 from spacelang.supernet import Supernet
 
-from ..framework.curvature import validation_eigenvalue
-from ..framework.gradient import GradientSearch
-from ..framework.operations import chosen_columns, count_skips, skips
-from ..framework.search import Extra, OneShot
+from ..framework import (
+    GradientSearch,
+    LogitsExtra,
+    OneShot,
+    chosen_columns,
+    count_skips,
+    skips,
+    validation_eigenvalue,
+)
 
 
 @dataclass(frozen=True)
-class Monitor(Extra):
+class Monitor(LogitsExtra):
     """Record and log how many operations are skip connections and, when asked, the curvature.
 
     After every epoch `skip_ratio/{label}` is the share of skip connections (candidates with "skip" in their
@@ -34,18 +40,17 @@ class Monitor(Extra):
     every: int = 1
 
     def __post_init__(self) -> None:
-        if type(self.every) is not int or self.every < 1:
-            raise SpaceError(f"every={self.every!r} must be an integer of at least 1.")
+        require_integer("every", self.every, least=1)
 
     def check(self, strategy: OneShot, supernet: Supernet) -> None:
-        self.require_probabilities(strategy)
+        super().check(strategy, supernet)
         if not self.eigenvalue and not skips(supernet):
             raise SpaceError(
                 "Monitor() records the share of skip connections, but no operation of this space is one: an "
                 "nn.Identity, or with 'skip' in its name. Write Monitor(eigenvalue=True), or leave it out."
             )
 
-    def epoch_end(self, search: GradientSearch) -> None:  # type: ignore[override]
+    def epoch_end(self, search: GradientSearch) -> None:
         for name, ratio in skip_ratios(search).items():
             search.record(f"skip_ratio/{name}", ratio)
         if self.eigenvalue and search.moment.epoch % self.every == 0:

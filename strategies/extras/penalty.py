@@ -1,4 +1,4 @@
-"""Penalties on what the searched architecture is expected to cost."""
+"""Penalties on the expected cost of the searched architecture."""
 
 from __future__ import annotations
 
@@ -13,21 +13,19 @@ from torch import Tensor
 
 from spacelang import SpaceError
 from spacelang.costs import ExpectedCost, Metric, expected_cost
-from spacelang.errors import quoted
-from spacelang.language import Subset
+from spacelang.errors import require_all, require_number, require_one_of
 from spacelang.supernet import Group, Supernet
 
-from ..framework.gradient import GradientSearch
-from ..framework.search import Extra, OneShot, OneShotSearch
+from ..framework import GradientSearch, LogitsExtra, OneShot, Rate, rate_at, require_rate
 
 _FORMS = ("linear", "above", "below", "absolute", "log")
 
 
 @dataclass(frozen=True, eq=False)
-class Penalty(Extra):
+class Penalty(LogitsExtra):
     """Let the logits trade the validation loss for parameters, FLOPs or latency.
 
-    E is the expected cost of an architecture under the present probabilities, differentiable in the logits
+    E is the expected cost of an architecture under the present distributions, differentiable in the logits
     (`spacelang.costs.expected_cost`). The logits follow
 
         scale * loss + weight * n              (combine="add")
@@ -47,12 +45,13 @@ class Penalty(Extra):
 
     Args:
         metric: "params", "flops", or a latency table, whose unit is then that of `target`.
-        target: the cost aimed at; with "linear" and "log" merely the unit it is measured in.
-        weight: of the penalty.
-        form: from the table.
-        combine: whether the penalty is added to the loss or multiplies it.
-        scale: of the loss. Adam without weight decay does not notice it if the loss is multiplied.
-        example_inputs: a tensor, or a tuple of positional arguments of the forward; FLOPs need them, and are
+        target: Cost to reach; with "linear" and "log" merely the unit it is measured in.
+        weight: Weight of the penalty: one number, or those of the first and of the last epoch, linear in
+            between.
+        form: Name from the table.
+        combine: Whether the penalty is added to the loss or multiplies it.
+        scale: Factor of the loss. Adam without weight decay does not notice it if the loss is multiplied.
+        example_inputs: A tensor, or a tuple of positional arguments of the forward; FLOPs need them, and are
             for the whole batch.
 
     Source: ProxylessNAS, arXiv:1812.00332, section 3.3; TuNAS, arXiv:2008.06120, section 4; MnasNet,
@@ -62,31 +61,27 @@ class Penalty(Extra):
     metric: Metric
     target: float
     _: KW_ONLY
-    weight: float = 0.1
+    weight: Rate = 0.1
     form: Literal["linear", "above", "below", "absolute", "log"] = "absolute"
     combine: Literal["add", "multiply"] = "add"
     scale: float = 1.0
     example_inputs: Tensor | tuple[Any, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("target", "weight", "scale"):
-            value = getattr(self, name)
-            if not isinstance(value, int | float) or not 0 < value < math.inf:
-                raise SpaceError(f"{name}={value!r} must be a positive number.")
-        if self.form not in _FORMS:
-            raise SpaceError(f"form={self.form!r}; expected one of {quoted(_FORMS)}.")
-        if self.combine not in ("add", "multiply"):
-            raise SpaceError(f"combine={self.combine!r}; expected 'add' or 'multiply'.")
+        require_all(require_number, self, "target", "scale", above=0)
+        require_rate("weight", self.weight, least=0)
+        require_one_of("form", self.form, _FORMS)
+        require_one_of("combine", self.combine, ("add", "multiply"))
         if self.form == "log" and self.target <= 1:
             raise SpaceError(f"target={self.target!r} must be above 1 with form='log'; use a smaller unit.")
 
     def check(self, strategy: OneShot, supernet: Supernet) -> None:
-        self.require_probabilities(strategy)
+        super().check(strategy, supernet)
         low, high = cost_range(self.cost(supernet), supernet)
         if not low <= self.target <= high:
             warnings.warn(
-                f"Penalty's target={self.target:,.6g} is out of reach: this space can be expected to cost "
-                f"{low:,.6g} to {high:,.6g} ({self.cost(supernet).metric}).",
+                f"Penalty(target={self.target:,.6g}) is out of reach: expected costs in this space range "
+                f"from {low:,.6g} to {high:,.6g} ({self.cost(supernet).metric}).",
                 stacklevel=2,
             )
         if self.form == "log" and low <= 1:
@@ -96,14 +91,14 @@ class Penalty(Extra):
             )
 
     def objective(self, loss: Tensor, search: GradientSearch) -> Tensor:
-        return self.penalised(loss, self.expected(search))
+        return self.penalised(loss, self.expected(search), rate_at(self.weight, search.moment))
 
-    def epoch_end(self, search: OneShotSearch) -> None:
+    def epoch_end(self, search: GradientSearch) -> None:
         with torch.no_grad():
             search.record(self._name(search), self.expected(search).item())
 
-    def penalised(self, loss: Tensor, cost: Tensor) -> Tensor:
-        """The objective, from the loss and E."""
+    def penalised(self, loss: Tensor, cost: Tensor, weight: float) -> Tensor:
+        """Return the objective, from the loss, E and the present weight."""
         ratio = cost.log() / math.log(self.target) if self.form == "log" else cost / self.target
         n = ratio - 1
         if self.form == "above":
@@ -113,28 +108,28 @@ class Penalty(Extra):
         elif self.form == "absolute":
             n = n.abs()
         if self.combine == "add":
-            return self.scale * loss + self.weight * n
-        return self.scale * loss * (1 + n) ** self.weight
+            return self.scale * loss + weight * n
+        return self.scale * loss * (1 + n) ** weight
 
-    def expected(self, search: Any) -> Tensor:
-        """E of a `GradientSearch`, differentiable in its logits."""
+    def expected(self, search: GradientSearch) -> Tensor:
+        """Return E, differentiable in the logits."""
         groups = search.supernet.groups
-        tables = {x: inclusion(groups[x], table) for x, table in search.probability_tables().items()}
-        if search.relaxation.weighs_edges:
-            tables = {x: of_edges(groups[x], table) for x, table in tables.items()}
+        tables = {x: inclusion(groups[x], table) for x, table in search.distributions().items()}
+        for label, shares in search.edge_shares().items():
+            tables[label] = of_edges(groups[label], tables[label], shares)
         return self.cost(search.supernet)(tables)
 
     def cost(self, supernet: Supernet) -> ExpectedCost:
-        """E as a function of tables of probabilities; made once for each supernet."""
+        """Return E as a function of tables of probabilities; made once for each supernet."""
         known = _COSTS.setdefault(supernet, {})
         if self not in known:
             known[self] = expected_cost(supernet, self.metric, self.example_inputs)
         return known[self]
 
-    def _name(self, search: OneShotSearch) -> str:
-        """Name of the record; penalties on one metric are numbered from the second on."""
+    def _name(self, search: GradientSearch) -> str:
+        """Return the name of the record; penalties on one metric are numbered from the second on."""
         metric = self.cost(search.supernet).metric
-        penalties = [extra for extra in search.strategy.extras if isinstance(extra, Penalty)]
+        penalties = [extra for extra in search.extras if isinstance(extra, Penalty)]
         alike = [p for p in penalties if p.cost(search.supernet).metric == metric]
         position = alike.index(self)
         return f"expected_{metric}_{position + 1}" if position else f"expected_{metric}"
@@ -144,24 +139,19 @@ _COSTS: WeakKeyDictionary[Supernet, dict[Penalty, ExpectedCost]] = WeakKeyDictio
 
 
 def inclusion(group: Group, table: Tensor) -> Tensor:
-    """Probability that each candidate is chosen, from a search's table, (rows, columns)."""
-    decision = group.decisions[0]
-    if isinstance(decision, Subset) and decision.n_chosen is not None:
-        return decision.n_chosen * table
-    return table
+    """Return the probability that each candidate is chosen, from the distribution of one draw."""
+    return table * group.n_chosen if group.n_chosen else table
 
 
-def of_edges(group: Group, table: Tensor) -> Tensor:
-    """Shares of a cell's nodes as probabilities on its edges, each of which `expected_cost` counts alike."""
-    if group.kind != "cell":
-        return table
+def of_edges(group: Group, table: Tensor, shares: Tensor) -> Tensor:
+    """Return a cell's table, in which `expected_cost` counts edges alike, weighed by the edges' shares."""
     rows_into = [group.cell.rows_into(node) for _, node in group.cell.edges]
     entering = [sum(any(group.alive[row]) for row in rows) for rows in rows_into]
-    return table * table.new_tensor(entering)[:, None]
+    return table * (shares * shares.new_tensor(entering))[:, None]
 
 
 def cost_range(cost: ExpectedCost, supernet: Supernet) -> tuple[float, float]:
-    """Smallest and largest expectation that was found, by deciding one table after the other."""
+    """Return the smallest and largest expectation that was found, by deciding one table after the other."""
     return _extreme(cost, supernet, 1), _extreme(cost, supernet, -1)
 
 
@@ -184,12 +174,10 @@ def _extreme(cost: ExpectedCost, supernet: Supernet, sign: int) -> float:
 
 
 def _cheapest(group: Group, prices: Tensor) -> Tensor:
-    """One-hot rows of the candidates with the lowest price; a set takes as many as it needs."""
-    decision = group.decisions[0]
+    """Return one-hot rows of the candidates with the lowest price; a set takes as many as it needs."""
     alive = torch.tensor(group.alive)
     order = prices.masked_fill(~alive, math.inf).argsort(dim=1)
-    count = decision.n_chosen or 1 if isinstance(decision, Subset) else 1
-    chosen = torch.zeros_like(alive).scatter(1, order[:, :count], True)
-    if isinstance(decision, Subset) and decision.n_chosen is None:
+    chosen = torch.zeros_like(alive).scatter(1, order[:, : group.n_chosen or 1], True)
+    if group.kind == "any_subset":
         chosen |= prices < 0
     return (chosen & alive).to(prices.dtype)

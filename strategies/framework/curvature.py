@@ -13,17 +13,17 @@ from .update import restored
 
 
 def validation_eigenvalue(search: GradientSearch) -> float:
-    """Largest eigenvalue of the Hessian of L_val in the logits, on one validation batch of each process.
+    """Return the largest eigenvalue of the Hessian of L_val in the logits.
 
-    Buffers of the module and generators are as before afterwards.
+    L_val is the loss on one validation batch of each process. Buffers of the module and generators are left
+    as they were.
     """
     training = search.training
-    assert training is not None
     with restored(training.module, [], search.moment.generator), sdpa_kernel(SDPBackend.MATH):
         # Fused attention has no second derivative.
         loss = search.loss(training.validation_batch())
         value = largest_eigenvalue(loss, list(search.parameters.logits.values()), mean=training.mean)
-        search._mix("weights")  # lets go of the graph
+        search.mix("weights")  # lets go of the graph
     return value
 
 
@@ -35,17 +35,17 @@ def largest_eigenvalue(
     steps: int = 100,
     tolerance: float = 1e-2,
 ) -> float:
-    """Largest eigenvalue of the Hessian of `loss` in all `parameters` together.
+    """Return the largest eigenvalue of the Hessian of `loss` in all `parameters` together.
 
     Power iteration from a fixed random vector; its products with the Hessian are taken by differentiating
-    the gradient once more. If it finds a negative eigenvalue, it goes on with the Hessian shifted by that.
+    the gradient once more. If it finds a negative eigenvalue, it continues with the Hessian shifted by that.
 
     Args:
-        loss: with a graph that can be differentiated twice.
-        parameters: it depends on; those it does not depend on count as constant.
-        mean: of a product over processes.
-        steps: most products of one iteration.
-        tolerance: stop when ||H v - lambda v|| is at most this share of ||H v||.
+        loss: A number whose graph can be differentiated twice.
+        parameters: Variables; the loss need not depend on all of them.
+        mean: Averages a product over processes.
+        steps: Most products of one iteration.
+        tolerance: Precision: stop when ||H v - lambda v|| is at most this share of ||H v||.
     """
     gradients = torch.autograd.grad(
         loss, parameters, create_graph=True, allow_unused=True, materialize_grads=True
@@ -70,7 +70,7 @@ def largest_eigenvalue(
 def power_iteration(
     product: Callable[[Tensor], Tensor], start: Tensor, steps: int, tolerance: float
 ) -> float:
-    """Eigenvalue of largest magnitude of a symmetric matrix, given by its product with a vector."""
+    """Return the eigenvalue of largest magnitude of a symmetric matrix, given as its product with vectors."""
     v, eigenvalue = start / torch.linalg.vector_norm(start), torch.zeros(())
     for _ in range(steps):
         image = product(v)

@@ -1,9 +1,9 @@
-"""The search of differentiable strategies: logits that step on validation batches."""
+"""Differentiable strategies, their search, their schedules, and extras that read or move logits."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,16 +13,94 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from spacelang import SpaceError
+from spacelang.errors import require_all, require_integer, require_number
 from spacelang.language import Architecture
 from spacelang.randomness import torch_generator
-from spacelang.supernet import Supernet
+from spacelang.supernet import Group, Supernet
 
 from .derivation import top_architectures
-from .logits import ArchitectureParameters
-from .relaxation import Mixture, Phase, Relaxation
-from .search import OneShot, OneShotSearch
+from .logits import ArchitectureParameters, clip
+from .relaxation import Mixture, Moment, Phase, Relaxation
+from .search import Extra, OneShot, OneShotSearch
 from .trainer import release
 from .update import FirstOrder, Step, Update
+
+
+@dataclass(frozen=True, kw_only=True)
+class Differentiable(OneShot):
+    """Base of gradient-based strategies.
+
+    Args:
+        learning_rate: Adam's learning rate for the logits.
+        betas: Adam's decay rates of its two moments.
+        weight_decay: Adam's weight decay, which pulls logits towards the uniform mixture.
+        init_scale: Scale of the first logits, `init_scale * N(0, 1)`.
+        warmup_epochs: Epochs at the start that train weights alone.
+        update_every: Steps of the weights per step of the logits.
+        gradient_clip: Largest norm of the gradient of all logits; None for no limit.
+    """
+
+    learning_rate: float = 3e-4
+    betas: tuple[float, float] = (0.5, 0.999)
+    weight_decay: float = 1e-3
+    init_scale: float = 1e-3
+    warmup_epochs: int = 0
+    update_every: int = 1
+    gradient_clip: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_number("learning_rate", self.learning_rate, above=0)
+        require_all(require_number, self, "weight_decay", "init_scale", least=0)
+        require_integer("warmup_epochs", self.warmup_epochs, least=0)
+        require_integer("update_every", self.update_every, least=1)
+        require_number("gradient_clip", self.gradient_clip, above=0, optional=True)
+
+    @property
+    def relaxation(self) -> Relaxation:
+        """How logits become mixtures."""
+        raise NotImplementedError(f"{type(self).__name__} must say its relaxation")
+
+    @property
+    def update(self) -> Update:
+        """How batches become gradients of the logits."""
+        return FirstOrder()
+
+    def objective(self, loss: Tensor, search: GradientSearch, phase: Phase) -> Tensor:
+        """Return the loss of a step, to which a strategy may add terms of its own.
+
+        Extras add theirs to the loss of the logits' step afterwards. A second-order update uses this method
+        for both of its losses.
+
+        Args:
+            loss: The module's loss on a batch, a number.
+            search: Gives the logits (`search.parameters.logits`), probabilities and the supernet.
+            phase: Whose step the loss is for. In a step of the "weights" logits are constants, unless a
+                second-order update differentiates it.
+        """
+        return loss
+
+    def make_schedule(self) -> Schedule:
+        """Return a new schedule, which acts between the epochs of one search."""
+        return Schedule()
+
+    def derive(
+        self, supernet: Supernet, probabilities: Mapping[str, Tensor], count: int
+    ) -> list[Architecture]:
+        """Return the `count` best architectures, best first, from tables of probabilities."""
+        return top_architectures(supernet, probabilities, count)
+
+    def check(self, supernet: Supernet) -> None:
+        super().check(supernet)
+        self.refuse(
+            supernet.soft_refusals(),
+            "mixes candidates",
+            "Strategies that train one path at a time can: RandomOneShot, SPOS, ENAS. Or use a LayerChoice "
+            "in their place, or give them one value in the space's constructor.",
+        )
+
+    def make_search(self, supernet: Supernet, previous: Any, **settings: Any) -> GradientSearch:
+        return GradientSearch(self, supernet, **settings)
 
 
 class GradientSearch(OneShotSearch):
@@ -34,15 +112,17 @@ class GradientSearch(OneShotSearch):
     are never computed for the logits' step, nor logit gradients for the weights'.
 
     Args:
-        strategy, supernet, seed, stage, val_dataloader: as in `OneShotSearch`.
-        relaxation: in place of the strategy's.
+        strategy, supernet, seed, stage, val_dataloader: As in `OneShotSearch`.
+        relaxation: Relaxation to use in place of the strategy's.
 
     Attributes:
-        parameters: the logits and their moments, by group label.
-        schedule: what acts between epochs.
-        history: by group label, the table of probabilities after each epoch.
-        returned_to: the epoch whose probabilities are derived; None for the present ones.
+        parameters: The logits and their moments, by group label.
+        schedule: Acts between epochs.
+        history: By group label, the table of probabilities after each epoch.
+        returned_to: Epoch whose probabilities are derived; None for the present ones.
     """
+
+    strategy: Differentiable
 
     def __init__(
         self,
@@ -71,64 +151,81 @@ class GradientSearch(OneShotSearch):
 
     # -- results -------------------------------------------------------------------------------------
 
-    def probability_tables(self) -> dict[str, Tensor]:
-        """Probability of every candidate, by group label, (rows, columns).
+    def probabilities(self) -> dict[str, Tensor]:
+        """Return the tables that derivation ranks, by group label, (rows, columns), detached."""
+        groups = self.supernet.groups
+        with torch.no_grad():
+            return {x: self.relaxation.probabilities(groups[x], p) for x, p in self.parameters.logits.items()}
 
-        They are differentiable in the logits: in those that the present step may move.
+    def distributions(self) -> dict[str, Tensor]:
+        """Return `Relaxation.distribution` of every group, by label, (rows, columns).
+
+        They are differentiable in the logits that the present step may move.
         """
         groups = self.supernet.groups
         return {x: self.relaxation.movable(groups[x], p) for x, p in self.parameters.logits.items()}
 
-    def probabilities(self) -> dict[str, Tensor]:
-        """The same, detached."""
-        with torch.no_grad():
-            return self.probability_tables()
+    def edge_shares(self) -> dict[str, Tensor]:
+        """Return `Relaxation.edge_shares` of the cells that weigh their edges, by label, (rows,)."""
+        groups = self.supernet.groups
+        shares = {x: self.relaxation.edge_shares(groups[x], p) for x, p in self.parameters.logits.items()}
+        return {label: share for label, share in shares.items() if share is not None}
 
     def derive(self, count: int = 1) -> list[Architecture]:
-        """The `count` most probable architectures, best first."""
+        """Return the `count` most probable architectures, best first."""
         tables = self.probabilities()
         if self.returned_to is not None:
             tables = {label: past[self.returned_to] for label, past in self.history.items()}
-        found: list[Architecture] = self.strategy.derive(self.supernet, tables, count)
-        return found
+        return self.strategy.derive(self.supernet, tables, count)
 
     def return_to(self, epoch: int) -> None:
         """Derive from the probabilities after an earlier epoch; the weights stay as they are."""
         self.returned_to = epoch
 
     def summary(self) -> dict[str, Any]:
-        """What happened, as plain values for a report."""
+        """Return plain values for a report."""
         return {**super().summary(), **self.schedule.summary(self)}
 
     # -- Lightning hooks -----------------------------------------------------------------------------
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Follow the module to its device."""
+        """Follow the module to its device; add the strategy's own terms to its loss."""
         super().on_fit_start(trainer, pl_module)
         self.parameters.to(pl_module.device)
-        self._mix("weights")
+        if type(self.strategy).objective is not Differentiable.objective:
+            self.training.replace_loss(self._weights_loss)
+        self.mix("weights")
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Let the schedule begin, or go on."""
+        """Let the schedule begin, or continue."""
         super().on_train_start(trainer, pl_module)
-        warmup = self.strategy.warmup_epochs
-        if 0 < (trainer.max_epochs or 0) <= warmup:
-            rank_zero_warn(
-                f"{type(self.strategy).__name__}(warmup_epochs={warmup}) trains weights alone for all of the "
-                f"Trainer's {trainer.max_epochs} epochs, so nothing is searched; give more epochs or a "
-                "shorter warm-up."
-            )
+        self._check_epochs(trainer.max_epochs or 0)
         self.schedule.train_start(self)
+
+    def _check_epochs(self, epochs: int) -> None:
+        """Warn when the Trainer has too few epochs for this strategy."""
+        name, warmup = type(self.strategy).__name__, self.strategy.warmup_epochs
+        if 0 < epochs <= warmup:
+            rank_zero_warn(
+                f"{name}(warmup_epochs={warmup}) trains weights alone for all of the Trainer's {epochs} "
+                "epochs, so nothing is searched; set more epochs or a shorter warm-up."
+            )
+        needed = self.schedule.epochs_needed(self)
+        if needed is not None and 0 < epochs < needed:
+            rank_zero_warn(
+                f"{name} needs {needed} epochs to decide everything, and the Trainer has {epochs}; set "
+                f"max_epochs={needed}, or let it decide earlier or more often."
+            )
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Step the logits, then give the weights their mixture."""
+        """Step the logits, then set the mixture of the weights' step."""
         window = trainer.accumulate_grad_batches
         is_time = batch_idx % (window * self.strategy.update_every) == 0
         if is_time and trainer.current_epoch >= self.strategy.warmup_epochs:
             self._step_logits(batch, batch_idx, count=window)
-        self._mix("weights")
+        self.mix("weights")
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Let the schedule act, record and log the probabilities, then let the extras act."""
@@ -145,10 +242,10 @@ class GradientSearch(OneShotSearch):
             for row, values in zip(group.rows, table.tolist(), strict=True):
                 place = f"{label}/{row}" if row else label
                 metrics |= {f"alpha/{place}/{c}": p for c, p in zip(group.columns, values, strict=True)}
-        self._training.log(metrics)
+        self.training.log(metrics)
 
     def state_dict(self) -> dict[str, Any]:
-        """Logits, moments and the history of probabilities besides."""
+        """Return also logits, moments and the history of probabilities."""
         return {
             **super().state_dict(),
             **self.parameters.state_dict(),
@@ -164,24 +261,25 @@ class GradientSearch(OneShotSearch):
         self.returned_to = state["returned_to"]
         self.schedule.load_state_dict(state["schedule"])
         super().load_state_dict(state)
-        self._mix("weights")
+        self.mix("weights")
 
     # -- steps ---------------------------------------------------------------------------------------
 
     def loss(self, batch: Any, batch_idx: int = 0) -> Tensor:
-        """The module's training loss with the logits in the graph; a random relaxation draws anew."""
-        self._mix("logits")
-        return self._training.loss(batch, batch_idx)
+        """Return the module's training loss with the logits in the graph; a random relaxation draws again."""
+        self.mix("logits")
+        return self.training.loss(batch, batch_idx)
 
-    def _mix(self, phase: Phase) -> dict[str, Mixture]:
-        """Hand the supernet a mixture of the present logits; only the logits' own step differentiates it."""
+    def mix(self, phase: Phase) -> None:
+        """Hand the supernet a mixture of the present logits, differentiable in a step of the logits alone."""
         moment = dataclasses.replace(self.moment, phase=phase)
+        extras = [extra for extra in self.extras if isinstance(extra, LogitsExtra)]
         made: dict[str, Mixture] = {}
         with torch.set_grad_enabled(phase == "logits"):
             for label, logits in self.parameters.logits.items():
                 group = self.supernet.groups[label]
                 made[label] = self.relaxation.mixture(group, logits, moment)
-                for extra in self.strategy.extras:
+                for extra in extras:
                     made[label] = extra.mixture(group, made[label], moment)
         self.supernet.set_mixture(
             {label: mixture.weights for label, mixture in made.items()},
@@ -190,137 +288,88 @@ class GradientSearch(OneShotSearch):
             adds_gates=any(mixture.adds_gates for mixture in made.values()),
             silent={label: mixture.silent for label, mixture in made.items() if mixture.silent is not None},
         )
-        return made
+
+    def _weights_loss(self, loss: Tensor) -> Tensor:
+        with self.parameters.constant():
+            return self.strategy.objective(loss, self, "weights")
+
+    def _val_loss(self, batch_idx: int) -> Tensor:
+        loss = self.loss(self.training.validation_batch(), batch_idx)
+        loss = self.strategy.objective(loss, self, "logits")
+        for extra in self.extras:
+            if isinstance(extra, LogitsExtra):
+                loss = extra.objective(loss, self)
+        return loss
 
     def _step_logits(self, batch: Any, batch_idx: int, count: int) -> None:
         """Step along the mean over `count` validation batches and all processes of the gradient."""
-        training, parameters = self._training, self.parameters
+        training, parameters = self.training, self.parameters
         before = {label: p.detach().clone() for label, p in parameters.logits.items()}
         logits = list(parameters.logits.values())
-
-        def val_loss() -> Tensor:
-            loss = self.loss(training.validation_batch(), batch_idx)
-            for extra in self.strategy.extras:
-                loss = extra.objective(loss, self)
-            return loss
-
         step = Step(
             logits,
-            lambda: self.loss(batch, batch_idx),
-            val_loss,
+            lambda: self.strategy.objective(self.loss(batch, batch_idx), self, "weights"),
+            lambda: self._val_loss(batch_idx),
             training.module,
             training.trainer.optimizers,
             self.moment.generator,
         )
-        total = [torch.zeros_like(p) for p in logits]
+        total: list[Tensor | None] = [None] * len(logits)
         for _ in range(count):
-            for sum_, gradient in zip(total, self.strategy.update.gradients(step), strict=True):
-                if gradient is not None:  # None: a choice this batch's forward pass did not reach
-                    sum_ += gradient / count
-        gradients = [training.mean(gradient) for gradient in total]
+            for i, gradient in enumerate(self.strategy.update.gradients(step)):
+                if gradient is not None:
+                    sum_ = total[i]
+                    total[i] = gradient / count if sum_ is None else sum_ + gradient / count
+        gradients = training.mean_where_any(total, logits)
         if self.strategy.gradient_clip is not None:
-            clip(gradients, self.strategy.gradient_clip)
+            clip([gradient for gradient in gradients if gradient is not None], self.strategy.gradient_clip)
         parameters.step(gradients)
         with torch.no_grad():
             for label, p in parameters.logits.items():
                 p.copy_(self.relaxation.settled(self.supernet.groups[label], before[label], p))
 
 
-def clip(gradients: Sequence[Tensor], largest: float) -> None:
-    """Scale gradients so that their joint norm is at most `largest`."""
-    norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in gradients]))
-    for gradient in gradients:
-        gradient.mul_((largest / (norm + 1e-6)).clamp(max=1.0))
+class LogitsExtra(Extra[GradientSearch]):
+    """Base of extras that read or move logits; they work with differentiable strategies alone."""
 
-
-@dataclass(frozen=True, kw_only=True)
-class Differentiable(OneShot):
-    """Base of gradient-based strategies.
-
-    Args:
-        learning_rate: of Adam on the logits.
-        betas: of Adam.
-        weight_decay: of Adam; pulls logits towards the uniform mixture.
-        init_scale: logits start as `init_scale * N(0, 1)`.
-        warmup_epochs: epochs at the start that train weights alone.
-        update_every: steps of the weights per step of the logits.
-        gradient_clip: largest norm of the gradient of all logits; None for no limit.
-    """
-
-    learning_rate: float = 3e-4
-    betas: tuple[float, float] = (0.5, 0.999)
-    weight_decay: float = 1e-3
-    init_scale: float = 1e-3
-    warmup_epochs: int = 0
-    update_every: int = 1
-    gradient_clip: float | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.learning_rate <= 0:
-            raise SpaceError(f"learning_rate={self.learning_rate} must be positive.")
-        if self.weight_decay < 0 or self.init_scale < 0:
+    def check(self, strategy: OneShot, supernet: Supernet) -> None:
+        if not isinstance(strategy, Differentiable):
             raise SpaceError(
-                f"weight_decay={self.weight_decay} and init_scale={self.init_scale} must not be negative."
+                f"{type(self).__name__} reads the probabilities of candidates, and {type(strategy).__name__} "
+                "learns none; use it with a differentiable strategy, such as DARTS()."
             )
-        for name, least in (("warmup_epochs", 0), ("update_every", 1)):
-            if type(getattr(self, name)) is not int or getattr(self, name) < least:
-                raise SpaceError(f"{name}={getattr(self, name)!r} must be an integer of at least {least}.")
-        if self.gradient_clip is not None and self.gradient_clip <= 0:
-            raise SpaceError(f"gradient_clip={self.gradient_clip} must be positive, or None.")
 
-    @property
-    def relaxation(self) -> Relaxation:
-        """How logits become mixtures."""
-        raise NotImplementedError(f"{type(self).__name__} must say its relaxation")
+    def mixture(self, group: Group, mixture: Mixture, moment: Moment) -> Mixture:
+        """Return the mixture to use in place of `mixture`; random numbers come from `moment.generator`."""
+        return mixture
 
-    @property
-    def update(self) -> Update:
-        """How batches become gradients of the logits."""
-        return FirstOrder()
-
-    def make_schedule(self) -> Schedule:
-        """What acts between epochs; made anew for every search."""
-        return Schedule()
-
-    def derive(
-        self, supernet: Supernet, probabilities: Mapping[str, Tensor], count: int
-    ) -> list[Architecture]:
-        """The `count` best architectures, best first, from tables of probabilities."""
-        return top_architectures(supernet, probabilities, count)
-
-    def check(self, supernet: Supernet) -> None:
-        super().check(supernet)
-        self._refuse(
-            supernet.soft_refusals(),
-            "mixes candidates",
-            "Strategies that train one path at a time can: RandomOneShot, SPOS, ENAS. Or use a LayerChoice "
-            "in their place, or give them one value in the space's constructor.",
-        )
-
-    def make_search(self, supernet: Supernet, previous: Any, **settings: Any) -> GradientSearch:
-
-        return GradientSearch(self, supernet, **settings)
+    def objective(self, loss: Tensor, search: GradientSearch) -> Tensor:
+        """Return the loss whose gradient the logits follow, from their loss so far."""
+        return loss
 
 
 class Schedule:
-    """Acts between epochs; this one does nothing. One object belongs to one search.
+    """Base of schedules, which act between epochs; this one does nothing. One object belongs to one search.
 
     State is made of tensors, numbers, strings, lists and dicts, so that a checkpoint can hold it.
     """
 
+    def epochs_needed(self, search: GradientSearch) -> int | None:
+        """Return how many epochs this schedule takes to finish; None where any number will do."""
+        return None
+
     def train_start(self, search: GradientSearch) -> None:
-        """Called before the first epoch of a fit, which may be a resumed one."""
+        """Act before the first epoch of a fit, which may be a resumed one."""
 
     def epoch_end(self, search: GradientSearch, epoch: int) -> None:
-        """Called after the training of an epoch, before its probabilities are recorded."""
+        """Act after the training of an epoch, before its probabilities are recorded."""
 
     def summary(self, search: GradientSearch) -> dict[str, Any]:
-        """What it did, as plain values for a report."""
+        """Return plain values for a report."""
         return {}
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything needed to go on."""
+        """Return everything needed to continue."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

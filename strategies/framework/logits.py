@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -21,11 +22,11 @@ class ArchitectureParameters:
     by label: a resumed search finds its moments whatever the order in which a space is built.
 
     Args:
-        supernet: gives the groups.
-        relaxation: gives the logits' shapes.
-        init_scale: logits start as `init_scale * N(0, 1)`.
-        generator: draws them.
-        learning_rate, betas, weight_decay: of Adam.
+        supernet: Gives the groups.
+        relaxation: Gives the logits' shapes.
+        init_scale: Scale of the first logits, `init_scale * N(0, 1)`.
+        generator: Draws them.
+        learning_rate, betas, weight_decay: Adam's settings.
     """
 
     def __init__(
@@ -48,8 +49,12 @@ class ArchitectureParameters:
             self.logits.values(), lr=learning_rate, betas=betas, weight_decay=weight_decay
         )
 
-    def step(self, gradients: Sequence[Tensor]) -> None:
-        """Apply one gradient, in the order of `logits`; rows with nothing left to choose stay as they are."""
+    def step(self, gradients: Sequence[Tensor | None]) -> None:
+        """Step along gradients, one for each of `logits` in their order.
+
+        Where a gradient is None, logits and moments stay as they are, without weight decay. So do the logits
+        of rows with nothing left to choose.
+        """
         settled = {label: self._settled(label) for label in self.logits}
         before = {label: self.logits[label].detach()[rows] for label, rows in settled.items() if rows}
         for parameter, gradient in zip(self.logits.values(), gradients, strict=True):
@@ -59,8 +64,19 @@ class ArchitectureParameters:
         for label, kept in before.items():  # else Adam's weight decay and momentum would go on moving them
             self.logits[label].data[settled[label]] = kept
 
+    @contextmanager
+    def constant(self) -> Iterator[None]:
+        """Let nothing computed inside be differentiable in the logits."""
+        for parameter in self.logits.values():
+            parameter.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for parameter in self.logits.values():
+                parameter.requires_grad_(True)
+
     def _settled(self, label: str) -> list[int]:
-        """Rows of a group that were pruned to one candidate or none."""
+        """Return the rows of a group that were pruned to one candidate or none."""
         return [r for r, row in enumerate(self._groups[label].alive) if sum(row) < min(2, len(row))]
 
     def to(self, device: torch.device) -> None:
@@ -73,7 +89,7 @@ class ArchitectureParameters:
                     state[name] = value.to(device)
 
     def state_dict(self) -> dict[str, Any]:
-        """Logits and moments by label."""
+        """Return logits and moments by label."""
         return {
             "logits": {label: p.detach().cpu().clone() for label, p in self.logits.items()},
             "moments": {
@@ -100,3 +116,11 @@ class ArchitectureParameters:
             if label in state["moments"]:
                 moments = {name: value.clone() for name, value in state["moments"][label].items()}
                 self.optimizer.state[parameter] = moments
+
+
+def clip(gradients: Sequence[Tensor], largest: float) -> None:
+    """Scale gradients so that their joint norm is at most `largest`."""
+    if gradients:
+        norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in gradients]))
+        for gradient in gradients:
+            gradient.mul_((largest / (norm + 1e-6)).clamp(max=1.0))

@@ -78,8 +78,8 @@ class PathSearch(OneShotSearch):
         self.ranking = []
         try:
             with untouched(pl_module):
-                self._training.begin_epoch()
-                batch = self._training.validation_batch()
+                self.training.begin_epoch()
+                batch = self.training.validation_batch()
                 self._scorer().measure_on(self.supernet.decision_space.default(), batch)
         except Exception as error:
             if self.strategy.metric is None:
@@ -111,13 +111,13 @@ class PathSearch(OneShotSearch):
                 return value
 
             # A last 1, for no epoch is seeded from four numbers.
-            generator = torch_generator(self._seed, self.stage, trainer.current_epoch, 1)
+            generator = torch_generator(self.seed, self.stage, trainer.current_epoch, 1)
             self.ranking = self.rank(measure, generator)
         self._select_first()
-        self._training.log({"ranking/best": self.ranking[0][0]})
+        self.training.log({"ranking/best": self.ranking[0][0]})
 
     def _scorer(self) -> Scorer:
-        return Scorer(self._training, self.supernet, self.strategy.metric, self.strategy.calibration_batches)
+        return Scorer(self.training, self.supernet, self.strategy.metric, self.strategy.calibration_batches)
 
     def _select_first(self) -> None:
         """Select the best architecture, or while there is none the space's default."""

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
 
-from spacelang.language import Subset
 from spacelang.supernet import Group
 
 Phase: TypeAlias = Literal["logits", "weights"]
@@ -18,13 +17,13 @@ Phase: TypeAlias = Literal["logits", "weights"]
 
 @dataclass(frozen=True)
 class Moment:
-    """When in a search a mixture is made.
+    """A point in time of a search, at which a mixture is made.
 
     Args:
-        epoch: from 0.
-        epochs: of the whole search.
-        generator: what a random relaxation draws from, on the CPU, the same on every rank.
-        phase: whose step the mixture is for.
+        epoch: The present epoch, from 0.
+        epochs: Number of epochs of the search.
+        generator: Source of a relaxation's random draws, on the CPU, the same on every rank.
+        phase: Whose step the mixture is for.
     """
 
     epoch: int
@@ -35,14 +34,14 @@ class Moment:
 
 @dataclass(frozen=True)
 class Mixture:
-    """What a group computes with.
+    """The weights a group computes with.
 
     Args:
-        weights: of the candidates, (rows, columns).
-        active: rows x columns, which candidates run; None for all.
-        edges: (rows,), weights of a cell's edges besides those of their candidates; None for ones.
-        adds_gates: add the weights of candidates that do not run, as plain numbers.
-        silent: rows x columns, candidates that run for the gradient of their weight, which is zero.
+        weights: Weights of the candidates, (rows, columns).
+        active: Candidates that run, rows x columns; None for all.
+        edges: Factors of a cell's edges, (rows,), applied to the weights of their candidates; None for ones.
+        adds_gates: Whether the weights of candidates that do not run are added as plain numbers.
+        silent: Candidates that run for the gradient of their weight, which is zero; rows x columns.
     """
 
     weights: Tensor
@@ -53,35 +52,55 @@ class Mixture:
 
 
 class Relaxation(Protocol):
-    """Turns the logits of a group into the weights its candidates are mixed with.
-
-    Attributes:
-        weighs_edges: whether the probabilities of a cell are shares of a node, and not of each edge into it.
-    """
-
-    weighs_edges: ClassVar[bool] = False
+    """Turns the logits of a group into the weights its candidates are mixed with."""
 
     def shape(self, group: Group) -> tuple[int, int]:
-        """Shape of the group's logits."""
+        """Return the shape of the group's logits."""
         ...
 
     def probabilities(self, group: Group, logits: Tensor) -> Tensor:
-        """Probability of each candidate, (rows, columns): what derivation ranks."""
+        """Return numbers in [0, 1] that derivation ranks and the history records, (rows, columns).
+
+        Rows need not sum to one; pruned candidates have 0.
+        """
         ...
 
     def mixture(self, group: Group, logits: Tensor, moment: Moment) -> Mixture:
-        """Mixture of a forward pass; its weights are differentiable in the logits."""
+        """Return the mixture of a forward pass; its weights are differentiable in the logits."""
         ...
 
-    def movable(self, group: Group, logits: Tensor) -> Tensor:
-        """Probabilities, with the gradient of those logits alone that the present step may move.
+    def distribution(self, group: Group, logits: Tensor) -> Tensor:
+        """Return probabilities that a row's slot holds each candidate, (rows, columns).
 
-        `group.active` says what runs in it.
+        Expected costs, penalties and entropy use them. Rows sum to one: over the candidates that are left
+        of a choice, or of an edge given that the edge is in the architecture. Of the zero operation, which is
+        never derived, there is no share: the others divide it in proportion. In a choice of `n_chosen` inputs
+        a row is one draw. In a choice of any set an entry is the probability that the input is in the set,
+        independent of the others, and rows have no sum. A row without candidates is zero.
+
+        By default rows of `probabilities` divided by their sums.
         """
-        return self.probabilities(group, logits)
+        table = self.probabilities(group, logits)
+        if group.kind == "any_subset":
+            return table
+        return table / table.sum(dim=1, keepdim=True).clamp_min(torch.finfo(table.dtype).tiny)
+
+    def edge_shares(self, group: Group, logits: Tensor) -> Tensor | None:
+        """Return each edge's share of the slots of its node, (rows,), one in all for each node of a cell.
+
+        None where edges have no weights of their own: those that are left are then equally likely.
+        """
+        return None
+
+    def movable(self, group: Group, logits: Tensor) -> Tensor:
+        """Return the distribution, differentiable in those logits alone that the present step may move.
+
+        `group.active` says which candidates run in it.
+        """
+        return self.distribution(group, logits)
 
     def settled(self, group: Group, before: Tensor, after: Tensor) -> Tensor:
-        """Logits to go on with, from those before and after their step."""
+        """Return the logits to continue with, from those before and after their step."""
         return after
 
 
@@ -90,8 +109,8 @@ class Softmax(Relaxation):
     """w_{e,k} = exp(alpha_{e,k}) / sum_k' exp(alpha_{e,k'}), per row (DARTS, arXiv:1806.09055, eq. 2).
 
     Args:
-        none: give each edge of a cell, besides its candidates, a logit for the zero operation. It takes
-            part in the softmax, so an edge may fade away, and is never derived. It is column 0 of the logits.
+        none: Whether each edge of a cell also has a logit for the zero operation. It takes part in the
+            softmax, so an edge may fade away, and is never derived. It is column 0 of the logits.
 
     A choice of a subset has weights that sum to the number chosen, `n_chosen * softmax`; one of any
     non-empty set includes each input with probability `sigmoid(alpha)`.
@@ -99,36 +118,34 @@ class Softmax(Relaxation):
 
     none: bool = True
 
-    def _has_none(self, group: Group) -> bool:
+    def has_none(self, group: Group) -> bool:
+        """Return whether a group's logits have a column for the zero operation, column 0."""
         return self.none and group.kind == "cell"
 
     def shape(self, group: Group) -> tuple[int, int]:
         rows, columns = group.shape
-        return rows, columns + self._has_none(group)
+        return rows, columns + self.has_none(group)
 
     def probabilities(self, group: Group, logits: Tensor) -> Tensor:
-        decision = group.decisions[0]
         alive = alive_mask(group, logits)
-        if isinstance(decision, Subset) and decision.n_chosen is None:
+        if group.kind == "any_subset":
             return logits.sigmoid() * alive
-        if not self._has_none(group):
+        if not self.has_none(group):
             return masked_softmax(logits, alive)
         with_none = torch.nn.functional.pad(alive, (1, 0), value=True)
         return masked_softmax(logits, with_none)[:, 1:]
 
     def mixture(self, group: Group, logits: Tensor, moment: Moment | None = None) -> Mixture:
-        decision = group.decisions[0]
         weights = self.probabilities(group, logits)
-        chosen = decision.n_chosen if isinstance(decision, Subset) else None
-        return Mixture(weights * chosen if chosen else weights)
+        return Mixture(weights * group.n_chosen if group.n_chosen else weights)
 
 
 def masked_softmax(logits: Tensor, alive: Tensor) -> Tensor:
-    """Softmax of each row over its alive entries; zero elsewhere, and everywhere in a row that has none."""
+    """Return the softmax of each row over its alive entries; all other entries are zero."""
     lowest = torch.finfo(logits.dtype).min
     return logits.masked_fill(~alive, lowest).softmax(dim=-1) * alive
 
 
 def alive_mask(group: Group, like: Tensor) -> Tensor:
-    """Which candidates have not been pruned, (rows, columns), boolean, on the device of `like`."""
+    """Return which candidates have not been pruned, (rows, columns), boolean, on the device of `like`."""
     return torch.tensor(group.alive, device=like.device)

@@ -1,178 +1,37 @@
-"""The callback that searches an architecture while a Trainer trains the supernet."""
+"""One-shot strategies, their extras, and the callback that searches while a Trainer trains the supernet."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from spacelang import ModelSpace, SpaceError
 from spacelang.arguments import KnownArguments
 from spacelang.language import Architecture
 from spacelang.randomness import torch_generator
-from spacelang.supernet import Group, Supernet
+from spacelang.supernet import Supernet
 
-from .relaxation import Mixture, Moment
+from .relaxation import Moment
 from .trainer import Training
-
-if TYPE_CHECKING:
-    from .gradient import GradientSearch
-
-
-class OneShotSearch(pl.Callback):
-    """One search: a Lightning callback for a LightningModule that trains a supernet.
-
-    It works with any module under automatic optimisation. What differs between kinds of search is what
-    happens before a training batch and how architectures are derived: `GradientSearch`, `PathSearch`.
-    Everything a search must remember is in `state_dict`.
-
-    Args:
-        strategy: the settings.
-        supernet: the network being trained.
-        seed: of everything random.
-        stage: of a strategy of several.
-        val_dataloader: batches of the search; the Trainer's (first) validation loader by default.
-
-    Attributes:
-        records: numbers kept over the epochs, by name.
-        stopped: why the search ended early; empty while it has not.
-        moment: the present epoch and its generator.
-        training: the Trainer and module of the present fit.
-    """
-
-    def __init__(
-        self,
-        strategy: OneShot,
-        supernet: Supernet,
-        *,
-        seed: int = 0,
-        stage: int = 0,
-        val_dataloader: Iterable[Any] | None = None,
-    ) -> None:
-        self.strategy: Any = strategy
-        self.supernet = supernet
-        self.stage = stage
-        self.records: dict[str, list[float]] = {}
-        self.stopped = ""
-        self.moment = Moment(0, 1, torch_generator(seed, stage))
-        self.training: Training | None = None
-        self._seed = seed
-        self._val_dataloader = val_dataloader
-
-    # -- results -------------------------------------------------------------------------------------
-
-    def derive(self, count: int = 1) -> list[Architecture]:
-        """The `count` best architectures, best first."""
-        raise NotImplementedError(f"{type(self).__name__} must say how it derives architectures")
-
-    def summary(self) -> dict[str, Any]:
-        """What happened, as plain values for a report."""
-        return {
-            **({"stopped": self.stopped} if self.stopped else {}),
-            **({"records": self.records} if self.records else {}),
-        }
-
-    # -- what extras use -----------------------------------------------------------------------------
-
-    def record(self, name: str, value: float) -> None:
-        """Keep a number of this epoch and log it."""
-        self.records.setdefault(name, []).append(value)
-        self._training.log({name: value})
-
-    def stop(self, reason: str) -> None:
-        """End the search after this epoch."""
-        self.stopped = reason
-        self._training.trainer.should_stop = True
-
-    def enlarge_batches(self, samples: int) -> None:
-        """Add `samples` to the size of training and validation batches, from the next epoch on."""
-        self._training.enlarge_batches(samples)
-
-    # -- Lightning hooks -----------------------------------------------------------------------------
-
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Check that the module can be searched."""
-        self.training = Training(trainer, pl_module, self._val_dataloader)
-        self.training.check(self.supernet)
-        transforming = [e for e in self.strategy.extras if type(e).transform is not Extra.transform]
-
-        def transform(candidate: nn.Module, output: Tensor) -> Tensor:
-            for extra in transforming:
-                output = extra.transform(candidate, output, self.moment)
-            return output
-
-        self.supernet.set_transform(transform if transforming else None)
-        if self.stopped:
-            trainer.should_stop = True  # resumed after its end
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Check that there are validation batches, before anything is trained or saved."""
-        self._training.validation_loader()
-
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Begin a new pass over the validation batches; seed what the epoch draws."""
-        self._training.begin_epoch()
-        # The same on every rank, and known from the epoch alone: a resumed search draws what it would have.
-        generator = torch_generator(self._seed, self.stage, trainer.current_epoch)
-        self.moment = Moment(trainer.current_epoch, trainer.max_epochs or 1, generator)
-        for extra in self.strategy.extras:
-            extra.epoch_start(self)
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Let the extras act."""
-        for extra in self.strategy.extras:
-            extra.epoch_end(self)
-
-    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Let go of the Trainer."""
-        self._training.close()
-        self.training = None
-        self.supernet.set_transform(None)
-
-    def on_exception(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
-    ) -> None:
-        """Let go of the Trainer."""
-        if self.training is not None:
-            self.on_fit_end(trainer, pl_module)
-
-    @property
-    def _training(self) -> Training:
-        if self.training is None:
-            raise SpaceError("no Trainer is fitting this search; call Trainer.fit with it as a callback.")
-        return self.training
-
-    # -- state ---------------------------------------------------------------------------------------
-
-    def state_dict(self) -> dict[str, Any]:
-        """What pruning and extras have done."""
-        return {
-            "alive": {label: torch.tensor(group.alive) for label, group in self.supernet.groups.items()},
-            "records": {name: list(values) for name, values in self.records.items()},
-            "stopped": self.stopped,
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` returned."""
-        self.supernet.prune({label: alive.tolist() for label, alive in state["alive"].items()})
-        self.records = {name: list(values) for name, values in state["records"].items()}
-        self.stopped = state["stopped"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class OneShot(KnownArguments):
-    """Base of strategies that search while a supernet is trained: settings only, so one object serves many
-    searches.
+    """Base of strategies that search while a supernet is trained.
+
+    It holds settings only, so one object serves many searches.
 
     Args:
-        extras: early stops, dropout, penalties, monitors, applied in this order.
+        extras: Early stops, dropout, penalties and monitors, applied in this order.
     """
 
-    extras: tuple[Extra, ...] = ()
+    extras: tuple[Extra[Any], ...] = ()
 
     def __post_init__(self) -> None:
         for extra in self.extras:
@@ -191,12 +50,16 @@ class OneShot(KnownArguments):
         """Whether a step may leave candidates, and so weights, unused."""
         return any(extra.drops_candidates for extra in self.extras)
 
+    def extras_of(self, stage: int) -> tuple[Extra[Any], ...]:
+        """Return the extras of a stage: the user's, and after them any that are part of the strategy."""
+        return self.extras
+
     def supernet(self, space: ModelSpace, stage: int = 0) -> Supernet:
-        """The network of a stage, its weights newly drawn from torch's generator; `space` is left alone."""
+        """Return a stage's network, its weights drawn from torch's generator; `space` stays as it is."""
         return Supernet(space.rebuild())
 
     def check(self, supernet: Supernet) -> None:
-        """Refuse, before any training, what this strategy cannot search.
+        """Refuse, before any training, choices that this strategy cannot search.
 
         Raises:
             SpaceError: names every such choice, its place and the reason.
@@ -209,16 +72,30 @@ class OneShot(KnownArguments):
             for label in supernet.decision_space.by_label
             if label not in reached
         ]
-        self._refuse(
+        self.refuse(
             refusals, "trains one network", "Use a multi-trial strategy, or give them one value in the space."
         )
 
-    def _refuse(self, refusals: Iterable[str], reason: str, instead: str) -> None:
+    def refuse(self, refusals: Iterable[str], reason: str, instead: str) -> None:
+        """Raise a `SpaceError` that lists `refusals`, one a line, if there are any.
+
+        Args:
+            refusals: Choices that cannot be searched, each with its place.
+            reason: Verb phrase that follows the strategy's name.
+            instead: Advice, as a sentence.
+        """
         lines = "".join(f"\n  {refusal}" for refusal in refusals)
         if lines:
             raise SpaceError(
                 f"{type(self).__name__} {reason}, so it cannot search these choices:{lines}\n{instead}"
             )
+
+    def unused_features(self, supernet: Supernet) -> list[str]:
+        """Return sentences on defining features of this strategy that the space leaves without effect.
+
+        The search warns of them once, when it begins.
+        """
+        return []
 
     def attach(
         self,
@@ -232,11 +109,11 @@ class OneShot(KnownArguments):
         """Begin a search: return the callback for your `Trainer`, whose module trains `supernet`.
 
         Args:
-            supernet: the network to search: `strategy.supernet(space)`.
-            seed: of everything random in the search.
-            stage: from 0; see `stages`.
-            previous: the finished search of the stage before.
-            val_dataloader: batches of the search; the Trainer's validation loader by default.
+            supernet: Network to search, made by `strategy.supernet(space)`.
+            seed: Seeds every random draw of the search.
+            stage: Number of the stage, from 0; see `stages`.
+            previous: The finished search of the stage before.
+            val_dataloader: Batches of the search; the Trainer's validation loader by default.
 
         Raises:
             SpaceError: the space has a choice this strategy cannot search.
@@ -249,17 +126,171 @@ class OneShot(KnownArguments):
         return self.make_search(supernet, previous, seed=seed, stage=stage, val_dataloader=val_dataloader)
 
     def make_search(self, supernet: Supernet, previous: Any, **settings: Any) -> OneShotSearch:
-        """The search that `attach` returns; `previous` is None in the first stage."""
+        """Return the search for `attach`; `previous` is None in the first stage."""
         raise NotImplementedError(f"{type(self).__name__} must say how it searches")
 
 
-class Extra(KnownArguments):
-    """Base of extras; each method does nothing, a subclass replaces those it needs.
+class OneShotSearch(pl.Callback):
+    """One search: a Lightning callback for a LightningModule that trains a supernet.
 
-    An extra is a frozen dataclass of settings: what it must remember, it records in the search.
+    It works with any module under automatic optimisation. Kinds of search (`GradientSearch`, `PathSearch`)
+    differ in what they do before a training batch and in how they derive architectures. Everything that a
+    search must remember is in `state_dict`.
+
+    Args:
+        strategy: The settings.
+        supernet: The network being trained.
+        seed: Seeds every random draw of the search.
+        stage: Number of the stage, from 0.
+        val_dataloader: Batches of the search; the Trainer's (first) validation loader by default.
 
     Attributes:
-        drops_candidates: whether a step may leave candidates, and so weights, unused.
+        extras: The strategy's extras in this stage.
+        records: Numbers kept over the epochs, by name.
+        stopped: Why the search ended early; empty while it has not.
+        moment: The present epoch and its generator.
+    """
+
+    def __init__(
+        self,
+        strategy: OneShot,
+        supernet: Supernet,
+        *,
+        seed: int = 0,
+        stage: int = 0,
+        val_dataloader: Iterable[Any] | None = None,
+    ) -> None:
+        self.strategy = strategy
+        self.supernet = supernet
+        self.seed = seed
+        self.stage = stage
+        self.extras = strategy.extras_of(stage)
+        self.records: dict[str, list[float]] = {}
+        self.stopped = ""
+        self.moment = Moment(0, 1, torch_generator(seed, stage))
+        self._training: Training | None = None
+        self._val_dataloader = val_dataloader
+
+    # -- results -------------------------------------------------------------------------------------
+
+    def derive(self, count: int = 1) -> list[Architecture]:
+        """Return the `count` best architectures, best first."""
+        raise NotImplementedError(f"{type(self).__name__} must say how it derives architectures")
+
+    def summary(self) -> dict[str, Any]:
+        """Return plain values for a report."""
+        return {
+            **({"stopped": self.stopped} if self.stopped else {}),
+            **({"records": self.records} if self.records else {}),
+        }
+
+    # -- for extras and kinds of search ----------------------------------------------------------------
+
+    @property
+    def training(self) -> Training:
+        """The Trainer and module of the present fit.
+
+        Raises:
+            SpaceError: there is none.
+        """
+        if self._training is None:
+            raise SpaceError("no Trainer is fitting this search; call Trainer.fit with it as a callback.")
+        return self._training
+
+    def record(self, name: str, value: float) -> None:
+        """Keep a number of this epoch and log it."""
+        self.records.setdefault(name, []).append(value)
+        self.training.log({name: value})
+
+    def stop(self, reason: str) -> None:
+        """End the search after this epoch."""
+        self.stopped = reason
+        self.training.trainer.should_stop = True
+
+    def enlarge_batches(self, samples: int) -> None:
+        """Add `samples` to the size of training and validation batches, from the next epoch on."""
+        self.training.enlarge_batches(samples)
+
+    # -- Lightning hooks -----------------------------------------------------------------------------
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Check that the module can be searched."""
+        self._training = Training(trainer, pl_module, self._val_dataloader)
+        self.training.check(self.supernet)
+        transforming = [extra for extra in self.extras if type(extra).transform is not Extra.transform]
+
+        def transform(candidate: nn.Module, output: Tensor) -> Tensor:
+            for extra in transforming:
+                output = extra.transform(candidate, output, self.moment)
+            return output
+
+        self.supernet.set_transform(transform if transforming else None)
+        if self.stopped:
+            trainer.should_stop = True  # resumed after its end
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Check that there are validation batches, before anything is trained or saved."""
+        self.training.validation_loader()
+        if self.stage == 0 and trainer.global_step == 0:  # once, and not again when a search is resumed
+            for sentence in self.strategy.unused_features(self.supernet):
+                rank_zero_warn(f"{type(self.strategy).__name__}: {sentence}")
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Begin a new pass over the validation batches; seed the draws of the epoch."""
+        self.training.begin_epoch()
+        # The same on every rank, and known from the epoch alone: a resumed search draws what it would have.
+        generator = torch_generator(self.seed, self.stage, trainer.current_epoch)
+        self.moment = Moment(trainer.current_epoch, trainer.max_epochs or 1, generator)
+        for extra in self.extras:
+            extra.epoch_start(self)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Let the extras act."""
+        for extra in self.extras:
+            extra.epoch_end(self)
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Let go of the Trainer."""
+        self.training.close()
+        self._training = None
+        self.supernet.set_transform(None)
+
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        """Let go of the Trainer."""
+        if self._training is not None:
+            self.on_fit_end(trainer, pl_module)
+
+    # -- state ---------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything that pruning and extras have done."""
+        return {
+            "alive": {label: torch.tensor(group.alive) for label, group in self.supernet.groups.items()},
+            "records": {name: list(values) for name, values in self.records.items()},
+            "stopped": self.stopped,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        self.supernet.prune({label: alive.tolist() for label, alive in state["alive"].items()})
+        self.records = {name: list(values) for name, values in state["records"].items()}
+        self.stopped = state["stopped"]
+
+
+Search = TypeVar("Search", bound=OneShotSearch, contravariant=True)
+"""The kind of search that an extra works with."""
+
+
+class Extra(Generic[Search]):
+    """Base of extras that work with a kind of search; each method does nothing until a subclass replaces it.
+
+    An extra is a frozen dataclass of settings: its memory is the search's records. One that reads or moves
+    logits is a `LogitsExtra`.
+
+    Attributes:
+        drops_candidates: Whether a step may leave candidates, and so weights, unused.
     """
 
     drops_candidates: ClassVar[bool] = False
@@ -267,36 +298,12 @@ class Extra(KnownArguments):
     def check(self, strategy: OneShot, supernet: Supernet) -> None:
         """Raise a `SpaceError`, before training, where this extra does not work."""
 
-    def require_probabilities(self, strategy: OneShot) -> None:
-        """Raise a `SpaceError` for a strategy without probabilities of candidates."""
-        from .gradient import Differentiable
-
-        if not isinstance(strategy, Differentiable):
-            raise SpaceError(
-                f"{type(self).__name__} reads the probabilities of candidates, and {type(strategy).__name__} "
-                "learns none; use it with a differentiable strategy, such as DARTS()."
-            )
-
-    def epoch_start(self, search: OneShotSearch) -> None:
-        """Called before the first batch of an epoch, `search.moment.epoch`."""
-
-    def mixture(self, group: Group, mixture: Mixture, moment: Moment) -> Mixture:
-        """Mixture to compute with in place of `mixture`; random numbers from `moment.generator`."""
-        return mixture
+    def epoch_start(self, search: Search) -> None:
+        """Act before the first batch of an epoch, `search.moment.epoch`."""
 
     def transform(self, candidate: nn.Module, output: Tensor, moment: Moment) -> Tensor:
-        """What a candidate's output becomes before it is weighted; only where it was overridden."""
+        """Return a candidate's output as it is to be weighted; not called unless it is overridden."""
         return output
 
-    def objective(self, loss: Tensor, search: GradientSearch) -> Tensor:
-        """Loss whose gradient the logits follow, from the validation loss."""
-        return loss
-
-    def epoch_end(self, search: OneShotSearch) -> None:
-        """Called after the training of an epoch, when its probabilities are in `search.history`."""
-
-
-def check_ends(name: str, ends: object) -> None:
-    """Raise a `SpaceError` unless `ends` are two numbers: of the first and of the last epoch."""
-    if not isinstance(ends, tuple | list) or [isinstance(x, int | float) for x in ends] != [True, True]:
-        raise SpaceError(f"{name}={ends!r}; expected two numbers, for the first and for the last epoch.")
+    def epoch_end(self, search: Search) -> None:
+        """Act after the training of an epoch, when its probabilities are in `search.history`."""

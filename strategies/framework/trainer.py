@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,9 +24,9 @@ class Training:
     """Batches, losses and loggers of one fit.
 
     Args:
-        trainer: the user's, in `fit`.
-        module: whose `training_step` is the loss.
-        val_dataloader: batches of the search; the Trainer's (first) validation loader by default.
+        trainer: The user's Trainer, in `fit`.
+        module: Its `training_step` is the loss.
+        val_dataloader: Batches of the search; the Trainer's (first) validation loader by default.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class Training:
         self.module = module
         self._val_dataloader = val_dataloader
         self._batches: Iterator[Any] = iter(())
+        self._training_step: Callable[..., Any] = module.training_step
         self._batch_sizes: dict[BatchSampler, int] = {}  # as the user set them
 
     def check(self, supernet: Supernet) -> None:
@@ -87,9 +89,9 @@ class Training:
         return self.trainer.strategy.batch_to_device(batch, dataloader_idx=0)
 
     def loss(self, batch: Any, batch_idx: int = 0) -> Tensor:
-        """The module's own training loss on a batch, without its logging."""
+        """Return the module's own training loss on a batch, without its logging."""
         with captured_log(self.module), self.trainer.precision_plugin.train_step_context():
-            output = self.module.training_step(batch, batch_idx)
+            output = self._training_step(batch, batch_idx)
         loss = output["loss"] if isinstance(output, dict) else output
         if not isinstance(loss, Tensor):
             raise SpaceError(
@@ -98,9 +100,32 @@ class Training:
             )
         return loss
 
+    def replace_loss(self, replacement: Callable[[Tensor], Tensor]) -> None:
+        """Train the weights on `replacement(loss)` in place of the module's own loss, until `close`."""
+
+        @functools.wraps(self._training_step)
+        def training_step(*args: Any, **kwargs: Any) -> Any:
+            output = self._training_step(*args, **kwargs)
+            if isinstance(output, dict):
+                return {**output, "loss": replacement(output["loss"])}
+            return output if output is None else replacement(output)
+
+        self.module.__dict__["training_step"] = training_step  # before the class's method
+
     def mean(self, tensor: Tensor) -> Tensor:
-        """Mean over all processes."""
+        """Return the mean over all processes."""
         return self.trainer.strategy.reduce(tensor, reduce_op="mean")
+
+    def mean_where_any(
+        self, tensors: Sequence[Tensor | None], like: Sequence[Tensor]
+    ) -> Sequence[Tensor | None]:
+        """Return means over all processes, None where every process has None; else a None counts as zeros."""
+        if self.trainer.world_size == 1:
+            return tensors
+        given = torch.tensor([float(tensor is not None) for tensor in tensors], device=like[0].device)
+        filled = [torch.zeros_like(x) if t is None else t for t, x in zip(tensors, like, strict=True)]
+        counts = self.mean(given).tolist()  # every process reduces the same tensors
+        return [self.mean(t) if count > 0 else None for t, count in zip(filled, counts, strict=True)]
 
     def log(self, metrics: Mapping[str, float]) -> None:
         """Hand metrics to every logger of the user."""
@@ -134,7 +159,8 @@ class Training:
             self.trainer.val_check_batch = max(1, share)
 
     def close(self) -> None:
-        """Give the user's loaders their batch sizes back."""
+        """Restore the module's loss and the loaders' batch sizes."""
+        self.module.__dict__.pop("training_step", None)
         for sampler, size in self._batch_sizes.items():
             sampler.batch_size = size
 

@@ -5,11 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from spacelang import SpaceError
+from spacelang.errors import require_one_of
 
-from ..framework.gradient import Differentiable
-from ..framework.relaxation import Softmax
-from ..framework.update import FirstOrder, SecondOrder, Update
+from ..framework import Differentiable, FirstOrder, SecondOrder, Softmax, Update
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,8 +21,8 @@ class DARTS(Differentiable):
 
     Args:
         order: 1 or 2. Order 2 needs `torch.optim.SGD` and costs four passes for the logits instead of one.
-        hvp: of order 2: "finite", the paper's central difference, or "exact".
-        none: give cell edges a logit for the zero operation, which takes part in the softmax and is
+        hvp: Second derivative of order 2: "finite", the paper's central difference, or "exact".
+        none: Whether cell edges have a logit for the zero operation, which takes part in the softmax and is
             never derived.
 
     Source: DARTS, Liu et al. 2019, arXiv:1806.09055; eq. 2, algorithm 1, eq. 7 and 8, section 2.4.
@@ -36,10 +34,8 @@ class DARTS(Differentiable):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.order not in (1, 2):
-            raise SpaceError(f"order={self.order!r}; expected 1 or 2.")
-        if self.hvp not in ("finite", "exact"):
-            raise SpaceError(f"hvp={self.hvp!r}; expected 'finite' or 'exact'.")
+        require_one_of("order", self.order, (1, 2))
+        require_one_of("hvp", self.hvp, ("finite", "exact"))
 
     @property
     def relaxation(self) -> Softmax:

@@ -10,12 +10,19 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from spacelang import ModelSpace, SpaceError, Supernet
+from spacelang.errors import require_number
 from spacelang.supernet import Group
 
-from ..framework.gradient import Differentiable, GradientSearch
-from ..framework.operations import operations
-from ..framework.relaxation import Mixture, Moment, Softmax, alive_mask
-from ..framework.search import Extra, OneShot
+from ..framework import (
+    Differentiable,
+    GradientSearch,
+    Mixture,
+    Moment,
+    Phase,
+    Softmax,
+    alive_mask,
+    operations,
+)
 from .partial import check_partial, partial_supernet, widen
 
 
@@ -25,8 +32,8 @@ class DrNAS(Differentiable):
 
     Each pass computes with a sample, and alpha follows the pathwise gradient of E[L_val(w, theta)]. An anchor
     holds beta near one, the uniform distribution: by default the distance in alpha, as weight decay;
-    `DrNAS(weight_decay=0.0, extras=(KLAnchor(),))` has the divergence instead. An architecture keeps what has
-    the largest softmax(alpha).
+    `DrNAS(weight_decay=0.0, kl_weight=1e-3)` has the divergence instead. An architecture keeps the candidates
+    of the largest softmax(alpha).
 
     A search may have stages, each with wider operations of fewer kinds, as
     `DrNAS(partial_channels=(6, 4), operations=(4,))`, the paper's on CIFAR-10 with 36 channels and 20 cells.
@@ -39,7 +46,9 @@ class DrNAS(Differentiable):
         partial_channels: of each stage, K: the operations of cells have 1/K of the channels, as in `PCDARTS`
             (without its edge weights); 1 for all.
         operations: number kept after each stage but the last.
-        warmup_epochs: of every stage; 10 of 25 in the paper.
+        warmup_epochs: Epochs of every stage that train weights alone; 10 of 25 in the paper.
+        kl_weight: Factor of sum_e KL(Dir(beta_e) || Dir(1)) in the loss of the logits. The authors' code has
+            1e-3, and then no weight decay.
 
     Source: DrNAS, Chen et al. 2021, arXiv:2006.10355, and the authors' code.
     """
@@ -48,9 +57,11 @@ class DrNAS(Differentiable):
     operations: tuple[int, ...] = ()
     learning_rate: float = 6e-4
     warmup_epochs: int = 10
+    kl_weight: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require_number("kl_weight", self.kl_weight, least=0)
         for name in ("partial_channels", "operations"):
             numbers = getattr(self, name)
             are_counts = isinstance(numbers, tuple) and all(type(n) is int and n >= 1 for n in numbers)
@@ -77,6 +88,15 @@ class DrNAS(Differentiable):
             for later in self.partial_channels[1:]:
                 check_partial(space, later)
         return partial_supernet(space, self.partial_channels[stage])
+
+    def objective(self, loss: Tensor, search: GradientSearch, phase: Phase) -> Tensor:
+        if phase == "logits" and self.kl_weight:
+            for label, logits in search.parameters.logits.items():
+                group = search.supernet.groups[label]
+                if not group.is_subset:
+                    divergences = kl_to_uniform(concentration(logits), alive_mask(group, logits))
+                    loss = loss + self.kl_weight * divergences.sum()
+        return loss
 
     def make_search(self, supernet: Supernet, previous: Any, **settings: Any) -> GradientSearch:
         search = super().make_search(supernet, previous, **settings)
@@ -146,32 +166,6 @@ class DirichletSample(torch.autograd.Function):
         theta, beta = ctx.saved_tensors
         g = torch._dirichlet_grad(theta, beta, beta.sum(dim=-1, keepdim=True).expand_as(beta))
         return g * (gradient - (theta * gradient).sum(dim=-1, keepdim=True)), None
-
-
-@dataclass(frozen=True)
-class KLAnchor(Extra):
-    """Adds scale * sum_e KL(Dir(beta_e) || Dir(1)) to the loss that the logits of `DrNAS` follow.
-
-    The authors' code has it with scale 1e-3 and no weight decay.
-    """
-
-    scale: float = 1e-3
-
-    def __post_init__(self) -> None:
-        if self.scale <= 0:
-            raise SpaceError(f"scale={self.scale!r} must be positive.")
-
-    def check(self, strategy: OneShot, supernet: Supernet) -> None:
-        if not isinstance(getattr(strategy, "relaxation", None), Dirichlet):
-            raise SpaceError(f"KLAnchor is an extra of DrNAS; {type(strategy).__name__} has no Dirichlet.")
-
-    def objective(self, loss: Tensor, search: GradientSearch) -> Tensor:
-        for label, logits in search.parameters.logits.items():
-            group = search.supernet.groups[label]
-            if not group.is_subset:
-                divergences = kl_to_uniform(concentration(logits), alive_mask(group, logits))
-                loss = loss + self.scale * divergences.sum()
-        return loss
 
 
 def kl_to_uniform(beta: Tensor, alive: Tensor) -> Tensor:

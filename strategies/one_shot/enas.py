@@ -16,9 +16,18 @@ from spacelang.language import Architecture
 from spacelang.randomness import torch_generator
 from spacelang.supernet import Supernet
 
-from ..framework.controller import Controller, Sample
-from ..framework.paths import TRIES, Measure, PathSampling, PathSearch, Scored, Unseen
-from ..framework.scoring import Scorer, untouched
+from ..framework import (
+    TRIES,
+    Controller,
+    Measure,
+    PathSampling,
+    PathSearch,
+    Sample,
+    Scored,
+    Scorer,
+    Unseen,
+    untouched,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,7 +153,7 @@ class ControllerSearch(PathSearch):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         strategy = self.strategy
-        self.controller = strategy.controller(self.supernet, torch_generator(self._seed, self.stage))
+        self.controller = strategy.controller(self.supernet, torch_generator(self.seed, self.stage))
         self.optimizer = torch.optim.Adam(
             self.controller.parameters(), lr=strategy.learning_rate, betas=strategy.betas, eps=strategy.eps
         )
@@ -183,7 +192,7 @@ class ControllerSearch(PathSearch):
         return sum(rewards) / len(rewards)
 
     def _reward(self, scorer: Scorer, arch: Architecture) -> float:
-        value = scorer.measure_on(arch, self._training.validation_batch())
+        value = scorer.measure_on(arch, self.training.validation_batch())
         if self.strategy.metric is None:
             return math.exp(-value)
         return value if self.strategy.mode == "max" else -value

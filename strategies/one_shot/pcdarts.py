@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from spacelang import ModelSpace, SpaceError, Supernet
+from spacelang import ModelSpace, Supernet
+from spacelang.errors import require_integer
 from spacelang.supernet import Group
 
-from ..framework.gradient import Differentiable
-from ..framework.relaxation import Mixture, Moment, Softmax, alive_mask, masked_softmax
+from ..framework import Differentiable, Mixture, Moment, Softmax, alive_mask, masked_softmax
 from .partial import partial_supernet
 
 
@@ -32,8 +31,8 @@ class PCDARTS(Differentiable):
 
     Args:
         partial: K; 4 in the paper for CIFAR-10, 2 for ImageNet; 1 for all channels and edge weights alone.
-        none: as in `DARTS`.
-        warmup_epochs: 15 of 50 in the paper (35 for ImageNet).
+        none: Zero operation, as in `DARTS`.
+        warmup_epochs: Epochs that train weights alone; 15 of 50 in the paper (35 for ImageNet).
 
     Source: PC-DARTS, Xu et al. 2020, arXiv:1907.05737, sections 3.2 and 3.3.
     """
@@ -45,8 +44,7 @@ class PCDARTS(Differentiable):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if type(self.partial) is not int or self.partial < 1:
-            raise SpaceError(f"partial={self.partial!r} must be an integer of at least 1.")
+        require_integer("partial", self.partial, least=1)
 
     @property
     def relaxation(self) -> EdgeSoftmax:
@@ -63,10 +61,8 @@ class EdgeSoftmax(Softmax):
     In a cell beta is the last column of the logits, so that one Adam steps both; pruned edges have no share.
 
     Args:
-        none: as in `Softmax`.
+        none: Zero operation, as in `Softmax`.
     """
-
-    weighs_edges: ClassVar[bool] = True
 
     def shape(self, group: Group) -> tuple[int, int]:
         rows, columns = super().shape(group)
@@ -77,6 +73,9 @@ class EdgeSoftmax(Softmax):
             return super().probabilities(group, logits)
         return edge_weights(group, logits)[:, None] * super().probabilities(group, logits[:, :-1])
 
+    def edge_shares(self, group: Group, logits: Tensor) -> Tensor | None:
+        return edge_weights(group, logits) if group.kind == "cell" else None
+
     def mixture(self, group: Group, logits: Tensor, moment: Moment | None = None) -> Mixture:
         if group.kind != "cell":
             return super().mixture(group, logits, moment)
@@ -84,7 +83,7 @@ class EdgeSoftmax(Softmax):
 
 
 def edge_weights(group: Group, logits: Tensor) -> Tensor:
-    """Softmax of beta, the last column, over the edges into each node, (rows,)."""
+    """Return the softmax of beta, the last column, over the edges into each node, (rows,)."""
     alive = alive_mask(group, logits).any(dim=1)
     nodes = (list(group.cell.rows_into(node)) for node in group.cell.nodes)
     return torch.cat([masked_softmax(logits[rows, -1], alive[rows]) for rows in nodes])

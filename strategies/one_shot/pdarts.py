@@ -11,16 +11,25 @@ import torch
 from torch import Tensor
 
 from spacelang import ModelSpace, SpaceError
-from spacelang.errors import quoted
+from spacelang.errors import quoted, require_integer
 from spacelang.language import Architecture
 from spacelang.randomness import torch_generators_kept
 from spacelang.supernet import Group, Supernet
 
-from ..extras.dropout import SkipDropout
-from ..framework.derivation import top_architectures
-from ..framework.gradient import Differentiable, GradientSearch
-from ..framework.operations import count_skips, no_such_skips, operations, skips_of_cells
-from ..framework.relaxation import Softmax, alive_mask, masked_softmax
+from ..extras import SkipDropout
+from ..framework import (
+    Differentiable,
+    Extra,
+    GradientSearch,
+    Softmax,
+    alive_mask,
+    count_skips,
+    masked_softmax,
+    no_such_skips,
+    operations,
+    skips_of_cells,
+    top_architectures,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,12 +77,11 @@ class PDARTS(Differentiable):
                 f"overrides={self.overrides} has {stages} stages, drops={self.drops} {len(self.drops) + 1} "
                 f"and skip_dropout={self.skip_dropout} {len(self.skip_dropout)}; give n, n - 1 and n entries."
             )
-        if any(type(count) is not int or count < 0 for count in self.drops):
-            raise SpaceError(f"drops={self.drops} must be integers of at least 0.")
-        if self.most_skips is not None and (type(self.most_skips) is not int or self.most_skips < 0):
-            raise SpaceError(f"most_skips={self.most_skips!r} must be an integer of at least 0, or None.")
+        for i, count in enumerate(self.drops):
+            require_integer(f"drops[{i}]", count, least=0)
+        require_integer("most_skips", self.most_skips, least=0, optional=True)
         for p in self.skip_dropout:
-            SkipDropout(p)  # says what is wrong with it
+            SkipDropout(p)  # raises for a bad rate
 
     @property
     def relaxation(self) -> SurvivorSoftmax:
@@ -120,14 +128,14 @@ class PDARTS(Differentiable):
             what = f"PDARTS allows most_skips={self.most_skips} in cells"
             raise no_such_skips(supernet, self.cells, what)
 
-    def make_search(self, supernet: Supernet, previous: Any, **settings: Any) -> GradientSearch:
+    def extras_of(self, stage: int) -> tuple[Extra[Any], ...]:
+        return (*self.extras, SkipDropout(self.skip_dropout[stage], self.warmup_epochs))
 
-        relaxation, stage = self.relaxation, settings["stage"]
+    def make_search(self, supernet: Supernet, previous: Any, **settings: Any) -> GradientSearch:
+        relaxation = self.relaxation
         if previous is not None:
-            relaxation = drop_least_probable(previous, supernet, self.drops[stage - 1])
-        dropout = SkipDropout(self.skip_dropout[stage], self.warmup_epochs)
-        strategy = dataclasses.replace(self, extras=(*self.extras, dropout))
-        return GradientSearch(strategy, supernet, relaxation=relaxation, **settings)
+            relaxation = drop_least_probable(previous, supernet, self.drops[settings["stage"] - 1])
+        return GradientSearch(self, supernet, relaxation=relaxation, **settings)
 
     def derive(
         self, supernet: Supernet, probabilities: Mapping[str, Tensor], count: int
@@ -195,7 +203,7 @@ class SurvivorSoftmax(Softmax):
     def survivors(self, group: Group, like: Tensor) -> Tensor:
         """Which logits take part, boolean, in the shape of the group's logits."""
         alive = alive_mask(group, like)
-        if not self._has_none(group):
+        if not self.has_none(group):
             return alive
         dropped = self.without_none.get(group.label, frozenset())
         none = torch.tensor([[row not in dropped] for row in range(len(group.rows))], device=like.device)
@@ -205,7 +213,7 @@ class SurvivorSoftmax(Softmax):
         if group.is_subset:
             return super().probabilities(group, logits)
         table = masked_softmax(logits, self.survivors(group, logits))
-        return table[:, 1:] if self._has_none(group) else table
+        return table[:, 1:] if self.has_none(group) else table
 
 
 def drop_least_probable(previous: GradientSearch, supernet: Supernet, count: int) -> SurvivorSoftmax:

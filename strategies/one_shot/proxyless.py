@@ -9,11 +9,10 @@ import torch
 from torch import Tensor
 
 from spacelang import SpaceError
-from spacelang.language import Subset
+from spacelang.errors import require_one_of
 from spacelang.supernet import Group
 
-from ..framework.gradient import Differentiable
-from ..framework.relaxation import Mixture, Moment, Softmax, alive_mask, masked_softmax
+from ..framework import Differentiable, Mixture, Moment, Softmax, alive_mask, masked_softmax
 from .gumbel import gumbel
 
 
@@ -50,8 +49,7 @@ class ProxylessNAS(Differentiable):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.mode not in ("full", "two"):
-            raise SpaceError(f"mode={self.mode!r}; expected 'full' or 'two'.")
+        require_one_of("mode", self.mode, ("full", "two"))
         if self.mode == "two" and (self.betas[0] != 0 or self.weight_decay != 0):
             raise SpaceError(
                 f"betas={self.betas} and weight_decay={self.weight_decay} would move logits of candidates "
@@ -100,11 +98,8 @@ class BinaryGates(Softmax):
 
     def _gates(self, group: Group, expected: Tensor, generator: torch.Generator) -> Tensor:
         """Sample gates, boolean (rows, columns), from their expectation."""
-        decision = group.decisions[0]
-        if not isinstance(decision, Subset):
-            return sampled(expected, 1, generator)
-        if decision.n_chosen is not None:
-            return sampled(expected, decision.n_chosen, generator)
+        if group.kind != "any_subset":
+            return sampled(expected, group.n_chosen or 1, generator)
         gates = torch.rand(expected.shape, generator=generator).to(expected.device) < expected
         return gates if gates.any() else sampled(expected, 1, generator)  # the set must not be empty
 
@@ -112,15 +107,15 @@ class BinaryGates(Softmax):
         return self.pairs and not group.is_subset
 
     def movable(self, group: Group, logits: Tensor) -> Tensor:
-        """See `Relaxation`; the gradient is that of the probabilities given that it is one of the pair."""
-        probabilities = self.probabilities(group, logits)
+        """See `Relaxation`; the gradient is that of the distribution given that it is one of the pair."""
+        distribution = self.distribution(group, logits)
         if not self._moves_pairs(group):
-            return probabilities
-        runs = torch.zeros_like(probabilities, dtype=torch.bool)
+            return distribution
+        runs = torch.zeros_like(distribution, dtype=torch.bool)
         for row, columns in enumerate(group.active):
             runs[row, list(columns)] = True
         given = masked_softmax(logits, runs)
-        return probabilities.detach() + (given - given.detach())
+        return distribution.detach() + (given - given.detach())
 
     def settled(self, group: Group, before: Tensor, after: Tensor) -> Tensor:
         """Shift the logits that moved so that the others keep their probabilities."""

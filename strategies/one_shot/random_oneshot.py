@@ -9,7 +9,7 @@ import numpy as np
 from spacelang import SpaceError
 from spacelang.language import DecisionSpace
 
-from ..framework.paths import Measure, PathSampling, Scored, Unseen
+from ..framework import Measure, PathSampling, Scored, Unseen
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,11 +11,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from spacelang import SpaceError
+from spacelang.errors import require_all, require_integer, require_one_of
 from spacelang.supernet import Group
 
-from ..framework.gradient import Differentiable, GradientSearch, Schedule
-from ..framework.relaxation import Mixture, Moment, Softmax, alive_mask
+from ..framework import Differentiable, GradientSearch, Mixture, Moment, Schedule, Softmax, alive_mask
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,11 +47,9 @@ class SGAS(Differentiable):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.criterion not in (1, 2):
-            raise SpaceError(f"criterion={self.criterion!r}; expected 1 or 2.")
-        for name, least in (("first_decision", 0), ("period", 1), ("window", 1), ("batch_growth", 0)):
-            if type(getattr(self, name)) is not int or getattr(self, name) < least:
-                raise SpaceError(f"{name}={getattr(self, name)!r} must be an integer of at least {least}.")
+        require_one_of("criterion", self.criterion, (1, 2))
+        require_all(require_integer, self, "first_decision", "batch_growth", least=0)
+        require_all(require_integer, self, "period", "window", least=1)
 
     @property
     def relaxation(self) -> GreedySoftmax:

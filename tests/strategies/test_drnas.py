@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from spacelang import InputChoice, LayerChoice, ModelSpace, SpaceError, Supernet
 from spacelang.randomness import torch_generator
-from spacelang.strategies import DARTS, DrNAS, KLAnchor, Moment, top_architectures
+from spacelang.strategies import DrNAS, Moment, top_architectures
 from spacelang.strategies.one_shot.drnas import DirichletSample, concentration, kl_to_uniform, largest
 
 from ..toys.search_script import make, outcome
@@ -222,19 +222,18 @@ def test_one_step_of_the_logits(tmp_path: Path) -> None:
 
 def test_anchors() -> None:
     assert DrNAS().weight_decay == 1e-3
-    strategy = DrNAS(weight_decay=0.0, extras=(KLAnchor(0.1),), init_scale=1.0)
+    strategy = DrNAS(weight_decay=0.0, kl_weight=0.1, init_scale=1.0)
     search = strategy.attach(strategy.supernet(Small()), seed=2)
     logits = list(search.parameters.logits.values())
-    loss = KLAnchor(0.1).objective(torch.tensor(2.0), search)
+    loss = strategy.objective(torch.tensor(2.0), search, "logits")
+    assert strategy.objective(torch.tensor(2.0), search, "weights") == 2
     tables = [concentration(p) for p in logits]
     everything = [kl_to_uniform(beta, torch.ones_like(beta).bool()).sum() for beta in tables]
     assert loss.item() == pytest.approx(2 + 0.1 * sum(everything).item())
     gradients = torch.autograd.grad(loss, logits)
     assert all(gradient.abs().max() > 1e-3 for gradient in gradients)
-    with pytest.raises(SpaceError, match="KLAnchor is an extra of DrNAS; DARTS has no Dirichlet"):
-        DARTS(extras=(KLAnchor(),)).attach(Supernet(Small()))
-    with pytest.raises(SpaceError, match="scale=0 must be positive"):
-        KLAnchor(0)
+    with pytest.raises(SpaceError, match="kl_weight=-1 must be a number of at least 0"):
+        DrNAS(kl_weight=-1)
 
 
 # -- stages --------------------------------------------------------------------------------------------------

@@ -21,11 +21,12 @@ from spacelang.strategies import (
     Mixture,
     Moment,
     OperationDropout,
+    Penalty,
     RandomOneShot,
     ScheduledDropPath,
     SkipDropout,
 )
-from spacelang.strategies.framework.update import SecondOrder, Step
+from spacelang.strategies.framework import SecondOrder, Step, rate_at
 
 from .test_gumbel import Four, moment
 
@@ -177,7 +178,7 @@ def test_drop_path_drops_samples_in_training() -> None:
 def test_skip_dropout_schedule() -> None:
     """Section 2: p0 = .4 over 25 epochs of which the first 10 train weights alone."""
     extra = SkipDropout(0.4)
-    rates = [extra.rate(epoch, 25) for epoch in (0, 9, 10, 11, 24)]
+    rates = [extra.rate(moment(epoch=epoch, epochs=25)) for epoch in (0, 9, 10, 11, 24)]
     assert rates == pytest.approx([0.384, 0.24, 0.4, 0.3274923, 0.0243240], abs=5e-8)
 
 
@@ -208,17 +209,17 @@ class ThreeChoices(ModelSpace):
 
 
 def test_entropy_by_hand() -> None:
-    """p of the cell is given that it is not none: (.2, .6, 0) -> (.25, .75, 0); inputs: two coins."""
+    """Inputs are two coins."""
     supernet = Supernet(ThreeChoices())
     supernet.prune({"cell": [[True, True, False]]})
     logits = torch.tensor([[0.0, math.log(3)]], requires_grad=True)
     tables = {
-        "cell": torch.tensor([[0.2, 0.6, 0.0]]),
+        "cell": torch.tensor([[0.25, 0.75, 0.0]]),
         "inputs": torch.tensor([[0.5, 0.9]]),
         "layer": logits.softmax(dim=1),
     }
     search: Any = SimpleNamespace(
-        supernet=supernet, moment=moment(epoch=1, epochs=3), probability_tables=lambda: tables
+        supernet=supernet, moment=moment(epoch=1, epochs=3), distributions=lambda: tables
     )
     loss = EntropyPenalty((0.0, 0.4)).objective(torch.tensor(1.0), search)  # weight .2 in the middle
     quarter = -0.25 * math.log(0.25) - 0.75 * math.log(0.75)
@@ -289,15 +290,28 @@ def test_path_sampling_has_no_probabilities(extra: Extra) -> None:
     RandomOneShot(extras=(ScheduledDropPath(0.1), SkipDropout(0.1))).attach(Supernet(TwoNodes()))
 
 
-@pytest.mark.parametrize("make", [lambda: OperationDropout(0.1), lambda: EntropyPenalty((1.0,))])
-def test_ends_of_a_schedule_are_two(make: Any) -> None:
-    with pytest.raises(SpaceError, match="expected two numbers, for the first and for the last epoch"):
+@pytest.mark.parametrize("make", [lambda: OperationDropout((0.1,)), lambda: EntropyPenalty((1.0,))])
+def test_rates_are_one_number_or_two(make: Any) -> None:
+    with pytest.raises(SpaceError, match="must be a number, or two: for the first and for the last epoch"):
         make()
+
+
+def test_every_rate_may_be_one_number_or_two() -> None:
+    """One is constant but where a paper has a schedule; two are linear from the first to the last epoch."""
+    middle = moment(epoch=2, epochs=5)
+    assert rate_at(0.3, middle) == 0.3
+    assert rate_at((0.1, 0.5), middle) == pytest.approx(0.3)
+    assert ScheduledDropPath(0.5).rate(middle) == pytest.approx(0.2)
+    assert ScheduledDropPath((0.1, 0.5)).rate(middle) == pytest.approx(0.3)
+    assert SkipDropout((0.1, 0.5), warmup_epochs=0).rate(middle) == pytest.approx(0.3)
+    for p in (0.1, (0.1, 0.2)):
+        assert OperationDropout(p).p == EdgeDropout(p).p == EntropyPenalty(p).weight == p
+        assert Penalty("params", 9, weight=p).weight == p
 
 
 @pytest.mark.parametrize("make", [lambda: OperationDropout((0.0, 1.0)), lambda: ScheduledDropPath(-0.1)])
 def test_bad_probabilities_are_named(make: Any) -> None:
-    with pytest.raises(SpaceError, match="expected a probability of dropping"):
+    with pytest.raises(SpaceError, match=r"p=.* must be a number of at least 0 and below 1"):
         make()
 
 

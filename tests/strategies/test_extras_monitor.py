@@ -19,7 +19,7 @@ from spacelang.strategies import (
     SkipDropout,
     StopOnEigenvalue,
 )
-from spacelang.strategies.framework.curvature import largest_eigenvalue
+from spacelang.strategies.framework import largest_eigenvalue
 from spacelang.testing import toy_spaces
 from spacelang.testing.toy_evaluators import Fit
 

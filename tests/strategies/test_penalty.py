@@ -27,7 +27,7 @@ FORMS = ("linear", "above", "below", "absolute", "log")
 def penalised(loss: float, cost: float, target: float, **settings: Any) -> float:
     penalty = Penalty("params", target, **settings)
     numbers = (torch.tensor(x, dtype=torch.float64) for x in (loss, cost))
-    return penalty.penalised(*numbers).item()
+    return penalty.penalised(*numbers, penalty.weight).item()
 
 
 # -- the papers' numbers ---------------------------------------------------------------------------------
@@ -247,7 +247,7 @@ def test_a_target_within_reach_is_not(target: float) -> None:
         DARTS(extras=(Penalty("params", target),)).attach(Supernet(Trade()))
 
 
-@pytest.mark.filterwarnings("ignore:Penalty's target")
+@pytest.mark.filterwarnings(r"ignore:Penalty\(target")
 @pytest.mark.parametrize(
     ("metric", "settings", "message"),
     [

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from spacelang import InputChoice, LayerChoice, ModelSpace, Repeat, SpaceError, Supernet
 from spacelang.strategies import Moment, ProxylessNAS
-from spacelang.strategies.framework.relaxation import Phase
+from spacelang.strategies.framework import Phase
 from spacelang.strategies.one_shot.proxyless import BinaryGates, sampled
 
 from ..toys.search_script import make

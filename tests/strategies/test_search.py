@@ -302,7 +302,7 @@ def test_bad_settings_are_named(settings: dict[str, Any], message: str) -> None:
 def test_the_architecture_step_computes_no_weight_gradient() -> None:
     from torch.utils._python_dispatch import TorchDispatchMode
 
-    from spacelang.strategies.framework.update import FirstOrder, Step
+    from spacelang.strategies.framework import FirstOrder, Step
 
     class Masks(TorchDispatchMode):
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
