@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from spacelang.errors import SpaceError
-from spacelang.files.paths import cache_folder
+from spacelang.errors import SpaceError, require_integer
+from spacelang.files import cache_folder
 
 from .splits import DataSplits, Sample
 
@@ -106,8 +106,7 @@ class Cutout:
     length: int = 16
 
     def __post_init__(self) -> None:
-        if isinstance(self.length, bool) or not isinstance(self.length, int) or self.length < 1:
-            raise SpaceError(f"Cutout length is {self.length!r}; expected a whole number of pixels from 1")
+        require_integer("length", self.length, least=1)
 
     def __call__(self, image: Tensor) -> Tensor:
         """Return a copy of `image` (C, H, W) with the square at zero."""

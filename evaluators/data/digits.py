@@ -34,8 +34,8 @@ def digits(test_fraction: float = 0.2, seed: int = 0) -> DataSplits:
     held_out = round(count * test_fraction) if 0 < test_fraction < 1 else 0
     if not classes <= held_out <= count - classes:
         raise SpaceError(
-            f"test_fraction is {test_fraction!r}; expected a number that leaves at least {classes} of the "
-            f"{count} images in each part, such as 0.2"
+            f"test_fraction={test_fraction!r} must be a number that leaves at least {classes} of the {count} "
+            "images in each part, such as 0.2."
         )
     pixels = torch.from_numpy(source.images).float() / 16  # (N, 8, 8)
     images = ((pixels - _MEAN) / _STD).unsqueeze(1)  # (N, 1, 8, 8)

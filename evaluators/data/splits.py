@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from spacelang.errors import SpaceError
+from spacelang.errors import SpaceError, require_integer
 
 Sample: TypeAlias = tuple[Tensor, Any]  # an image (C, H, W) and its class number
 Batch: TypeAlias = tuple[Tensor, Tensor]  # images (B, C, H, W) and class numbers (B,)
@@ -86,12 +86,8 @@ def _loader(
     dataset: Dataset[Sample], batch_size: int, num_workers: int, *, shuffle: bool
 ) -> DataLoader[Batch]:
     count = _length(dataset)
-    if not _is_count(batch_size) or batch_size < 1 or (shuffle and batch_size > count):
-        raise SpaceError(
-            f"batch_size is {batch_size!r}; expected a whole number from 1 to {count}, the samples here"
-        )
-    if not _is_count(num_workers) or num_workers < 0:
-        raise SpaceError(f"num_workers is {num_workers!r}; expected a whole number, 0 or more")
+    require_integer("batch_size", batch_size, least=1, most=count if shuffle else None)
+    require_integer("num_workers", num_workers, least=0)
     return DataLoader(
         dataset,
         batch_size=batch_size,
@@ -99,10 +95,6 @@ def _loader(
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
     )
-
-
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _length(dataset: object) -> int:

@@ -10,11 +10,11 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor, nn
 from torchmetrics.functional.classification import multiclass_accuracy
 
-from spacelang.errors import SpaceError
+from spacelang.errors import SpaceError, require_integer, require_number
 from spacelang.trials import Maximize
 
 from .lightning_training import Lightning, Loaders
-from .training_module import Loss, TrainingModule, made_loss, possible, refuse_export
+from .training_module import Loss, TrainingModule, made_loss, possible, refuse_export, require_possible
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -151,10 +151,7 @@ def _check_values(criterion: object, num_classes: int | None, label_smoothing: f
     if criterion is not None and any(possible(label_smoothing)):
         raise SpaceError(
             f"label_smoothing={label_smoothing} and a criterion were given; "
-            "smooth in the criterion: nn.CrossEntropyLoss(label_smoothing=...)"
+            "smooth in the criterion: nn.CrossEntropyLoss(label_smoothing=...)."
         )
-    for value in possible(label_smoothing):
-        if not 0 <= value < 1:
-            raise SpaceError(f"label_smoothing is {value!r}; expected a number in [0, 1)")
-    if num_classes is not None and num_classes < 1:
-        raise SpaceError(f"num_classes is {num_classes!r}; expected None or at least 1")
+    require_possible(require_number, "label_smoothing", label_smoothing, least=0, below=1)
+    require_integer("num_classes", num_classes, least=1, optional=True)

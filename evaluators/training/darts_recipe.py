@@ -8,10 +8,10 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
-from spacelang.errors import SpaceError
+from spacelang.errors import SpaceError, require_integer, require_number
 
 from .classification import ClassificationModule
-from .training_module import Batch, possible
+from .training_module import Batch, possible, require_possible
 
 
 class DartsTrainingModule(ClassificationModule):
@@ -60,14 +60,12 @@ class DartsTrainingModule(ClassificationModule):
             num_classes=num_classes,
             label_smoothing=label_smoothing,
         )
-        for name, value, legal in (
-            ("momentum", momentum, (momentum >= 0) & (momentum < 1)),
-            ("auxiliary_loss_weight", auxiliary_loss_weight, auxiliary_loss_weight >= 0),
-            ("max_epochs", max_epochs, max_epochs >= 1),
-            ("eta_min", eta_min, (eta_min >= 0) & (eta_min <= learning_rate)),
-        ):
-            if not all(possible(legal)):  # value choices make `legal` one, too
-                raise SpaceError(f"{name} is {value!r}, out of range for DartsTrainingModule")
+        require_possible(require_number, "momentum", momentum, least=0, below=1)
+        require_possible(require_number, "auxiliary_loss_weight", auxiliary_loss_weight, least=0)
+        require_possible(require_integer, "max_epochs", max_epochs, least=1)
+        require_possible(require_number, "eta_min", eta_min, least=0)
+        if not all(possible(eta_min <= learning_rate)):  # of value choices the comparison is one, too
+            raise SpaceError(f"eta_min={eta_min!r} must be at most learning_rate={learning_rate!r}.")
         self.momentum = momentum
         self.auxiliary_loss_weight = auxiliary_loss_weight
         self.max_epochs = max_epochs

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics import Metric
 
-from spacelang.errors import SpaceError
+from spacelang.errors import SpaceError, require_integer
 from spacelang.trials import Minimize
 
 from .lightning_training import Lightning, Loaders
@@ -68,10 +68,7 @@ class LanguageModule(TrainingModule):
         optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.Adam,
         ignore_index: int = -100,
     ) -> None:
-        if type(ignore_index) is not int:
-            raise SpaceError(
-                f"ignore_index is {ignore_index!r}; expected an integer, such as that of padding"
-            )
+        require_integer("ignore_index", ignore_index)
         loss = partial(token_loss, ignore_index=ignore_index)
         super().__init__(loss, learning_rate, weight_decay, optimizer, ignore_index=ignore_index)
         self.perplexity = Perplexity()

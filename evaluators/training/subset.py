@@ -17,7 +17,7 @@ from torch.utils.data import (
     SubsetRandomSampler,
 )
 
-from spacelang.errors import SpaceError, short
+from spacelang.errors import SpaceError, require_number, short
 
 from .lightning_training import Lightning, Loaders
 
@@ -56,8 +56,7 @@ def subset(evaluator: E, fraction: float, *, seed: int = 0) -> E:
         raise SpaceError(
             f"subset takes a Lightning or Classification evaluator; got a {type(evaluator).__name__}."
         )
-    if isinstance(fraction, bool) or not isinstance(fraction, int | float) or not 0 < fraction <= 1:
-        raise SpaceError(f"fraction={fraction!r} must be a number above 0 and at most 1.")
+    require_number("fraction", fraction, above=0, most=1)
     if evaluator.train_dataloaders is None:
         raise SpaceError(
             "subset takes a part of train_dataloaders, and this evaluator has none. Of a datamodule or a "

@@ -20,7 +20,7 @@ from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.strategies import DDPStrategy
 
 from spacelang.errors import SpaceError
-from spacelang.files.paths import fresh_run_folder
+from spacelang.files import fresh_run_folder
 from spacelang.language import Tunable
 
 

@@ -10,7 +10,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from spacelang.errors import SpaceError
+from spacelang.errors import SpaceError, require_number
 from spacelang.language import Value
 
 Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
@@ -49,12 +49,8 @@ class TrainingModule(LightningModule):
         **hyper_parameters: Any,
     ) -> None:
         super().__init__()
-        for value in possible(learning_rate):
-            if not value > 0:
-                raise SpaceError(f"learning_rate is {value!r}; expected a number above 0")
-        for value in possible(weight_decay):
-            if not value >= 0:
-                raise SpaceError(f"weight_decay is {value!r}; expected 0 or more")
+        require_possible(require_number, "learning_rate", learning_rate, above=0)
+        require_possible(require_number, "weight_decay", weight_decay, least=0)
         # Only plain numbers: they are stored in checkpoints, which are read with weights_only=True.
         self.save_hyperparameters(
             {"learning_rate": learning_rate, "weight_decay": weight_decay, **hyper_parameters}
@@ -159,8 +155,14 @@ class TrainingModule(LightningModule):
 
 
 def possible(setting: Any) -> tuple[Any, ...]:
-    """Every value a setting may take: those of a value choice, otherwise itself alone."""
+    """Return every value that a setting may take: those of a value choice, otherwise itself alone."""
     return setting.possible() if isinstance(setting, Value) else (setting,)
+
+
+def require_possible(check: Callable[..., None], name: str, setting: Any, **bounds: Any) -> None:
+    """Apply a check such as `require_number` to every value that a setting may take."""
+    for value in possible(setting):
+        check(name, value, **bounds)
 
 
 def made_loss(criterion: Loss | type[nn.Module], arguments: str) -> Loss:

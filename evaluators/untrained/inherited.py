@@ -13,7 +13,7 @@ from lightning.pytorch.utilities import CombinedLoader
 from torch import nn
 
 from spacelang.arguments import KnownArguments
-from spacelang.errors import SpaceError
+from spacelang.errors import SpaceError, require_integer
 from spacelang.language import Architecture, architecture_of, require_decided
 from spacelang.quiet import captured_log
 from spacelang.randomness import global_generators_kept
@@ -52,8 +52,7 @@ class Inherited(KnownArguments):
                 f"{type(evaluator).__name__}."
             )
         require_decided(evaluator, "Inherited trains nothing, so it would make no difference; give")
-        if type(calibration_batches) is not int or calibration_batches < 0:
-            raise SpaceError(f"calibration_batches={calibration_batches!r} must be an integer of at least 0.")
+        require_integer("calibration_batches", calibration_batches, least=0)
         self.supernet = supernet
         self.evaluator = evaluator
         self.calibration_batches = calibration_batches

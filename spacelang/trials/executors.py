@@ -11,10 +11,10 @@ from .work import OnReport, Outcome, Work
 
 @runtime_checkable
 class Executor(Protocol):
-    """Runs trials; a driver submits up to `capacity` of them and waits for their outcomes.
+    """A place where trials run: a driver submits up to `capacity` of them and waits for outcomes.
 
     Attributes:
-        capacity: trials at a time.
+        capacity: Number of trials at a time.
     """
 
     capacity: int
@@ -28,7 +28,7 @@ class Executor(Protocol):
         ...
 
     def wait(self, timeout: float) -> list[Outcome]:
-        """Outcomes of trials that ended; empty after `timeout` seconds without one."""
+        """Return outcomes of trials that ended; an empty list after `timeout` seconds without one."""
         ...
 
     def cancel(self, number: int) -> None:
@@ -36,12 +36,12 @@ class Executor(Protocol):
         ...
 
     def close(self) -> None:
-        """Cancel what runs and let go of all processes."""
+        """Cancel running trials and end all processes."""
         ...
 
 
 class InProcess:
-    """Runs one trial at a time in this process."""
+    """An executor that runs one trial at a time in this process."""
 
     capacity = 1
 

@@ -22,12 +22,13 @@ _OVERRIDES = "overrides"
 
 
 def to_dataframe(trials: Iterable[Trial]) -> pandas.DataFrame:
-    """A row a trial, by number: state, metrics, duration in seconds, and `arch/{label}` of each decision.
+    """Return a table with a row for each trial, by number.
 
-    `overrides/{name}` are constructor arguments, where trials were measured with others than the space's.
+    Its columns are the state, the metrics, the duration in seconds and `arch/{label}` of each decision;
+    `overrides/{name}` are constructor arguments where they differ from the space's.
 
     Raises:
-        SpaceError: pandas is not installed.
+        SpaceError: Pandas is not installed.
     """
     frames = _needed("pandas", "to_dataframe", "dataframe")
     rows = [
@@ -55,14 +56,14 @@ def to_optuna(
     storage: Any = None,
     name: str = "spacelang",
 ) -> optuna.Study:
-    """An Optuna study of the trials; what is not measured fails in it.
+    """Return an Optuna study of the trials; those without a measurement have failed in it.
 
     Args:
-        trials: of a search.
-        objectives: of the search.
-        candidates: values by label of a decision; those that only occur in trials are added.
-        storage: of Optuna; in memory by default.
-        name: of the study.
+        trials: Trials of a search.
+        objectives: Objectives of the search.
+        candidates: Values of each decision by its label; values that occur only in trials are added.
+        storage: Optuna storage; in memory by default.
+        name: Name of the study.
 
     Raises:
         SpaceError: Optuna is not installed.
@@ -110,13 +111,13 @@ def _frozen(
 
 
 def from_optuna(study: optuna.Study, space: DecisionSpace) -> list[Trial]:
-    """Completed trials of a study whose parameters are the labels of a space.
+    """Return the completed trials of a study whose parameters are the labels of a space.
 
     Values are candidates themselves, as `to_optuna` writes them, or their text. Trials that were measured
     with other constructor arguments of the space are left out.
 
     Raises:
-        SpaceError: a parameter is no label, or a value no candidate.
+        SpaceError: A parameter is not a label, or a value is not a candidate.
     """
     names = study.metric_names or ["default", *(f"value_{i}" for i in range(1, len(study.directions)))]
     found: list[Trial] = []
@@ -129,12 +130,12 @@ def from_optuna(study: optuna.Study, space: DecisionSpace) -> list[Trial]:
 
 
 def candidates_of(space: DecisionSpace) -> dict[str, list[Any]]:
-    """Every value of every decision."""
+    """Return every value of every decision, by label."""
     return {label: list(decision.values()) for label, decision in space.by_label.items()}
 
 
 def candidates_seen(trials: Iterable[Trial]) -> dict[str, list[Any]]:
-    """Values that occur in trials, where the space is not at hand."""
+    """Return the values that occur in trials, by label, for where the space is not at hand."""
     seen: dict[str, dict[Any, Any]] = {}
     for trial in trials:
         for label, value in trial.arch.items():
@@ -143,7 +144,7 @@ def candidates_seen(trials: Iterable[Trial]) -> dict[str, list[Any]]:
 
 
 def _joined(candidates: Mapping[str, Sequence[Any]], seen: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
-    """All values of either: trials of a rebuilt space may have decisions and values that are new."""
+    """Return all values of either: trials of a rebuilt space may have new decisions and values."""
     joined = {label: {_category(value): value for value in values} for label, values in candidates.items()}
     for label, values in seen.items():
         for value in values:
@@ -152,17 +153,17 @@ def _joined(candidates: Mapping[str, Sequence[Any]], seen: Mapping[str, list[Any
 
 
 def _category(value: Any) -> Any:
-    """What Optuna takes as a choice: a plain value, or the text of a set of inputs."""
+    """Return what Optuna accepts as a choice: a plain value, or the text of a set of inputs."""
     return value if isinstance(value, str | int | float | bool | None) else json.dumps(list(value))
 
 
 def _value(space: DecisionSpace, label: str, category: Any) -> Any:
     if label not in space.by_label:
-        raise SpaceError(f"the study has a parameter {label!r}, which is no decision of the space.")
+        raise SpaceError(f"the study has a parameter {label!r}, which is not a decision of the space.")
     for value in space.by_label[label].values():
         if category in (_category(value), str(value)):
             return value
-    raise SpaceError(f"the study has {category!r} for {label!r}, which is no candidate of it.")
+    raise SpaceError(f"the study has {category!r} for {label!r}, which is not a candidate of it.")
 
 
 def _finite(metrics: Mapping[str, float]) -> dict[str, float]:

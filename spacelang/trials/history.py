@@ -1,4 +1,4 @@
-"""History: the trials of a search, as strategies see them."""
+"""Trials of a search, as strategies see them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _NONE: Mapping[str, Any] = MappingProxyType({})
 
 
 class History:
-    """Trials by number, and their scores: more is better, whatever the direction of the objective.
+    """Trials by number, with scores in which more is better, whatever the direction of the objective.
 
     A measured trial is a result if its architecture belongs to the space. One with other constructor
     arguments may not belong: a cell of fewer nodes.
@@ -31,10 +31,11 @@ class History:
     returned with these means as its metrics.
 
     Args:
-        space: decisions of the space searched.
-        objectives: at least one.
-        trials: known from the start.
-        rebuilt: decisions of the space with other constructor arguments, for trials that have `overrides`.
+        space: Decisions of the space that is searched.
+        objectives: Objectives, at least one.
+        trials: Trials known from the start.
+        rebuilt: Returns the decisions of the space with other constructor arguments, for trials that have
+            `overrides`.
     """
 
     def __init__(
@@ -61,7 +62,7 @@ class History:
             self.add(trial)
 
     def add(self, trial: Trial) -> None:
-        """Take in a trial, in place of what was known of it."""
+        """Add a trial, or replace what was known of it."""
         before = self._trials.get(trial.number)
         self._trials[trial.number] = trial
         key = key_of(trial.arch, trial.overrides)
@@ -92,16 +93,16 @@ class History:
         return self._trials[number]
 
     def __contains__(self, arch: Mapping[str, Any]) -> bool:
-        """Whether an architecture was proposed already, in whatever form."""
+        """Return whether an architecture was already proposed, in whatever form."""
         return self.find(arch) is not None
 
     def find(self, arch: Mapping[str, Any], overrides: Mapping[str, Any] = _NONE) -> Trial | None:
-        """The first trial of an architecture, in whatever form, with these constructor arguments."""
+        """Return the first trial of an architecture, in whatever form, with these constructor arguments."""
         number = self._keys.get(key_of(self.decisions(overrides).canonical(arch), overrides))
         return None if number is None else self._trials[number]
 
     def decisions(self, overrides: Mapping[str, Any] = _NONE) -> DecisionSpace:
-        """Decisions of the space, or of the space rebuilt with other constructor arguments."""
+        """Return the decisions of the space, or of the space rebuilt with other constructor arguments."""
         if not overrides:
             return self.space
         if self._rebuilt is None:
@@ -112,7 +113,7 @@ class History:
         return self._rebuilt(overrides)
 
     def of(self, trials: Sequence[Trial] = (), overrides: Mapping[str, Any] = _NONE) -> History:
-        """A history of other trials, of the same space or of the space rebuilt with `overrides`."""
+        """Return a history of other trials, of the same space or of the space rebuilt with `overrides`."""
         return History(
             self.decisions(overrides),
             self.objectives,
@@ -122,7 +123,7 @@ class History:
 
     @property
     def distinct(self) -> int:
-        """How many different architectures of the space were proposed, those with `overrides` not counted."""
+        """Number of different architectures proposed, without those that have `overrides`."""
         return self._distinct
 
     @property
@@ -136,7 +137,7 @@ class History:
         return [self._open[number] for number in sorted(self._open)]
 
     def count(self, state: State) -> int:
-        """How many trials are in a state."""
+        """Return how many trials are in a state."""
         return self._counts[state]
 
     @property
@@ -145,12 +146,12 @@ class History:
         return self._best
 
     def scores(self, trial: Trial) -> tuple[float, ...]:
-        """Score by objective of a measured trial."""
+        """Return the scores of a measured trial, one for each objective."""
         known = self._trials.get(trial.number) is trial
         return self._scores[trial.number] if known else self._rate(trial)
 
     def score(self, trial: Trial) -> float:
-        """Score of a measured trial by the first objective."""
+        """Return the score of a measured trial by the first objective."""
         return self.scores(trial)[0]
 
     def ranked(self, count: int | None = None) -> list[Trial]:
@@ -169,13 +170,13 @@ class History:
         return [t for front in ranks for t in sorted((judged[i] for i in front), key=self._order)][:count]
 
     def pareto(self) -> list[Trial]:
-        """Architectures that no other beats in every objective, by the first objective."""
+        """Return a trial of each architecture that no other dominates, best first by the first objective."""
         scored = [t for t in self._judged() if not any(math.isinf(x) for x in self.scores(t))]
         front = pareto_front([self.scores(trial) for trial in scored]) if scored else []
         return sorted((scored[i] for i in front), key=self._order)
 
     def _judged(self) -> list[Trial]:
-        """Each architecture once."""
+        """Return one trial for each architecture."""
         groups: dict[str, list[Trial]] = {}
         for trial in self._results:
             groups.setdefault(key_of(trial.arch), []).append(trial)
@@ -196,7 +197,7 @@ class History:
 
 
 def _fidelity(trial: Trial) -> tuple[bool, float]:
-    """How much a trial tells of its architecture: more is more."""
+    """Return a key that is the larger the more a trial tells of its architecture."""
     return not trial.overrides, math.inf if trial.max_epochs is None else trial.max_epochs
 
 
@@ -208,5 +209,5 @@ def _insert(trials: list[Trial], trial: Trial) -> None:
 
 
 def key_of(canonical: Architecture, overrides: Mapping[str, Any] = _NONE) -> str:
-    """One text for one canonical architecture dict and the constructor arguments it is measured with."""
+    """Return a text that names a canonical architecture dict and the constructor arguments of its trial."""
     return json.dumps([canonical, dict(overrides)] if overrides else canonical, sort_keys=True)

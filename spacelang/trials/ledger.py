@@ -1,4 +1,4 @@
-"""Names of worker processes, by which dead ones are told."""
+"""Ledger: one table of trials in a database, claimed by workers for the time of a lease."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from .trial import Proposal, Report, Trial
 
 
 def new_owner() -> str:
-    """A name for this process that no other has or had."""
+    """Return a name for this process that no other process has or had."""
     return f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
 
 
 def dead_owners(owners: Iterable[str]) -> list[str]:
-    """Those whose process ran on this machine and is gone."""
+    """Return the owners whose local process has died."""
     return [owner for owner in owners if _is_dead(owner)]
 
 
@@ -66,18 +66,18 @@ TRIALS = sa.Table(
 
 
 class Ledger:
-    """Trials that survive a crash and may be worked on by many processes.
+    """A table of trials that survives a crash and that many processes may work on.
 
-    A worker claims a trial for a time, its lease, and renews it while it works. A trial whose lease ran out
-    is claimed by whoever comes first; only its present owner can finish it.
+    A worker claims a trial for a time, its lease, and renews the lease while it works. A trial whose lease
+    ran out is claimed by the first that asks; only its present owner can finish it.
 
     Args:
-        url: of a database, such as "postgresql+psycopg://host/name", or the path of an SQLite file. SQLite
-            runs in WAL mode; its file must not be on a network file system.
-        clock: seconds since 1970; machines that share a ledger must agree on them to within a lease.
+        url: URL of a database, such as "postgresql+psycopg://host/name", or the path of an SQLite file.
+            SQLite runs in WAL mode; its file must not be on a network file system.
+        clock: Returns seconds since 1970; machines that share a ledger must agree on them to within a lease.
 
     Raises:
-        SpaceError: the database cannot be opened, or its table is of another version.
+        SpaceError: The database cannot be opened, or its table is of another version.
     """
 
     def __init__(self, url: str | Path, *, clock: Callable[[], float] = time.time) -> None:
@@ -113,13 +113,13 @@ class Ledger:
     # -- reading ---------------------------------------------------------------------------------------
 
     def trials(self, start: int = 0) -> list[Trial]:
-        """Trials from number `start` on, by number."""
+        """Return the trials from number `start` on, by number."""
         query = sa.select(TRIALS).where(TRIALS.c.number >= start).order_by(TRIALS.c.number)
         with self._engine.connect() as connection:
             return [_trial(dict(row._mapping)) for row in connection.execute(query)]
 
     def owners(self) -> list[str]:
-        """Who works on trials now, or did when they were killed."""
+        """Return the owners of running trials; some of them may have been killed."""
         query = sa.select(TRIALS.c.owner).where(TRIALS.c.state == "running").distinct()
         with self._engine.connect() as connection:
             return list(connection.execute(query).scalars())
@@ -140,13 +140,13 @@ class Ledger:
         """Enter a trial, claimed by `owner` for `lease` seconds if one is named; None if the number is taken.
 
         Args:
-            number: the next one.
-            proposal: what to try.
-            seed: of the trial.
-            owner: who works on it; nobody by default.
-            lease: seconds.
-            infeasible: why the architecture will not be trained, if it will not.
-            metrics: what is known of it.
+            number: Number of the trial, the next one.
+            proposal: What to try.
+            seed: Seed of the trial.
+            owner: Name of the worker that claims it; nobody by default.
+            lease: Seconds of the claim.
+            infeasible: Reason not to train the architecture; empty to train it.
+            metrics: Metrics known before training.
         """
         state = "infeasible" if infeasible else "running" if owner else "waiting"
         values = {
@@ -176,7 +176,7 @@ class Ledger:
         """Claim the first trial that waits, whose lease ran out, or whose owner is known to be dead.
 
         Returns:
-            The trial; None if there is none.
+            The trial, or None.
         """
         now = self._clock()
         left = sa.or_(TRIALS.c.lease_until < now, TRIALS.c.owner.in_(list(dead)))
@@ -201,12 +201,12 @@ class Ledger:
                     return _trial(dict(connection.execute(claimed).one()._mapping))
 
     def renew(self, number: int, owner: str, lease: float, reports: Iterable[Report] = ()) -> bool:
-        """Extend a lease and store what was reported; False if the trial is no longer the owner's."""
+        """Extend a lease and store the reports; return whether the trial is still the owner's."""
         values = {"lease_until": self._clock() + lease, "reports": _dump_reports(reports)}
         return self._update_owned(number, owner, values)
 
     def finish(self, trial: Trial) -> bool:
-        """Store how a trial ended; False if it is no longer its owner's, and then nothing is stored."""
+        """Store how a trial ended; return whether it was still its owner's. If not, nothing is stored."""
         values = {
             "state": trial.state,
             "metrics": _dump(trial.metrics),
@@ -217,7 +217,7 @@ class Ledger:
         return self._update_owned(trial.number, trial.owner, values)
 
     def release(self, number: int, owner: str) -> bool:
-        """Give a trial back, to be claimed by anyone."""
+        """Release a trial for anyone to claim; return whether it was the owner's."""
         return self._update_owned(number, owner, {"state": "waiting", "owner": "", "lease_until": 0.0})
 
     def _update_owned(self, number: int, owner: str, values: Mapping[str, Any]) -> bool:
@@ -231,7 +231,7 @@ class Ledger:
 
 
 def hidden_password(url: str) -> str:
-    """A database URL, or the URL of an SQLite file, without its password."""
+    """Return a database URL, or the URL of an SQLite file, without its password."""
     return sa.make_url(_as_url(url)).render_as_string(hide_password=True)
 
 
@@ -241,9 +241,7 @@ def _as_url(url: str | Path) -> str:
 
 def _prepare_sqlite(connection: Any, record: object) -> None:
     cursor = connection.cursor()
-    cursor.execute(
-        "PRAGMA journal_mode=WAL"
-    )  # readers and one writer at once; a kill loses nothing committed
+    cursor.execute("PRAGMA journal_mode=WAL")  # many readers, one writer; a kill loses nothing committed
     cursor.execute("PRAGMA synchronous=NORMAL")
     cursor.execute("PRAGMA busy_timeout=30000")
     cursor.close()

@@ -14,7 +14,7 @@ class Objective:
     """A metric and which way is better.
 
     Args:
-        metric: name, as the evaluator returns it, or of a cost: "params", "flops", "macs".
+        metric: Name of a metric of the evaluator, or of a cost: "params", "flops", "macs".
     """
 
     metric: str
@@ -26,14 +26,14 @@ class Objective:
             raise SpaceError(f"an objective needs the name of a metric; got {self.metric!r}.")
 
     def __str__(self) -> str:
-        """Such as "maximize accuracy"; `parse_objective` reads it."""
+        """Return a text such as "maximize val_acc", which `parse_objective` reads."""
         return f"{type(self).__name__.lower()} {self.metric}"
 
     def score(self, metrics: Mapping[str, float]) -> float:
-        """The metric, signed so that more is better; minus infinity for NaN.
+        """Return the metric, signed so that more is better; minus infinity for NaN.
 
         Raises:
-            SpaceError: the metric is missing.
+            SpaceError: The metric is missing.
         """
         if self.metric not in metrics:
             raise SpaceError(
@@ -45,7 +45,7 @@ class Objective:
 
     def _instead(self, metrics: Mapping[str, float]) -> str:
         return "".join(
-            f" Give Experiment(..., objectives=[{type(self).__name__}({name!r})])."
+            f" Pass Experiment(..., objectives=[{type(self).__name__}({name!r})])."
             for name in list(metrics)[:1]
         )
 
@@ -55,7 +55,7 @@ class Objective:
 
 @dataclass(frozen=True)
 class Maximize(Objective):
-    """More of the metric is better."""
+    """An objective of which more is better."""
 
     def _signed(self, value: float) -> float:
         return value
@@ -63,32 +63,32 @@ class Maximize(Objective):
 
 @dataclass(frozen=True)
 class Minimize(Objective):
-    """Less of the metric is better."""
+    """An objective of which less is better."""
 
     def _signed(self, value: float) -> float:
         return -value
 
 
 def parse_objective(text: str) -> Objective:
-    """The objective whose `str` this is.
+    """Return the objective whose `str` this is.
 
     Raises:
-        SpaceError: it is none.
+        SpaceError: The text is not an objective.
     """
     direction, _, metric = text.partition(" ")
     kinds: dict[str, type[Objective]] = {"maximize": Maximize, "minimize": Minimize}
     if direction not in kinds:
-        raise SpaceError(f"{text!r} is no objective; expected 'maximize metric' or 'minimize metric'.")
+        raise SpaceError(f"{text!r} is not an objective; expected 'maximize metric' or 'minimize metric'.")
     return kinds[direction](metric)
 
 
 def dominates(a: Sequence[float], b: Sequence[float]) -> bool:
-    """Whether scores `a` are at least as good as `b` everywhere and better somewhere."""
+    """Return whether scores `a` are at least as good as `b` everywhere and better somewhere."""
     return all(x >= y for x, y in zip(a, b, strict=True)) and any(x > y for x, y in zip(a, b, strict=True))
 
 
 def pareto_front(scores: Sequence[Sequence[float]]) -> list[int]:
-    """Indices of the scores that none dominates, in order.
+    """Return the indices of the scores that no other dominates, in order.
 
     With two objectives this takes O(n log n); with more, O(n * size of the front).
     """
@@ -105,7 +105,7 @@ def _two(scores: Sequence[Sequence[float]]) -> bool:
 
 
 def fronts(scores: Sequence[Sequence[float]]) -> list[list[int]]:
-    """Indices by rank: the Pareto front, the front without it, and so on."""
+    """Return indices by rank: the Pareto front, then the front of the rest, and so on."""
     left, found = list(range(len(scores))), []
     while left:
         front = [left[k] for k in pareto_front([scores[i] for i in left])]

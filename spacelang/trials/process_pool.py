@@ -11,7 +11,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, Literal
 
-from ..errors import SpaceError
+from ..errors import SpaceError, require_integer, require_number
 from .trial import Report, Trial
 from .work import OnReport, Outcome, Work
 
@@ -30,18 +30,18 @@ class _Running:
 
 
 class ProcessPool:
-    """Runs every trial in a new process, several at a time.
+    """An executor that runs every trial in a new process, several at a time.
 
     A process that dies or hangs costs its trial, not the search.
 
     Args:
-        workers: processes at a time.
-        devices: one entry a worker, what it may use: "cuda:1" or a list of GPU numbers becomes
+        workers: Number of processes at a time.
+        devices: Devices of each worker, one entry a worker: "cuda:1" or a list of GPU numbers becomes
             CUDA_VISIBLE_DEVICES of its process; None for the CPU alone.
-        time_limit: seconds a trial may take; a longer one is killed and fails.
-        start_method: of `multiprocessing`; "forkserver" starts quickly once torch is loaded, "spawn" works
-            everywhere. Space and evaluator must be importable: defined in a module, not in a notebook.
-        threads: of torch, in each process.
+        time_limit: Seconds that a trial may take; a longer one is killed and fails.
+        start_method: Start method of `multiprocessing`: "forkserver" starts quickly once torch is loaded,
+            "spawn" works everywhere. Space and evaluator must be defined in a module, not in a notebook.
+        threads: Number of torch's threads in each process.
     """
 
     def __init__(
@@ -53,12 +53,11 @@ class ProcessPool:
         start_method: Literal["forkserver", "spawn", "fork"] = "forkserver",
         threads: int = 1,
     ) -> None:
-        if type(workers) is not int or workers < 1:
-            raise SpaceError(f"workers={workers!r} must be an integer of at least 1.")
+        require_integer("workers", workers, least=1)
+        require_number("time_limit", time_limit, above=0, optional=True)
+        require_integer("threads", threads, least=1)
         if devices is not None and len(devices) != workers:
-            raise SpaceError(f"devices has {len(devices)} entries; give one for each of {workers} workers.")
-        if time_limit is not None and time_limit <= 0:
-            raise SpaceError(f"time_limit={time_limit!r} must be a positive number of seconds, or None.")
+            raise SpaceError(f"devices has {len(devices)} entries; pass one for each of {workers} workers.")
         self.capacity = workers
         self.devices = list(devices) if devices is not None else [None] * workers
         self.time_limit = time_limit
@@ -96,7 +95,7 @@ class ProcessPool:
         return []
 
     def _pause(self, deadline: float) -> float:
-        """Seconds until the next thing that must be looked at."""
+        """Return the seconds until the next deadline."""
         moments = [deadline]
         if self.time_limit is not None:
             moments += [running.started + self.time_limit for running in self._running.values()]
@@ -158,7 +157,7 @@ def _environment(device: Any) -> Mapping[str, str]:
 
 
 def _child(work: Work, trial: Trial, pipe: Connection, environment: Mapping[str, str], threads: int) -> None:
-    """Body of a worker process."""
+    """Run a trial in a worker process."""
     os.environ.update(environment)
     import torch
 

@@ -1,4 +1,4 @@
-"""What a multi-trial strategy is."""
+"""Protocols of multi-trial strategies."""
 
 from __future__ import annotations
 
@@ -16,34 +16,34 @@ class Exhausted(Exception):
 
 
 class Proposer(Protocol):
-    """One search of a strategy, from which proposals are asked.
+    """One search of a strategy, which is asked for proposals.
 
-    All it knows comes from the history, so that a search is resumed by replaying it: whatever it keeps
-    between calls must be what a new proposer would work out from the same history.
+    It knows only the history, so a search resumes by replaying it: a new proposer must be able to work out
+    from the same history whatever this one keeps between calls.
     """
 
     def ask(self, history: History, rng: np.random.Generator) -> Proposal:
-        """What to try next.
+        """Return what to try next.
 
         Args:
-            history: every trial so far; with parallel workers some are still running.
-            rng: for everything random; seeded from the search's seed and the number of the trial.
+            history: Every trial so far; with parallel workers some are still running.
+            rng: Generator for every random draw, seeded by the search's seed and the trial's number.
 
         Raises:
-            Exhausted: there is nothing new to propose.
+            Exhausted: There is nothing new to propose.
         """
         ...
 
 
 @runtime_checkable
 class MultiTrialStrategy(Protocol):
-    """A strategy that proposes architectures to be tried."""
+    """A strategy that proposes architectures to try."""
 
     def start(self, space: Space) -> Proposer:
         """Begin a search.
 
         Raises:
-            SpaceError: this strategy cannot search this space.
+            SpaceError: The strategy cannot search this space.
         """
         ...
 
@@ -53,5 +53,5 @@ class Stopper(Protocol):
     """A proposer that also ends trials early."""
 
     def goes_on(self, trial: Trial, history: History) -> bool:
-        """Whether a running trial, whose `reports` are up to date, is worth going on with."""
+        """Return whether a running trial, whose `reports` are up to date, should continue."""
         ...

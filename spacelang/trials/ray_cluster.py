@@ -1,4 +1,4 @@
-"""An executor on a Ray cluster."""
+"""Trials on a Ray cluster."""
 
 from __future__ import annotations
 
@@ -7,30 +7,31 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from ..errors import SpaceError
+from ..errors import SpaceError, require_integer
 from .trial import Report, Trial
 from .work import OnReport, Outcome, Work
 
-_POLL = 0.5  # seconds between looks at what workers announced
+_POLL = 0.5  # seconds between looks at the workers' reports
 
 
 class RayExecutor:
-    """Runs every trial as a Ray task; all that must survive stays in the ledger.
+    """An executor that runs every trial as a Ray task; the ledger keeps all that must survive.
 
     Ray starts tasks where their resources are free, on nodes that may join and leave. A task whose node is
-    lost runs again elsewhere, with the same seed; an exception in it fails the trial.
+    lost runs again elsewhere, with the same seed; an exception in it fails the trial. A decision to stop a
+    trial early reaches it with its next report.
 
     Args:
-        workers: trials at a time; None for as many as the cluster has room for, which may change.
-        address: of a running cluster, "auto" for that of this machine; None to start one here.
-        num_cpus, num_gpus, resources: of each trial, as in `ray.remote`.
-        max_retries: times a trial runs again whose worker was lost.
-        threads: of torch, in each trial.
-
-    A decision to stop a trial early reaches it with its next report.
+        workers: Number of trials at a time; None for as many as the cluster has room for, which may change.
+        address: Address of a running cluster, "auto" for that of this machine; None to start one here.
+        num_cpus: Processor cores of each trial, as in `ray.remote`.
+        num_gpus: GPUs of each trial.
+        resources: Further resources of each trial.
+        max_retries: How often a trial runs again whose worker was lost.
+        threads: Number of torch's threads in each trial.
 
     Raises:
-        SpaceError: Ray is not installed.
+        SpaceError: Ray is not installed, or a number is out of range.
     """
 
     def __init__(
@@ -44,8 +45,8 @@ class RayExecutor:
         max_retries: int = 3,
         threads: int = 1,
     ) -> None:
-        if workers is not None and (type(workers) is not int or workers < 1):
-            raise SpaceError(f"workers={workers!r} must be an integer of at least 1, or None.")
+        require_integer("workers", workers, least=1, optional=True)
+        require_integer("threads", threads, least=1)
         try:
             import ray
         except ImportError as error:
@@ -65,7 +66,7 @@ class RayExecutor:
 
     @property
     def capacity(self) -> int:
-        """Trials at a time, as the cluster is now."""
+        """Number of trials at a time, as the cluster is now."""
         if self._workers is not None:
             return self._workers
         if not self._ray.is_initialized():
@@ -87,7 +88,7 @@ class RayExecutor:
         self._task = self._ray.remote(**self._options)(_run)
 
     def _here(self) -> Any:
-        """On the driver's node: it is lost only with the driver."""
+        """Return a placement on the driver's node, which is lost only with the driver."""
         node = self._ray.get_runtime_context().get_node_id()
         return self._ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node, soft=False)
 
@@ -109,7 +110,7 @@ class RayExecutor:
         return []
 
     def _hear(self) -> None:
-        """Handle what workers announced since the last time."""
+        """Handle what workers reported since the last time."""
         numbers = {trial.number for trial in self._running.values()}
         for number, report in self._ray.get(self._board.take.remote()):
             if number in numbers and not self._on_report(number, report):
@@ -148,22 +149,22 @@ class _Board:
         self._stopped: set[int] = set()
 
     def write(self, number: int, report: Report) -> bool:
-        """Announce; returns whether the trial goes on, as far as is known."""
+        """Add a report; return whether the trial continues, as far as is known."""
         self._reports.append((number, report))
         return number not in self._stopped
 
     def take(self) -> list[tuple[int, Report]]:
-        """What was announced since the last time."""
+        """Return the reports since the last call."""
         taken, self._reports = self._reports, []
         return taken
 
     def stop(self, number: int) -> None:
-        """Let a trial end at its next report."""
+        """Mark a trial to end at its next report."""
         self._stopped.add(number)
 
 
 def _run(work: Work, trial: Trial, board: Any, threads: int) -> Outcome:
-    """Body of a Ray task."""
+    """Run a trial in a Ray task."""
     import ray
     import torch
 

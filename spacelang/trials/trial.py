@@ -1,4 +1,4 @@
-"""What is known of one trial."""
+"""One trial, from its proposal to its outcome."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ State: TypeAlias = Literal["waiting", "running", "done", "failed", "infeasible"]
 
 @dataclass(frozen=True)
 class Proposal:
-    """What a strategy wants tried.
+    """An architecture to try, as a strategy proposes it.
 
     Args:
-        arch: architecture dict.
+        arch: Architecture dict.
         max_epochs: Epochs after which the trial is stopped; None for as many as the evaluator trains.
-        note: plain values the strategy wants to find again in the trial.
-        overrides: constructor arguments, plain values; the trial is measured on a model of
-            `space.rebuild(**overrides)`, whose architecture `arch` is.
+        note: Plain values that the strategy will find again in the trial.
+        overrides: Constructor arguments, plain values; the trial trains a model of
+            `space.rebuild(**overrides)`, to which `arch` belongs.
     """
 
     arch: Architecture
@@ -31,7 +31,7 @@ class Proposal:
 
 @dataclass(frozen=True)
 class Report:
-    """Metrics an evaluator announced after an epoch, counted from 0."""
+    """Metrics that an evaluator reported after an epoch, counted from 0."""
 
     epoch: int
     metrics: Mapping[str, float]
@@ -42,16 +42,16 @@ class Trial:
     """One architecture, tried once.
 
     Attributes:
-        number: from 0, in the order of proposals.
-        arch: architecture dict, canonical; of the space rebuilt with `overrides`, if there are any.
-        seed: of the model's first weights and of everything else random in the trial.
+        number: Position among the proposals, from 0.
+        arch: Canonical architecture dict, of the space rebuilt with `overrides` if there are any.
+        seed: Seeds the model's first weights and every other random draw of the trial.
         state: "waiting", "running", "done", "failed" (it raised) or "infeasible" (never trained).
         max_epochs, note, overrides: See `Proposal`.
-        metrics: of a finished trial; measured costs are among them.
-        reports: metrics after each epoch that was announced.
-        error: of a failed trial, with its traceback; of an infeasible one, the limit it breaks.
-        duration: seconds.
-        owner: which worker process ran it.
+        metrics: Metrics of a finished trial, measured costs among them.
+        reports: Metrics after each epoch that was reported.
+        error: Traceback of a failed trial; the limit that an infeasible one breaks.
+        duration: Seconds that it ran.
+        owner: Name of the worker process that runs or ran it.
     """
 
     number: int

@@ -1,4 +1,4 @@
-"""The driver of a multi-trial search: asks, checks, submits, records."""
+"""Driver of a multi-trial search: it asks, checks, submits and records."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ Check = Callable[[Mapping[str, float]], str]
 
 @dataclass(frozen=True)
 class Budget:
-    """When a search ends.
+    """Conditions that end a search.
 
     Args:
-        max_trials: trials that are trained, failed ones too; infeasible ones do not count.
-        max_duration: seconds after which no trial begins, over all runs of the search.
-        max_failures: failed trials; one more ends the search.
+        max_trials: Number of trials to train; failed ones count, infeasible ones do not.
+        max_duration: Seconds after which no trial begins, over all runs of the search.
+        max_failures: Number of trials that may fail; one more ends the search.
     """
 
     max_trials: int | None = None
@@ -53,17 +53,17 @@ class TrialSearch:
     """One search, in one process, over a ledger that others may work on too.
 
     Args:
-        space: what is searched.
-        proposer: of the strategy.
-        ledger: where every trial is written before and after it runs.
-        executor: where trials run.
-        work: what running a trial is.
-        objectives: what makes a trial good.
+        space: Space to search.
+        proposer: Proposes what to try next.
+        ledger: Record of every trial, before and after it runs.
+        executor: Runs the trials.
+        work: How to run one trial.
+        objectives: Metrics to maximize or minimize.
         budget: When to end.
-        seed: of everything random.
-        costs: of what is proposed, known before it is trained; they join the trial's metrics.
-        check: from those costs, the limit that is broken, or an empty text.
-        on_change: called with the search when a trial began or ended.
+        seed: Seeds every random draw of the search.
+        costs: Returns the costs of a proposal before it is trained; they join the trial's metrics.
+        check: Returns from these costs which limit is broken, or an empty text.
+        on_change: Called with the search whenever a trial began or ended.
     """
 
     def __init__(
@@ -137,7 +137,7 @@ class TrialSearch:
                 self._begin(trial)
 
     def _leftover(self) -> Trial | None:
-        """A trial that another run or worker entered and cannot finish."""
+        """Claim a trial that another run or worker entered and cannot finish."""
         if len(self.history.running) == len(self._running):
             return None
         return self.ledger.claim(self._owner, LEASE, dead=dead_owners(self.ledger.owners()))
@@ -188,13 +188,13 @@ class TrialSearch:
         return None
 
     def _check_overrides(self, proposal: Proposal) -> None:
-        """An evaluator that is told the architecture alone must know from it which model is meant."""
+        """Refuse overrides where an evaluator, which sees only the architecture, would mistake the model."""
         evaluator, overrides = self._work.evaluator, dict(proposal.overrides)
-        told = not isinstance(evaluator, ArchitectureEvaluator)
-        if overrides and not told and not self.space.problems(proposal.arch):
+        sees_model = not isinstance(evaluator, ArchitectureEvaluator)
+        if overrides and not sees_model and not self.space.problems(proposal.arch):
             raise SpaceError(
-                f"{type(evaluator).__name__} measures architectures of the space as it is, and the strategy "
-                f"asks for one of them in the space with {overrides!r}. Use an evaluator of models."
+                f"{type(evaluator).__name__} looks architectures up without a model, but the strategy trains "
+                f"models of the space with {overrides!r}. Use an evaluator that measures models."
             )
 
     def _begin(self, trial: Trial) -> None:
@@ -208,7 +208,7 @@ class TrialSearch:
     def _on_report(self, number: int, report: Report) -> bool:
         with self._lock:
             trial = self._running[number]
-            # A trial whose worker was lost begins anew: what it reports replaces what it had reported.
+            # A trial whose worker was lost begins again: its new reports replace the old ones.
             earlier = (known for known in trial.reports if known.epoch < report.epoch)
             trial = dataclasses.replace(trial, reports=(*earlier, report))
             self._running[number] = trial
@@ -258,7 +258,7 @@ class TrialSearch:
         self._on_change(self)
 
     def _give_back(self) -> None:
-        """Leave running trials to whoever resumes."""
+        """Release running trials, for a later run to claim."""
         for number in list(self._running):
             self._executor.cancel(number)
             self.ledger.release(number, self._owner)

@@ -1,4 +1,4 @@
-"""What a worker does with a trial."""
+"""How a worker runs a trial."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .evaluator import ArchitectureEvaluator, Reporter, TrialEvaluator, as_metri
 from .trial import Report, Trial
 
 OnReport: TypeAlias = Callable[[int, Report], bool]
-"""Called with a trial's number and what it announced; returns whether the trial goes on."""
+"""Called with a trial's number and its report; returns whether the trial continues."""
 
 
 @dataclass(frozen=True)
@@ -29,11 +29,11 @@ class Outcome:
     """How a trial ended.
 
     Attributes:
-        number: of the trial.
-        metrics: by name; empty where there is an error.
-        reports: everything announced.
-        error: traceback, or empty.
-        duration: seconds.
+        number: Number of the trial.
+        metrics: Metrics by name; empty where there is an error.
+        reports: All reports.
+        error: Traceback, or an empty text.
+        duration: Seconds that it ran.
     """
 
     number: int
@@ -45,14 +45,15 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Work:
-    """How to run any trial of a search; it can be sent to another process.
+    """Everything needed to run any trial of a search; it can be sent to another process.
 
     Args:
-        space_type, arguments: class of the space and arguments of its constructor.
-        evaluator: measures a model, or an architecture (`ArchitectureEvaluator`); the architecture decides
+        space_type: Class of the space.
+        arguments: Arguments of its constructor.
+        evaluator: Measures a model, or an architecture (`ArchitectureEvaluator`); the architecture decides
             the settings of one that is `Tunable`.
-        weights: folder that keeps the weights of trained models; None to drop them.
-        folder: where a trial has a folder of its own, named by its number; None for no such folder.
+        weights: Folder that keeps the weights of trained models; None to drop them.
+        folder: Folder with a folder of each trial, named by its number; None for no such folders.
     """
 
     space_type: type[Space]
@@ -62,7 +63,7 @@ class Work:
     folder: Path | None = None
 
     def run(self, trial: Trial, on_report: OnReport) -> Outcome:
-        """Build, evaluate and measure one architecture; what it raises becomes its error."""
+        """Build and evaluate one architecture; an exception becomes the outcome's error."""
         start = time.perf_counter()
         reports: list[Report] = []
         metrics: Mapping[str, float] = {}
@@ -99,11 +100,11 @@ class Work:
             self._keep(trial.number, model)
 
     def build(self, arch: Architecture, overrides: Mapping[str, Any] = MappingProxyType({})) -> nn.Module:
-        """The plain model of an architecture, its weights newly drawn from torch's generator.
+        """Return the plain model of an architecture, its weights newly drawn from torch's generator.
 
         Args:
-            arch: of the space, or of the space with other constructor arguments.
-            overrides: those.
+            arch: Architecture of the space, or of the space rebuilt with `overrides`.
+            overrides: Constructor arguments that differ from the space's.
         """
         with model_context(arch):
             model = self.space_type(**{**self.arguments, **overrides})
@@ -119,23 +120,23 @@ class Work:
 
 
 def weights_file(folder: Path, number: int) -> Path:
-    """Where the weights of a trial are kept."""
+    """Return the path of a trial's weights."""
     return folder / f"{number}.safetensors"
 
 
 class _Stop(Exception):
-    """Leave an evaluation early."""
+    """End of an evaluation before its last epoch."""
 
 
 T = TypeVar("T")
 
 
 class Rebuilt(Generic[T]):
-    """Something made of a space, and made again, once, for every set of other constructor arguments.
+    """Something made of a space, and made once more for each set of other constructor arguments.
 
     Args:
-        space: as it is searched.
-        make: makes it of a space.
+        space: Space that is searched.
+        make: Makes it of a space.
     """
 
     def __init__(self, space: Space, make: Callable[[Space], T]) -> None:
@@ -144,10 +145,10 @@ class Rebuilt(Generic[T]):
         self._made: dict[str, T] = {}
 
     def __call__(self, overrides: Mapping[str, Any]) -> T:
-        """What is made of `space.rebuild(**overrides)`.
+        """Return what was made of `space.rebuild(**overrides)`.
 
         Raises:
-            SpaceError: the constructor does not take them, or they are no plain values.
+            SpaceError: The constructor does not accept them, or they are not plain values.
         """
         key = json.dumps(plain_overrides(overrides), sort_keys=True)
         if key not in self._made:
@@ -155,16 +156,16 @@ class Rebuilt(Generic[T]):
         return self._made[key]
 
     def concerned(self, arch: Architecture, overrides: Mapping[str, Any]) -> T:
-        """What is made of the space itself if it has the architecture, else of the rebuilt one."""
+        """Return what was made of the space itself if it has the architecture, else of the rebuilt one."""
         foreign = overrides and self._space.decision_space.problems(arch)
         return self(overrides if foreign else {})
 
 
 def plain_overrides(overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Constructor arguments as the ledger gives them back: tuples are lists.
+    """Return constructor arguments as the ledger gives them back: tuples are lists.
 
     Raises:
-        SpaceError: they are no plain values.
+        SpaceError: They are not plain values.
     """
     try:
         plain: dict[str, Any] = json.loads(json.dumps(dict(overrides)))

@@ -152,11 +152,11 @@ def test_wrong_outputs_are_named() -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"learning_rate": 0}, "learning_rate is 0; expected a number above 0"),
-        ({"learning_rate": float("nan")}, "learning_rate is nan"),
-        ({"weight_decay": -1}, "weight_decay is -1"),
-        ({"label_smoothing": 1.0}, "label_smoothing is 1.0"),
-        ({"num_classes": 0}, "num_classes is 0"),
+        ({"learning_rate": 0}, "learning_rate=0 must be a number above 0"),
+        ({"learning_rate": float("nan")}, "learning_rate=nan"),
+        ({"weight_decay": -1}, "weight_decay=-1"),
+        ({"label_smoothing": 1.0}, "label_smoothing=1.0"),
+        ({"num_classes": 0}, "num_classes=0"),
         ({"criterion": 3}, "criterion is 3"),
         ({"criterion": nn.CrossEntropyLoss, "label_smoothing": 0.1}, "smooth in the criterion"),
         ({"export_onnx": True}, "spacelang.export_onnx"),

@@ -122,5 +122,5 @@ def test_a_trainer_that_outlasts_the_schedule_is_warned_of(data, quiet, make_net
     [("momentum", 1.0), ("auxiliary_loss_weight", -0.1), ("max_epochs", 0), ("eta_min", 0.03)],
 )
 def test_values_out_of_range(name: str, value: float) -> None:
-    with pytest.raises(SpaceError, match=f"{name} is {value}"):
+    with pytest.raises(SpaceError, match=f"{name}={value} must be"):
         DartsTrainingModule(**{name: value})

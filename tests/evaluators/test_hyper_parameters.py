@@ -188,12 +188,18 @@ def test_nothing_is_measured_with_open_settings(data: Any, quiet: Any, make_net:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Classification(learning_rate=-LR), "learning_rate is -0.001; expected a number above 0"),
-        (lambda: Classification(weight_decay=-LR), "weight_decay is -0.001; expected 0 or more"),
-        (lambda: Classification(label_smoothing=10 * LR), r"label_smoothing is 1.0; expected .* \[0, 1\)"),
+        (lambda: Classification(learning_rate=-LR), "learning_rate=-0.001 must be a number above 0"),
+        (lambda: Classification(weight_decay=-LR), "weight_decay=-0.001 must be a number of at least 0"),
+        (
+            lambda: Classification(label_smoothing=10 * LR),
+            "label_smoothing=1.0 must be .* below 1",
+        ),
         (lambda: Classification(nn.MSELoss(), label_smoothing=LR), "and a criterion were given"),
-        (lambda: DartsTrainingModule(LR, eta_min=0.05), "eta_min is 0.05, out of range"),
-        (lambda: DartsTrainingModule(momentum=10 * LR), "momentum is .* out of range"),
+        (lambda: DartsTrainingModule(LR, eta_min=0.05), "eta_min=0.05 must be at most learning_rate="),
+        (
+            lambda: DartsTrainingModule(momentum=10 * LR),
+            "momentum=1.0 must be .* below 1",
+        ),
         (lambda: Functional(lambda model: 0, rate=LR), "its signature is"),
         (lambda: Classification(max_epoch=EPOCHS), "no argument 'max_epoch'. Closest: 'max_epochs'"),
     ],

@@ -178,8 +178,8 @@ def test_wrong_logits_are_named(output: Any, words: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"learning_rate": -1}, "learning_rate is -1; expected a number above 0"),
-        ({"ignore_index": None}, "ignore_index is None; expected an integer"),
+        ({"learning_rate": -1}, "learning_rate=-1 must be a number above 0"),
+        ({"ignore_index": None}, "ignore_index=None must be an integer"),
         ({"criterion": nn.CrossEntropyLoss()}, "no argument 'criterion'"),
     ],
 )

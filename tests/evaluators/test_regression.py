@@ -156,8 +156,11 @@ def test_batches_that_are_no_pairs() -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"learning_rate": 0}, "learning_rate is 0; expected a number above 0"),
-        ({"weight_decay": -value_choice([0.1, 0.2], label="wd")}, "weight_decay is -0.1; expected 0 or more"),
+        ({"learning_rate": 0}, "learning_rate=0 must be a number above 0"),
+        (
+            {"weight_decay": -value_choice([0.1, 0.2], label="wd")},
+            "weight_decay=-0.1 must be a number of",
+        ),
         ({"criterion": 3}, r"criterion is 3; expected a loss of \(output, targets\)"),
         ({"export_onnx": True}, "spacelang.export_onnx"),
         ({"max_epoch": 3}, "Closest: 'max_epochs'"),

@@ -128,7 +128,7 @@ def test_refused_loaders(loader: Any, message: str) -> None:
 
 def test_refusals(data: Any) -> None:
     for fraction in (0, 1.5, True, float("nan"), "half"):
-        with pytest.raises(SpaceError, match="must be a number above 0 and at most 1"):
+        with pytest.raises(SpaceError, match="must be a number above 0 and of at most 1"):
             subset(Classification(**data), fraction)  # type: ignore[arg-type]
     with pytest.raises(SpaceError, match="got a Functional"):
         subset(Functional(len), 0.5)  # type: ignore[type-var]

@@ -88,7 +88,7 @@ def test_a_study_of_something_else_is_refused() -> None:
             distributions={"colour": optuna.distributions.CategoricalDistribution(["red"])},
         )
     )
-    with pytest.raises(SpaceError, match="'colour', which is no decision"):
+    with pytest.raises(SpaceError, match="'colour', which is not a decision"):
         from_optuna(study, toy.Chain().decision_space)
 
 

@@ -128,7 +128,7 @@ def test_another_version_is_refused(tmp_path: Path) -> None:
     Ledger(path).add(0, Proposal(ARCH), seed=1)
     with sqlite3.connect(path) as connection:
         connection.execute("UPDATE trials SET schema = 7")
-    with pytest.raises(SpaceError, match=r"has version 7 of the table.*reads version 2"):
+    with pytest.raises(SpaceError, match=r"has version 7 of the table.*reads version 3"):
         Ledger(path)
 
 
@@ -138,7 +138,7 @@ def test_the_table_without_overrides_is_refused(tmp_path: Path) -> None:
     with sqlite3.connect(path) as connection:
         connection.execute("ALTER TABLE trials DROP COLUMN overrides")
         connection.execute("UPDATE trials SET schema = 1")
-    with pytest.raises(SpaceError, match=r"has version 1 of the table.*reads version 2"):
+    with pytest.raises(SpaceError, match=r"has version 1 of the table.*reads version 3"):
         Ledger(path)
 
 

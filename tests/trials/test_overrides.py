@@ -143,7 +143,7 @@ def test_what_knows_architectures_alone_must_tell_models_by_them(tmp_path: Path)
     table = Tabular({"arch": [key_of(LINEAR), key_of(MIXED), key_of(SHORT)], "default": [1.0, 2.0, 3.0]})
     experiment = run(tmp_path / "partial", PARTIAL, FULL, evaluator=table)
     assert [trial.metrics["default"] for trial in experiment.history] == [3.0, 2.0]
-    with pytest.raises(SpaceError, match=r"Tabular measures architectures of the space as it is, .*'width'"):
+    with pytest.raises(SpaceError, match=r"Tabular looks architectures up without a model, .*'width'"):
         run(tmp_path / "small", SMALL, FULL, evaluator=table)
 
 
