@@ -22,7 +22,7 @@ from torch import nn
 from ..costs import profile
 from ..errors import SpaceError
 from ..experiment import Experiment
-from ..language import model_context
+from ..language import Cell, model_context
 from ..quiet import quiet
 from ..randomness import torch_generators_kept
 from ..results import draw, export_onnx, load_bundle, save_bundle
@@ -85,7 +85,6 @@ def run(plan: Plan, console: Console | None = None) -> Outcome:
         what = f"DARTS on {len(splits.train)} images of handwritten digits"
         _say(console, "1/4  Search", f"{what}; {plan.search_width} channels, {plan.search_cells} cells")
         architecture = _search(plan, splits, console)
-        _show(architecture, console)
         draw(architecture, plan.directory / "cells.svg")
         draw(architecture, plan.directory / "cells.png")
 
@@ -122,8 +121,8 @@ def _search(plan: Plan, splits: Any, console: Console) -> dict[str, Any]:
     strategy = strategies.DARTS(learning_rate=3e-3)
     experiment = Experiment(space, evaluator, strategy, directory=plan.directory, seed=plan.seed)
     experiment.run()
-    found: dict[str, Any] = experiment.export_top_models(1, formatter="dict")[0]
-    return found
+    _show(space, experiment.best, console)
+    return experiment.best
 
 
 def _retrain(
@@ -220,18 +219,18 @@ def _say(console: Console, title: str, text: str) -> None:
     console.print(f"\n[bold]{title}[/bold]  {text}")
 
 
-def _show(architecture: Mapping[str, Any], console: Console) -> None:
+def _show(space: nn.Module, architecture: Mapping[str, Any], console: Console) -> None:
     """Print the cells: for each node its two operations and what they read, named as in the picture."""
     table = Table(title="the found architecture")
     for heading in ("cell", "node", "operation", "reads"):
         table.add_column(heading)
-    for cell in dict.fromkeys(label.partition("/")[0] for label in architecture):
-        keys = sorted(label for label in architecture if label.startswith(f"{cell}/op_"))
-        for key in keys:
-            node, slot = key.rpartition("op_")[2].split("_")
-            source = architecture[f"{cell}/input_{node}_{slot}"]
-            row = (cell, _node_name(int(node)), architecture[key], _node_name(source))
-            table.add_row(*row, end_section=key == keys[-1])
+    cells = {cell.label: cell.topology for cell in space.modules() if isinstance(cell, Cell)}
+    for label, topology in cells.items():
+        for node in topology.nodes:
+            for op, source in topology.slots(node):
+                read = _node_name(architecture[source.label])
+                table.add_row(label, _node_name(node), architecture[op.label], read)
+        table.add_section()
     console.print(table)
 
 

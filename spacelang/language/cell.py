@@ -12,13 +12,13 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from ..errors import SpaceError
+from ..errors import SpaceError, listed
 from .choices import as_inputs, made, named_candidates, sum_in_order
 from .conditions import AllOf, AnyOf, Condition, Constraint, Is, Symmetry
 from .context import FreezeContext
 from .decisions import Categorical, Decision
 from .labels import branch_scope, make_label
-from .primitive import Primitive, Relaxer, Undecided
+from .primitive import Primitive, Relaxer, Undecided, is_frozen
 from .values import Choice, Value, distinct
 
 OpFactory: TypeAlias = Callable[[int, int | None, int], nn.Module]
@@ -320,6 +320,20 @@ class Cell(Primitive):
 
     def decisions(self) -> tuple[Decision, ...]:
         return self.topology.decisions()
+
+    def extra_repr(self) -> str:
+        shape = self.topology
+        return (
+            f"{self.label!r}: {listed(shape.operations)}; num_nodes={shape.num_nodes}, "
+            f"num_ops_per_node={shape.num_ops_per_node}, num_predecessors={shape.num_predecessors}"
+        )
+
+    def shown(self) -> Iterable[tuple[str, nn.Module]]:
+        yield from self.frame.named_children()
+        # One edge stands for all of them.
+        for name, module in zip(self.topology.operations, self.edges[0].children(), strict=True):
+            if not is_frozen(module):
+                yield str(name), module
 
     def branches(self) -> Iterable[tuple[Condition, str, nn.Module]]:
         yield AllOf(), "frame", self.frame

@@ -14,7 +14,7 @@ from .conditions import Condition, Is
 from .context import FreezeContext, space_mode
 from .decisions import Categorical, Decision, Subset
 from .labels import branch_scope, make_label
-from .primitive import Primitive, Relaxer, Undecided
+from .primitive import Primitive, Relaxer, Undecided, is_frozen
 from .values import Choice
 
 Candidate: TypeAlias = "nn.Module | Callable[[], nn.Module]"
@@ -111,6 +111,10 @@ class LayerChoice(Primitive):
             (Is(Choice(self.decision), (name,)), f"candidates.{i}", module)
             for i, (name, module) in enumerate(zip(self.decision.candidates, self.candidates, strict=True))
         ]
+
+    def shown(self) -> Iterable[tuple[str, nn.Module]]:
+        named = zip(map(str, self.decision.candidates), self.candidates, strict=True)
+        return [(name, module) for name, module in named if not is_frozen(module)]
 
     def freeze(self, arch: Mapping[str, Any]) -> nn.Module:
         return self.candidates[self.decision.position(arch[self.label])]
@@ -230,6 +234,10 @@ class InputChoice(Primitive):
 
     def decisions(self) -> tuple[Decision, ...]:
         return (self.decision,)
+
+    def extra_repr(self) -> str:
+        joined = "" if self.n_chosen == 1 else f", reduction={self.reduction!r}"
+        return super().extra_repr() + joined
 
     def freeze(self, arch: Mapping[str, Any]) -> nn.Module:
         return chosen_inputs(self.decision, self.reduction, arch)

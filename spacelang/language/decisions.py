@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from ..errors import SpaceError, closest, quoted, short
+from ..errors import SpaceError, closest, listed, quoted, short
 
 Architecture: TypeAlias = dict[str, Any]
 """`{label: value}`, JSON and YAML safe."""
@@ -85,6 +85,9 @@ class Categorical:
         object.__setattr__(self, "label", label)
         object.__setattr__(self, "candidates", _checked_candidates(label, candidates))
         object.__setattr__(self, "prior", _checked_prior(label, prior, len(candidates)))
+
+    def __str__(self) -> str:
+        return f"{self.label!r}: {listed(self.candidates)}"
 
     @property
     def cardinality(self) -> int:
@@ -173,6 +176,10 @@ class Subset:
         object.__setattr__(self, "candidates", _checked_candidates(label, candidates))
         object.__setattr__(self, "n_chosen", n_chosen)
         object.__setattr__(self, "prior", weights)
+
+    def __str__(self) -> str:
+        count = "any" if self.n_chosen is None else self.n_chosen
+        return f"{self.label!r}: {count} of {listed(self.candidates)}"
 
     @property
     def cardinality(self) -> int:

@@ -81,6 +81,18 @@ class Primitive(Replaceable, metaclass=_PrimitiveType):
     It is complete with these; `branches`, `constraints` and `symmetries` refine it.
     """
 
+    def __repr__(self) -> str:
+        lines = [f"({name}): {module!r}".replace("\n", "\n  ") for name, module in self.shown()]
+        inside = "".join(f"\n  {line}" for line in lines) + "\n" * bool(lines)
+        return f"{self._get_name()}({self.extra_repr()}{inside})"
+
+    def extra_repr(self) -> str:
+        return "; ".join(map(str, self.decisions()))
+
+    def shown(self) -> Iterable[tuple[str, nn.Module]]:
+        """Yield the submodules that `repr` lists below the labels and candidates, by name."""
+        return self.named_children()
+
     def decisions(self) -> tuple[Decision, ...]:
         """Decisions taken here, not those of nested primitives."""
         raise NotImplementedError(f"{type(self).__name__} must implement decisions()")

@@ -67,6 +67,10 @@ class Repeat(Primitive):
     def decisions(self) -> tuple[Decision, ...]:
         return self.depth.decisions()
 
+    def extra_repr(self) -> str:
+        given = "" if isinstance(self.depth, Choice) else f"depth={self.depth}; "
+        return given + super().extra_repr()
+
     def branches(self) -> Iterable[tuple[Condition, str, nn.Module]]:
         for index, block in enumerate(self.blocks):
             deeper = tuple(d for d in self.depths if d > index)

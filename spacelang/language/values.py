@@ -73,80 +73,80 @@ class Value:
         return self if replace is None else replace(self)
 
     def __add__(self, other: object) -> Value:
-        return _Apply("+", self, other)
+        return Expression("+", self, other)
 
     def __radd__(self, other: object) -> Value:
-        return _Apply("+", other, self)
+        return Expression("+", other, self)
 
     def __sub__(self, other: object) -> Value:
-        return _Apply("-", self, other)
+        return Expression("-", self, other)
 
     def __rsub__(self, other: object) -> Value:
-        return _Apply("-", other, self)
+        return Expression("-", other, self)
 
     def __mul__(self, other: object) -> Value:
-        return _Apply("*", self, other)
+        return Expression("*", self, other)
 
     def __rmul__(self, other: object) -> Value:
-        return _Apply("*", other, self)
+        return Expression("*", other, self)
 
     def __truediv__(self, other: object) -> Value:
-        return _Apply("/", self, other)
+        return Expression("/", self, other)
 
     def __rtruediv__(self, other: object) -> Value:
-        return _Apply("/", other, self)
+        return Expression("/", other, self)
 
     def __floordiv__(self, other: object) -> Value:
-        return _Apply("//", self, other)
+        return Expression("//", self, other)
 
     def __rfloordiv__(self, other: object) -> Value:
-        return _Apply("//", other, self)
+        return Expression("//", other, self)
 
     def __mod__(self, other: object) -> Value:
-        return _Apply("%", self, other)
+        return Expression("%", self, other)
 
     def __rmod__(self, other: object) -> Value:
-        return _Apply("%", other, self)
+        return Expression("%", other, self)
 
     def __pow__(self, other: object) -> Value:
-        return _Apply("**", self, other)
+        return Expression("**", self, other)
 
     def __rpow__(self, other: object) -> Value:
-        return _Apply("**", other, self)
+        return Expression("**", other, self)
 
     def __neg__(self) -> Value:
-        return _Apply("-", 0, self)
+        return Expression("-", 0, self)
 
     def __eq__(self, other: object) -> Value:  # type: ignore[override]
         # No value is a dict, and Lightning asks which argument of a module equals the dict it is to save.
-        return NotImplemented if isinstance(other, dict) else _Apply("==", self, other)
+        return NotImplemented if isinstance(other, dict) else Expression("==", self, other)
 
     def __ne__(self, other: object) -> Value:  # type: ignore[override]
-        return NotImplemented if isinstance(other, dict) else _Apply("!=", self, other)
+        return NotImplemented if isinstance(other, dict) else Expression("!=", self, other)
 
     def __lt__(self, other: object) -> Value:
-        return _Apply("<", self, other)
+        return Expression("<", self, other)
 
     def __le__(self, other: object) -> Value:
-        return _Apply("<=", self, other)
+        return Expression("<=", self, other)
 
     def __gt__(self, other: object) -> Value:
-        return _Apply(">", self, other)
+        return Expression(">", self, other)
 
     def __ge__(self, other: object) -> Value:
-        return _Apply(">=", self, other)
+        return Expression(">=", self, other)
 
     def __and__(self, other: object) -> Value:
-        return _Apply("&", self, other)
+        return Expression("&", self, other)
 
     def __rand__(self, other: object) -> Value:
-        return _Apply("&", other, self)
+        return Expression("&", other, self)
 
     def __or__(self, other: object) -> Value:
-        return _Apply("|", self, other)
+        return Expression("|", self, other)
 
     def __ror__(self, other: object) -> Value:
-        return _Apply("|", other, self)
+        return Expression("|", other, self)
 
 
 class Choice(Value):
@@ -163,6 +163,9 @@ class Choice(Value):
 
     def __str__(self) -> str:
         return self.decision.label
+
+    def __repr__(self) -> str:
+        return f"<value {self.decision}>"
 
 
 def _where(condition: object, yes: object, no: object) -> object:
@@ -199,7 +202,7 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
 }
 
 
-class _Apply(Value):
+class Expression(Value):
     """An operation on values and plain constants."""
 
     def __init__(self, name: str, *args: object) -> None:
@@ -275,7 +278,7 @@ def value_choice(
 
 def _apply(name: str, *args: Any) -> Any:
     if any(isinstance(argument, Value) for argument in args):
-        return _Apply(name, *args)
+        return Expression(name, *args)
     return _FUNCTIONS[name](*args)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -33,8 +33,12 @@ class LayerSpec:
     arguments: Mapping[str, Any]
 
     def __str__(self) -> str:
-        given = ", ".join(f"{name}={value}" for name, value in self.arguments.items())
-        return f"{self.layer_type.__name__}({given})"
+        return f"{self.layer_type.__name__}({self.written})"
+
+    @property
+    def written(self) -> str:
+        """Arguments as they are written in a call, value choices by their labels."""
+        return ", ".join(f"{name}={value}" for name, value in self.arguments.items())
 
     def __deepcopy__(self, memo: dict[int, Any]) -> LayerSpec:
         return self  # immutable, and its values stay symbolic in copies
@@ -179,6 +183,12 @@ class ValueLayer(Primitive):
         spec = _spec(cls.layer_type, args, kwargs)
         problems = context.problems(spec.decisions)
         return Undecided(problems) if problems else spec.build(context.arch)
+
+    def extra_repr(self) -> str:
+        return f"{self.spec.written}; {super().extra_repr()}"
+
+    def shown(self) -> Iterable[tuple[str, nn.Module]]:
+        return ()
 
     def decisions(self) -> tuple[Decision, ...]:
         return self.spec.decisions

@@ -13,7 +13,7 @@ from torch.nn.modules.utils import _ntuple
 
 from ..errors import SpaceError
 from ..language import Value
-from ..language.values import Choice, _Apply, merge_decisions
+from ..language.values import Choice, Expression, merge_decisions
 from ..nn import LayerSpec, Sizes
 from .elastic_merge import paddings
 from .elastic_plan import Combination
@@ -85,7 +85,7 @@ def ratio(size: Value, other: Value) -> float | None:
 
 def is_sum(size: Value) -> bool:
     """Whether a size is a sum or difference, or a multiple of one: likely that of a concatenation."""
-    if not isinstance(size, _Apply):
+    if not isinstance(size, Expression):
         return False
     if size.name == "*":
         return any(isinstance(argument, Value) and is_sum(argument) for argument in size.args)
@@ -182,7 +182,7 @@ def _misread(spec: LayerSpec, sizes: Sizes, produced: Produced) -> str | None:
 
 def _leaves(value: Any) -> Iterator[Value]:
     """Values an argument is computed from."""
-    parts = value.args if isinstance(value, _Apply) else value
+    parts = value.args if isinstance(value, Expression) else value
     if isinstance(parts, list | tuple):
         for part in parts:
             yield from _leaves(part)
