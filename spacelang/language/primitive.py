@@ -84,7 +84,7 @@ class Primitive(Replaceable, metaclass=_PrimitiveType):
     def __repr__(self) -> str:
         lines = [f"({name}): {module!r}".replace("\n", "\n  ") for name, module in self.shown()]
         inside = "".join(f"\n  {line}" for line in lines) + "\n" * bool(lines)
-        return f"{self._get_name()}({self.extra_repr()}{inside})"
+        return f"{type(self).__name__}({self.extra_repr()}{inside})"
 
     def extra_repr(self) -> str:
         return "; ".join(map(str, self.decisions()))
