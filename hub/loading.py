@@ -33,17 +33,17 @@ def load(name: str, *, pretrained: Pretrained = False, **overrides: Any) -> nn.M
     """Build a published architecture as a plain network: `load("darts-v2")` has 3,349,342 parameters.
 
     Args:
-        name: an entry of `list_models()`.
+        name: An entry of `list_models()`.
         pretrained: True loads the published weights, downloaded once to the cache folder. A path loads a
             `.safetensors` or `.pth` file, a bundle of `save_bundle`, or `{name}.safetensors`, `{name}.pth`
-            or `model.safetensors` in a folder; "hf://owner/repository[@revision]/file" a file of a Hugging
-            Face repository (extra `huggingface`). Files in the layouts `convert_weights` knows are
+            or `model.safetensors` in a folder. "hf://owner/repository[@revision]/file" loads a file of a
+            Hugging Face repository (extra `huggingface`). The layouts that `convert_weights` knows are
             converted.
-        overrides: constructor arguments of the entry's space, in place of the entry's.
+        overrides: Constructor arguments of the entry's space, in place of the entry's.
 
     Raises:
-        SpaceError: unknown name (names the closest), weights asked for where none are published, or a file
-            that is missing, damaged, unsafe, or does not fit.
+        SpaceError: the name is unknown (names the closest), no weights are published, or the file is
+            missing, damaged, unsafe, or does not fit.
     """
     entry = read_entry(name)
     model: nn.Module = build(entry, SPACES[entry.space], pretrained=pretrained, overrides=overrides)

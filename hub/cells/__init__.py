@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from .cell_space import CellSpace as CellSpace
-from .darts import DARTS as DARTS
+from .designs import DARTS as DARTS
+from .designs import ENAS as ENAS
+from .designs import PNAS as PNAS
+from .designs import AmoebaNet as AmoebaNet
+from .designs import NASNet as NASNet
 from .enas_macro import ENASMacro as ENASMacro
 from .fairdarts import FairDARTS as FairDARTS
-from .nasnet import ENAS as ENAS
-from .nasnet import PNAS as PNAS
-from .nasnet import AmoebaNet as AmoebaNet
-from .nasnet import NASNet as NASNet

@@ -1,8 +1,8 @@
 """The builder shared by cell spaces: stems, cells in three stages, auxiliary head, classifier.
 
-A space of this kind is two cells, "normal" and "reduce", stacked to a network; what differs from paper to
-paper is a `CellDesign`: candidate operations, number of nodes, and which nodes make the output. Sources:
-NASNet, arXiv:1707.07012; DARTS, arXiv:1806.09055; all of them in one frame: arXiv:1905.13214.
+Two cells, "normal" and "reduce", are stacked to a network. Papers differ in their `CellDesign`: the candidate
+operations, the number of nodes, and which nodes make the output. Sources: NASNet, arXiv:1707.07012; DARTS,
+arXiv:1806.09055; all of them in one frame: arXiv:1905.13214.
 """
 
 from __future__ import annotations
@@ -15,15 +15,14 @@ from typing import Any, ClassVar, Literal, TypeAlias
 from torch import Tensor, nn
 
 from spacelang import Cell, value_choice
-from spacelang.errors import SpaceError
+from spacelang.errors import SpaceError, require_integer, require_number
 from spacelang.language import FrozenCell, Value, current_architecture
 
-from ..images import Dataset, Images, check_positive, resolve_images
+from ..images import Dataset, Images, resolve_images
 from ..operations.cell_operations import (
     Channels,
     DropPath,
     check_operations,
-    check_probability,
     cifar_auxiliary_head,
     cifar_stem,
     factorized_reduce,
@@ -46,13 +45,13 @@ SLOTS = 2  # operations that a node adds
 
 @dataclass(frozen=True)
 class CellDesign:
-    """What a paper's cell is.
+    """Design of a paper's cell.
 
     Args:
-        operations: names of the candidate operations, in the order of the decisions' candidates.
-        num_nodes: nodes of a cell; each adds two operations on two earlier nodes.
-        merge_op: the output is "all" nodes, or those that no other node reads ("loose_end").
-        distinct_inputs: the two operations of a node must read different nodes.
+        operations: Names of the candidate operations, in the order of the decisions' candidates.
+        num_nodes: Number of nodes; each adds two operations on two earlier nodes.
+        merge_op: Nodes in the output: "all", or the nodes that no other node reads ("loose_end").
+        distinct_inputs: Whether the two operations of a node must read different nodes.
     """
 
     operations: tuple[str, ...]
@@ -63,7 +62,7 @@ class CellDesign:
 
 @dataclass(frozen=True)
 class Source:
-    """What a cell reads: the stem, or a cell of some kind; each node has `multiple` times the width."""
+    """Source of a cell's input: the stem or a kind of cell, whose nodes have `multiple` times the width."""
 
     kind: str
     multiple: int
@@ -71,9 +70,9 @@ class Source:
 
 @dataclass(frozen=True)
 class CellPlan:
-    """Sizes of one cell; `after_reduction` says that its older input is twice as large as its newer one.
+    """Sizes of one cell; `after_reduction` tells that its older input is twice as large as its newer one.
 
-    `stage` and `index` tell cells of one network apart: a reduction has index 0 of the stage it begins.
+    `stage` and `index` number the cells of a network: a reduction has index 0 of the stage it begins.
     """
 
     stage: int
@@ -86,12 +85,12 @@ class CellPlan:
 
     @property
     def kind(self) -> str:
-        """Label of the cell."""
+        """Return the label of the cell."""
         return "reduce" if self.reduction else "normal"
 
     @property
     def output(self) -> Source:
-        """What the cells after it read."""
+        """Return this cell as the source of later cells."""
         return Source(self.kind, self.multiple)
 
 
@@ -102,26 +101,26 @@ class CellSpace(PublishedSpace):
     earlier nodes. The labels are those of two shared cells, "normal" and "reduce". Reductions halve the map
     and double the channels.
 
-    One class makes two networks, told apart by `affine`. The search network has batch norms without
-    parameters (the stem excepted) and a batch norm behind every pool; the evaluation network has batch norms
-    with parameters, plain pools and drop path. `affine=None` takes the search network where a space is
-    declared and the evaluation network under `model_context`. `space.freeze(arch)` keeps the modules and
-    weights of the network it copies.
+    One class makes two networks; `affine` selects one. The search network has batch norms without parameters
+    (except in the stem) and a batch norm after every pool. The evaluation network has batch norms with
+    parameters, plain pools and drop path. `affine=None` selects the search network where a space is declared,
+    and the evaluation network under `model_context`. `space.freeze(arch)` keeps the modules and weights of
+    the network that it copies.
 
     Args:
-        width: channels of the first cell, even for ImageNet; several in a list make a decision, "width".
-        num_cells: number of cells, at least 1; several (each at least 4) make a decision, "num_cells". Cells
-            at the same place of the same stage are shared between depths where their inputs allow it.
+        width: Channels of the first cell, an even number for ImageNet; a list makes a decision, "width".
+        num_cells: Number of cells, at least 1; a list (each at least 4) makes a decision, "num_cells". Depths
+            share the cells at the same place of the same stage where their inputs allow it.
         dataset: "cifar" (3x32x32 images), "imagenet" (3x224x224, a stem that divides the size by 8), or
             (channels, size, classes) of square images, with the CIFAR stem.
-        num_classes: overrides the dataset's 10, 1000 or third entry; 100 for CIFAR-100.
-        num_nodes: nodes of a cell, in place of the paper's.
-        auxiliary_loss: adds the auxiliary head after the cell at two thirds of the depth; in training mode
+        num_classes: Overrides the dataset's 10, 1000 or third entry; 100 for CIFAR-100.
+        num_nodes: Number of nodes in a cell, in place of the paper's.
+        auxiliary_loss: Adds the auxiliary head after the cell at two thirds of the depth; in training mode
             the network then returns (logits, auxiliary logits).
-        drop_path_prob: initial rate of every `DropPath`, and the attribute a schedule takes its maximum from.
-        operations: names of the candidate operations, in place of the paper's.
+        drop_path_prob: Initial rate of every `DropPath`; a schedule reads its maximum from this attribute.
+        operations: Names of the candidate operations, in place of the paper's.
         merge_op: "all" or "loose_end", in place of the paper's.
-        distinct_inputs: whether the two inputs of a node must differ, in place of the paper's.
+        distinct_inputs: Whether the two inputs of a node must differ, in place of the paper's.
         affine: False for the search network, True for the evaluation network, None for the rule above.
 
     Raises:
@@ -149,7 +148,8 @@ class CellSpace(PublishedSpace):
         self._design = _resolve_design(self.design, operations, num_nodes, merge_op, distinct_inputs)
         data = resolve_images(dataset, num_classes)
         self.affine = current_architecture() is not None if affine is None else affine
-        self.drop_path_prob = check_probability(drop_path_prob)
+        require_number("drop_path_prob", drop_path_prob, least=0, below=1)
+        self.drop_path_prob = drop_path_prob
         channels: Channels = _number_or_choice("width", width)
         depth = _number_or_choice("num_cells", num_cells)
         self.stem0, self.stem1 = _stems(data, channels)
@@ -205,7 +205,7 @@ class CellSpace(PublishedSpace):
         return make_operation(name, channels, stride, affine=self.affine, drop_path=drop_path)
 
     def _output(self, cell: Any, channels: Channels) -> Channels | Concat:
-        """Channels of a cell's output when each of its nodes has `channels`."""
+        """Return the channels of a cell's output when each of its nodes has `channels`."""
         if isinstance(cell, FrozenCell):
             return cell.num_outputs * channels
         count = self._design.num_nodes
@@ -215,7 +215,7 @@ class CellSpace(PublishedSpace):
         return Concat(count, LooseEnds(cell.topology) if loose_end else AllNodes(count), channels)
 
     def converted_weights(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """See `PublishedSpace`; the layouts of the original DARTS and of NNI are known."""
+        """Return a state dict of the original DARTS or of NNI under the names of this network."""
         return converted_cells(weights, self)
 
     def forward(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:
@@ -237,13 +237,13 @@ class CellSpace(PublishedSpace):
         return logits if auxiliary_logits is None else (logits, auxiliary_logits)
 
     def set_drop_path_prob(self, p: float) -> None:
-        """Set the current rate of every `DropPath`; `drop_path_prob` stays what the constructor was given.
+        """Set the current rate of every `DropPath`; `drop_path_prob` keeps the constructor's value.
 
         Raises:
             SpaceError: p is outside 0 <= p < 1, or positive on a network built without drop path (a search
                 network whose `drop_path_prob` was 0).
         """
-        p = check_probability(p)
+        require_number("p", p, least=0, below=1)
         modules = [module for module in self.modules() if isinstance(module, DropPath)]
         if p > 0 and not modules:
             raise SpaceError(
@@ -255,19 +255,19 @@ class CellSpace(PublishedSpace):
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """Constructor arguments as given; of a fixed network also `affine`, which its construction decided.
+        """Return the constructor's arguments; for a fixed network with the `affine` that it was built with.
 
-        So `model_context(arch)` with these arguments builds the same modules again, also those of a network
-        frozen from a search network.
+        So `model_context(arch)` with these arguments builds the same modules again, also for a network that
+        was frozen from a search network.
         """
         return super().arguments if self.decisions else {**super().arguments, "affine": self.affine}
 
 
 class CellInputs(nn.Module):
-    """Bring the outputs of the two cells before to a cell's channels and size.
+    """Preprocessing of a cell's two inputs to its channels and size.
 
-    The older one is reduced when the cell between was a reduction. (B, C_0, H_0, W_0), (B, C_1, H, W) -> two
-    maps (B, C, H, W).
+    The older input is reduced when the cell between was a reduction. (B, C_0, H_0, W_0), (B, C_1, H, W) ->
+    two maps (B, C, H, W).
     """
 
     def __init__(
@@ -306,7 +306,7 @@ def plan_cells(data: Images, num_cells: int) -> list[CellPlan]:
 
 
 def _ends(layouts: Mapping[int, Sequence[CellPlan]], auxiliary_loss: bool) -> tuple[CellPlan, CellPlan]:
-    """The cells that classifier and auxiliary head read, which must be alike at every depth."""
+    """Return the cells that classifier and auxiliary head read, which must be alike at every depth."""
     lasts = {n: plans[-1] for n, plans in layouts.items()}
     auxiliaries = {n: plans[2 * n // 3] for n, plans in layouts.items()}
     for ends in (lasts, auxiliaries) if auxiliary_loss else (lasts,):
@@ -319,7 +319,7 @@ def _ends(layouts: Mapping[int, Sequence[CellPlan]], auxiliary_loss: bool) -> tu
 
 
 def _stems(data: Images, width: Channels) -> tuple[nn.Module, nn.Module]:
-    """Return what makes the first cell's older input from the images, and its newer input from the older."""
+    """Return two stems: images to the first cell's older input, and the older input to the newer."""
     if data.imagenet:
         return imagenet_stems(data.channels, width)
     return cifar_stem(data.channels, STEM_MULTIPLIER * width), nn.Identity()
@@ -334,29 +334,26 @@ def _auxiliary_head(channels: Channels | Concat, size: int, data: Images, affine
 def _resolve_design(
     design: CellDesign, operations: object, num_nodes: object, merge_op: object, distinct_inputs: object
 ) -> CellDesign:
-    """The paper's design with the arguments that were given in place."""
-    given: dict[str, Any] = {}
-    if operations is not None:
-        given["operations"] = check_operations(operations)
-    if num_nodes is not None:
-        check_positive("num_nodes", num_nodes)
-        given["num_nodes"] = num_nodes
-    if merge_op is not None:
-        given["merge_op"] = merge_op
-    if distinct_inputs is not None:
-        given["distinct_inputs"] = distinct_inputs
-    return replace(design, **given)
+    """Return the paper's design, with the arguments that were given in place of the paper's."""
+    require_integer("num_nodes", num_nodes, least=1, optional=True)
+    given: dict[str, Any] = {
+        "operations": None if operations is None else check_operations(operations),
+        "num_nodes": num_nodes,
+        "merge_op": merge_op,
+        "distinct_inputs": distinct_inputs,
+    }
+    return replace(design, **{name: value for name, value in given.items() if value is not None})
 
 
-def _number_or_choice(name: str, value: object) -> Any:
-    """A number, or the decision among several; under `model_context` the number chosen."""
+def _number_or_choice(name: str, value: int | Sequence[int]) -> Any:
+    """Return a number, or the choice among several; under `model_context` the number chosen."""
     if not isinstance(value, (list, tuple)):
-        check_positive(name, value)
+        require_integer(name, value, least=1)
         return value
     if not value:
-        raise SpaceError(f"{name} must be an integer of at least 1 or a list of them, got {value!r}.")
-    for candidate in value:
-        check_positive(name, candidate)
+        raise SpaceError(f"{name}={value!r} must be an integer of at least 1, or a list of them.")
+    for number in value:
+        require_integer(name, number, least=1)
     return value_choice(value, label=name)
 
 

@@ -7,9 +7,9 @@ from functools import partial
 from torch import Tensor, nn
 
 from spacelang import LayerChoice
-from spacelang.errors import SpaceError
+from spacelang.errors import SpaceError, require_integer
 
-from ..images import Dataset, check_positive, resolve_images
+from ..images import Dataset, resolve_images
 from ..operations.cell_operations import Zero, cifar_stem, factorized_reduce, make_operation
 from ..published import PublishedSpace
 
@@ -17,19 +17,19 @@ OPERATIONS = ("conv_3x3", "sep_conv_3x3", "conv_5x5", "sep_conv_5x5", "avg_pool_
 
 
 class ENASMacro(PublishedSpace):
-    """Layers of six operations; each adds the outputs of any earlier layers to its own.
+    """A chain of layers with six operations; a layer may add the outputs of any earlier layers to its own.
 
-    Decisions are `layer_{i}/op`, and `layer_{i}/skip_{j}`, 1 when layer i adds the output of layer j. After a
-    third and two thirds of the layers the map is halved, and with it every earlier output. Channels stay the
-    same, as in the paper's weight-sharing search. Source: arXiv:1802.03268, section 2.3.
+    Decisions are `layer_{i}/op`, and `layer_{i}/skip_{j}`, which is 1 when layer i adds the output of layer
+    j. After a third and two thirds of the layers the map and every earlier output are halved. All layers have
+    the same channels, as in the paper's weight-sharing search. Source: arXiv:1802.03268, section 2.3.
 
     Args:
-        width: channels of every layer, even.
-        num_layers: number of layers, at least 3.
+        width: Channels of every layer, an even number.
+        num_layers: Number of layers, at least 3.
         dataset: "cifar" or (channels, size, classes) of square images.
-        num_classes: overrides the dataset's.
-        dropout: probability of dropping a feature before the classifier.
-        affine: batch norms have parameters.
+        num_classes: Overrides the dataset's.
+        dropout: Probability of dropping a feature before the classifier.
+        affine: Whether batch norms have parameters.
 
     Raises:
         SpaceError: an argument is out of range; says what is legal.
@@ -46,17 +46,15 @@ class ENASMacro(PublishedSpace):
         affine: bool = True,
     ) -> None:
         super().__init__()
-        check_positive("width", width)
-        check_positive("num_layers", num_layers)
-        if num_layers < 3:
-            raise SpaceError(f"num_layers must be at least 3, got {num_layers}.")
+        require_integer("width", width, least=1)
+        require_integer("num_layers", num_layers, least=3)
         data = resolve_images(dataset, num_classes)
         if data.imagenet:
-            raise SpaceError("ENASMacro has no stem for 'imagenet'; give (channels, size, classes).")
+            raise SpaceError("ENASMacro has no stem for 'imagenet'; pass dataset=(channels, size, classes).")
         self.reductions = tuple(third * (num_layers // 3) - 1 for third in (1, 2))
         self.stem = cifar_stem(data.channels, width)
         self.layers = nn.ModuleList(MacroLayer(index, width, affine) for index in range(num_layers))
-        # The map is halved for everything a later layer may read: the layers up to here.
+        # A later layer may read every layer up to here, so every one of their maps is halved.
         self.reduce = nn.ModuleList(
             nn.ModuleList(factorized_reduce(width, width, affine) for _ in range(index + 1))
             for index in self.reductions
@@ -81,7 +79,7 @@ class ENASMacro(PublishedSpace):
 
 
 class MacroLayer(nn.Module):
-    """One operation, plus the outputs of earlier layers where it skips to them, normalised.
+    """One operation, plus the outputs of the earlier layers that it skips to, normalised.
 
     (B, C, H, W) and the earlier outputs, each (B, C, H, W) -> (B, C, H, W).
     """

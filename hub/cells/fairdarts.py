@@ -24,7 +24,7 @@ MOST_INPUTS = 2  # of a node
 
 @dataclass(frozen=True)
 class SparseNodes:
-    """The nodes of a sparse cell that have something to add to its output.
+    """Nodes of a sparse cell, and which of them are in its output: all that are not empty.
 
     A node is empty when every edge into it is "none" or comes from an empty node.
     """
@@ -35,18 +35,18 @@ class SparseNodes:
 
     @property
     def rows(self) -> list[list[Categorical]]:
-        """Decisions on the edges into each node, by source."""
+        """Return the decisions on the edges into each node, by source."""
         return [
             [Categorical(f"{self.kind}/{source}_{node}", self.operations) for source in range(node)]
             for node in range(INPUTS, INPUTS + self.num_nodes)
         ]
 
     def decisions(self) -> tuple[Decision, ...]:
-        """Every edge's."""
+        """Return the decisions on all edges."""
         return tuple(decision for row in self.rows for decision in row)
 
     def present(self, arch: Mapping[str, Any]) -> list[int]:
-        """Positions of the nodes that are not empty."""
+        """Return the positions of the nodes that are not empty."""
         full = [True] * INPUTS
         for row in self.rows:
             used = [arch[decision.label] != "none" for decision in row]
@@ -54,18 +54,18 @@ class SparseNodes:
         return [k for k, present in enumerate(full[INPUTS:]) if present]
 
     def groups(self, builder: Relaxer) -> list[Group]:
-        """Tables of the edges."""
+        """Return the groups of the edges."""
         return [builder.group(decision) for decision in self.decisions()]
 
     def selected(self, groups: Sequence[Group]) -> list[int] | None:
-        """`present` of the selected architecture; None in a mixture, where every node has inputs."""
+        """Return `present` of the selected architecture; None in a mixture, where every node has inputs."""
         if not all(group.is_selected for group in groups):
             return None
         return self.present({group.label: group.selected for group in groups})
 
 
 class EdgesIn(Value):
-    """Number of edges that are not "none"."""
+    """The number of edges that are not "none"."""
 
     def __init__(self, edges: Sequence[Categorical]) -> None:
         self.edges = tuple(edges)
@@ -84,12 +84,12 @@ class EdgesIn(Value):
 
 
 class FairDARTS(CellSpace):
-    """DARTS cells whose nodes have up to two inputs; a node without any leaves the output.
+    """FairDARTS: cells whose nodes have up to two inputs; empty nodes are not in the output.
 
-    Every edge has its own decision, `{cell}/{source}_{node}`: an operation or "none". What would read an
-    empty node reads nothing; the first node of a cell has an input, so that no cell is empty. Drop path acts
-    on the sum in a node. See `CellSpace` for the arguments; `merge_op` and `distinct_inputs` change nothing.
-    Source: arXiv:1911.12126.
+    Every edge has its own decision, `{cell}/{source}_{node}`: an operation or "none". A node without inputs
+    is empty, and edges from it add nothing. The first node of a cell must have an input, so that no cell is
+    empty. Drop path acts on the sum in a node. See `CellSpace` for the arguments; `merge_op` and
+    `distinct_inputs` change nothing. Source: arXiv:1911.12126.
     """
 
     design: ClassVar[CellDesign] = CellDesign(
@@ -114,7 +114,7 @@ class FairDARTS(CellSpace):
         return LayerChoice({name: partial(build, name) for name in decision.candidates}, label=decision.label)
 
     def _constrain(self, nodes: SparseNodes) -> None:
-        """Limit the inputs of each node; after every edge, so that counting stops early."""
+        """Limit the inputs of each node, edge by edge, so that counting stops early."""
         for position, row in enumerate(nodes.rows):
             name = f"node {INPUTS + position} of cell {nodes.kind!r}"
             for end in range(MOST_INPUTS + 1, len(row) + 1):
@@ -136,13 +136,13 @@ class FairDARTS(CellSpace):
 
 
 class SparseCell(nn.Module):
-    """Cell whose nodes add the edges that are there; its output is every node that has one.
+    """Cell whose nodes add the edges that are not "none"; its output is every node that is not empty.
 
     Args:
-        nodes: decisions on the edges.
-        inputs: preprocessing of the two inputs.
-        edges: operations into each node, by source.
-        drop_path: initial probability of a `DropPath` on each node's sum, None for no such module.
+        nodes: Decisions on the edges.
+        inputs: Preprocessing of the two inputs.
+        edges: Operations into each node, by source.
+        drop_path: Initial probability of a `DropPath` on each node's sum; None for no such module.
     """
 
     def __init__(
@@ -160,7 +160,7 @@ class SparseCell(nn.Module):
 
     @property
     def num_outputs(self) -> int:
-        """Number of nodes in the output of a fixed cell."""
+        """Return the number of nodes in the output of a fixed cell."""
         full = [True] * INPUTS
         for row in self.edges:
             edges = zip(full, row.children(), strict=True)
@@ -168,7 +168,7 @@ class SparseCell(nn.Module):
         return sum(full[INPUTS:])
 
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
-        """Two maps -> (B, n C, H, W) for n nodes that are not empty."""
+        """Return the n nodes that are not empty side by side, two maps (B, C, H, W) -> (B, n C, H, W)."""
         states: list[Tensor | None] = list(self.inputs(inputs))
         for row in self.edges:
             total: Tensor | None = None
@@ -180,6 +180,6 @@ class SparseCell(nn.Module):
 
 
 def _absent(edge: nn.Module) -> bool:
-    """Whether "none" was chosen: for good, or by the architecture a supernet computes at present."""
+    """Return whether "none" was chosen: when freezing, or by the architecture selected in a supernet."""
     group: Group | None = getattr(edge, "group", None)
     return isinstance(edge, Zero) or (group is not None and group.is_selected and group.selected == "none")

@@ -1,4 +1,4 @@
-"""State dicts of other implementations of cell networks, renamed to the names of ours.
+"""State dicts of other implementations of cell networks, under the names of our networks.
 
 Two layouts are known: the evaluation network of the original DARTS (github.com/quark0/darts, `cnn/model.py`)
 and the cell spaces of NNI 3.0's model-space hub. Both hold the same tensors as our networks, so nothing is
@@ -26,10 +26,10 @@ Rename = Callable[[str, Any], str]
 
 
 def converted_cells(weights: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """Return the state dict of a cell network under the names of ours.
+    """Return the state dict of a cell network under the names of our networks.
 
     Args:
-        weights: State dict in the layout of the original DARTS, of NNI, or in our own, which keeps its names.
+        weights: State dict in the layout of the original DARTS, of NNI, or in our own layout, which is kept.
         model: `CellSpace` of the same architecture, width and number of cells.
     """
     rename = _layout(weights)
@@ -48,7 +48,7 @@ def _layout(weights: Mapping[str, Tensor]) -> Rename | None:
 
 
 def _from_darts(name: str, model: Any) -> str:
-    """`cells.6._ops.3.op.1.weight` is `cells.6.operations.1.1.1.weight`."""
+    """Rename `cells.6._ops.3.op.1.weight` to `cells.6.operations.1.1.1.weight`."""
     match = _DARTS_CELL.fullmatch(name)
     if not match:
         return _outside_cells(name, model)
@@ -62,7 +62,7 @@ def _from_darts(name: str, model: Any) -> str:
 
 
 def _from_nni(name: str, model: Any) -> str:
-    """`stages.1.0.ops.1.1.1.weight` is `cells.6.operations.1.1.1.weight` in a network of 20 cells."""
+    """Rename `stages.1.0.ops.1.1.1.weight` to `cells.6.operations.1.1.1.weight`, in a network of 20 cells."""
     match = _NNI_CELL.fullmatch(name)
     if not match:
         return _outside_cells(name, model)
@@ -74,7 +74,7 @@ def _from_nni(name: str, model: Any) -> str:
 
 
 def _outside_cells(name: str, model: Any) -> str:
-    """Stems, auxiliary head and classifier, which both layouts name alike."""
+    """Rename a weight of stems, auxiliary head or classifier, which both layouts name alike."""
     if name.startswith("stem."):
         return f"stem0.{name.removeprefix('stem.')}"
     if name.startswith(_AUXILIARY) and model.auxiliary_head is not None:
@@ -85,7 +85,7 @@ def _outside_cells(name: str, model: Any) -> str:
 
 
 def _layer(name: str) -> str:
-    """Name of a layer inside an operation; only the factorized reduction is built in another way."""
+    """Rename a layer inside an operation; only the factorized reduction is built in another way."""
     for theirs, ours in _LAYER.items():
         if name.startswith(theirs):
             return ours + name.removeprefix(theirs)
@@ -93,7 +93,7 @@ def _layer(name: str) -> str:
 
 
 def _counters(weights: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """`num_batches_tracked` of the batch norms that `weights` has without it."""
+    """Return zeros for each missing `num_batches_tracked` of a batch norm that is in `weights`."""
     own = (name.rpartition(".") for name in model.state_dict())
     return {
         f"{layer}.{last}": torch.tensor(0)

@@ -1,4 +1,4 @@
-"""Cells in a row, as many as are chosen."""
+"""A stack of cells whose number may be chosen."""
 
 from __future__ import annotations
 
@@ -8,24 +8,22 @@ from typing import Any, TypeVar
 from torch import nn
 
 from spacelang.errors import SpaceError
-from spacelang.language import Categorical, Condition, Decision, Primitive, Relaxer, Value
+from spacelang.language import Categorical, Choice, Condition, Decision, Is, Primitive, Relaxer, Value
 from spacelang.supernet import Group, Mixed
-
-from ..images import OneOf
 
 Plan = TypeVar("Plan")
 
 
 class CellStack(Primitive):
-    """Cells of a network whose depth may be chosen; to iterate over it gives the cells of one depth in order.
+    """Cells of a network whose depth may be chosen; iterating yields the cells of one depth in order.
 
     Depths share the cells whose plans are equal. With a fixed depth the constructor returns an
     `nn.ModuleList`, and so does freezing.
 
     Args:
-        depth: number of cells, or a value choice.
-        layouts: plans of the cells at each depth.
-        make: makes a cell; called once for each different plan, those of the first depth first.
+        depth: Number of cells, or a value choice.
+        layouts: Plans of the cells at each depth.
+        make: Makes a cell; called once for each different plan, in the order of the first depth.
     """
 
     def __init__(
@@ -56,7 +54,7 @@ class CellStack(Primitive):
     def branches(self) -> Iterable[tuple[Condition, str, nn.Module]]:
         for index, cell in enumerate(self.cells):
             depths = tuple(n for n, order in self.order.items() if index in order)
-            yield OneOf(self.decision, depths), f"cells.{index}", cell
+            yield Is(Choice(self.decision), depths), f"cells.{index}", cell
 
     def freeze(self, arch: Mapping[str, Any]) -> nn.Module:
         return nn.ModuleList(

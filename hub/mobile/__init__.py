@@ -1,4 +1,4 @@
-"""Spaces of networks for phones, made of inverted residual and of shuffle blocks."""
+"""Spaces of networks for phones, made of inverted residuals or of shuffle blocks."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from spacelang import LayerChoice, Repeat, value_choice
 from spacelang import nn as space_nn
-from spacelang.errors import SpaceError, closest, quoted
+from spacelang.errors import SpaceError, require_one_of
 
 from ..operations.mobile_operations import (
     Size,
@@ -35,7 +35,7 @@ RULES = ("force", "optional", "none")
 
 @dataclass(frozen=True)
 class _Stage:
-    """One stage: `same_width` says that its blocks keep the width already in the first one."""
+    """One stage; `same_width` tells that also its first block keeps the width."""
 
     index: int
     in_channels: Size
@@ -47,35 +47,36 @@ class _Stage:
 
 
 class MobileNetV3Space(PublishedSpace):
-    """The largest space of TuNAS; its arguments narrow it down to that of MobileNetV3, Cream or once-for-all.
+    """The largest space of TuNAS; its arguments narrow it to the space of MobileNetV3, Cream or once-for-all.
 
     The network is a stem, stage 0 (one separable block), stages 1, 2, ... of inverted residuals, and a head
-    of two 1x1 convolutions around the pooling. Decisions: `stem_ks`, `s0_i0_ks`; `s{stage}_depth`; for each
-    block `s{stage}_i{block}_ks`, `..._exp` and, where it is optional, `..._se` ("identity" or "se"); and
-    `s{stage}_width_mult`, one for stem and stage 0. Sizes are slices of shared weights.
-    (Dicts of Cream also name `s0_depth`, always 1, which is no decision here: leave it out.)
+    of two 1x1 convolutions around the pooling. Decisions: `stem_ks` and `s0_i0_ks`; `s{stage}_depth`; for
+    each block `s{stage}_i{block}_ks`, `..._exp` and, where it is optional, `..._se` ("identity" or "se"); and
+    `s{stage}_width_mult`, shared by stem and stage 0. Sizes are slices of shared weights. Dicts of Cream also
+    name `s0_depth`, always 1; leave it out, because it is not a decision here.
     Sources: TuNAS, arXiv:2008.06120; MobileNetV3, arXiv:1905.02244.
 
     A block adds its input where stride and width allow it in every architecture; with searched widths the
     first block of stages 1, 2, ... never does.
 
     Args:
-        num_classes: number of classes.
-        base_widths: channels of the stem, of stages 0, 1, ... and of the head's two convolutions; n in all.
-        width_multipliers: a number for all widths, or candidates for every stage; widths are made divisible
+        num_classes: Number of classes.
+        base_widths: Channels of the stem, of stages 0, 1, ... and of the head's two convolutions; n in all.
+        width_multipliers: One number for all widths, or candidates for every stage; widths are made divisible
             by 8.
-        expand_ratios: candidates for every block.
+        expand_ratios: Candidates for every block.
         squeeze_excite: "force", "optional" or "none" for stages 0, 1, ...; n - 3 in all.
         depth_range: (min, max) blocks of stages 1, 2, ..., or n - 4 such pairs.
-        stride: of the stem, of the first block of each stage, and of the head's two convolutions; n in all.
+        stride: Strides of the stem, of the first block of each stage, and of the head's two convolutions; n
+            in all.
         activation: "hswish", "swish" or "relu" for the same n places.
-        dropout_rate: dropout before the classifier.
-        bn_eps: epsilon of batch norms.
-        bn_momentum: momentum of batch norms.
-        in_channels: channels of the images.
+        dropout_rate: Dropout before the classifier.
+        bn_eps: Epsilon of batch norms.
+        bn_momentum: Momentum of batch norms.
+        in_channels: Channels of the images.
 
     Raises:
-        SpaceError: an argument has the wrong length or an unknown name; says what is expected.
+        SpaceError: an argument has the wrong length or an unknown name; the message lists the legal ones.
     """
 
     def __init__(
@@ -167,7 +168,7 @@ def _first_block(stage: _Stage) -> nn.Module:
 
 
 def _block(stage: _Stage, expand_ratios: Sequence[float], index: int) -> nn.Module:
-    """Block of a stage; only the first one changes width and size."""
+    """Build a block of a stage; only the first one changes width and size."""
     label = f"s{stage.index}_i{index}"
     first = index == 0
     return inverted_residual(
@@ -183,7 +184,7 @@ def _block(stage: _Stage, expand_ratios: Sequence[float], index: int) -> nn.Modu
 
 
 def _squeeze_excite(stage: _Stage, index: int) -> Any:
-    """What makes the squeeze-and-excite of a block from its channels, or None."""
+    """Return a function that builds a block's squeeze-and-excite from its channels, or None."""
     if stage.squeeze_excite == "none":
         return None
     if stage.squeeze_excite == "force":
@@ -195,7 +196,7 @@ def _squeeze_excite(stage: _Stage, index: int) -> Any:
 
 
 def _widths(base_widths: Sequence[int], multipliers: Sequence[float] | float) -> list[Size]:
-    """Channels of stem, stages and head; stem and stage 0 share a multiplier."""
+    """Return the channels of stem, stages and head; stem and stage 0 share a multiplier."""
     if isinstance(multipliers, int | float):
         return [make_divisible(width * multipliers) for width in base_widths]
     return [
@@ -205,7 +206,7 @@ def _widths(base_widths: Sequence[int], multipliers: Sequence[float] | float) ->
 
 
 def _depths(depth_range: Sequence[Any], n_stages: int) -> list[tuple[int, int]]:
-    """(min, max) of every stage with a chosen depth."""
+    """Return (min, max) of every stage with a chosen depth."""
     one_for_all = all(type(depth) is int for depth in depth_range)
     ranges = [depth_range] * n_stages if one_for_all else list(depth_range)
     legal = len(ranges) == n_stages and all(
@@ -229,7 +230,7 @@ def _check(
     n = len(base_widths)
     if n < 5:
         raise SpaceError(
-            f"base_widths needs at least 5 entries (stem, 2 stages, 2 head convolutions); got {n}."
+            f"base_widths must have at least 5 entries (stem, 2 stages, 2 head convolutions); got {n}."
         )
     lengths = (
         ("squeeze_excite", squeeze_excite, n - 3),
@@ -247,5 +248,4 @@ def _check(
         ("stride", stride, (1, 2)),
     ):
         for value in values:
-            if value not in known:
-                raise SpaceError(f"{name} has entries {quoted(known)}; got {value!r}.{closest(value, known)}")
+            require_one_of(f"an entry of {name}", value, known)

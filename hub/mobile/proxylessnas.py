@@ -28,23 +28,23 @@ STRIDES = {2: 2, 3: 2, 4: 2, 5: 1, 6: 2, 7: 1}
 
 
 class ProxylessNAS(PublishedSpace):
-    """The space of ProxylessNAS: six stages of inverted residuals, of 3x3, 5x5 or 7x7 and expansion 3 or 6.
+    """The space of ProxylessNAS: six stages of inverted residuals with kernel 3, 5 or 7 and expansion 3 or 6.
 
-    Decisions: `s{2..7}_depth`, 1 to 4 blocks (stage 7 always has one), and `s{stage}_i{block}`, the name of
-    an entry of `OPERATIONS`. There are (6 + 6^2 + 6^3 + 6^4)^5 * 6 architectures. Every candidate has weights
-    of its own. Source: arXiv:1812.00332.
+    Decisions: `s{2..7}_depth`, 1 to 4 blocks (stage 7 always has one), and `s{stage}_i{block}`, a key of
+    `OPERATIONS`. There are (6 + 6^2 + 6^3 + 6^4)^5 * 6 architectures. Every candidate has its own weights.
+    Source: arXiv:1812.00332.
 
     Args:
-        num_classes: number of classes.
-        base_widths: channels of the stem, of stages 1 to 7, and of the last convolution; 9 in all.
-        width_mult: multiplies the widths, which are then made divisible by 8.
-        dropout_rate: dropout before the classifier.
-        bn_eps: epsilon of batch norms.
-        bn_momentum: momentum of batch norms.
-        in_channels: channels of the images.
+        num_classes: Number of classes.
+        base_widths: Channels of the stem, of stages 1 to 7, and of the last convolution; 9 in all.
+        width_mult: Multiplies the widths, which are then made divisible by 8.
+        dropout_rate: Dropout before the classifier.
+        bn_eps: Epsilon of batch norms.
+        bn_momentum: Momentum of batch norms.
+        in_channels: Channels of the images.
 
     Raises:
-        SpaceError: `base_widths` has another length.
+        SpaceError: `base_widths` does not have 9 entries.
     """
 
     def __init__(
@@ -61,8 +61,8 @@ class ProxylessNAS(PublishedSpace):
         super().__init__()
         if len(base_widths) != 9:
             raise SpaceError(
-                "base_widths names the channels of the stem, stages 1 to 7 and the last convolution, 9 in "
-                f"all; got {len(base_widths)}: {base_widths!r}."
+                "base_widths must list the channels of the stem, stages 1 to 7 and the last convolution, 9 "
+                f"in all; got {len(base_widths)}: {base_widths!r}."
             )
         widths: list[int] = [make_divisible(width * width_mult) for width in base_widths]
         style = Style(partial(nn.ReLU6, inplace=True), bn_eps, bn_momentum)
@@ -86,7 +86,7 @@ class ProxylessNAS(PublishedSpace):
 
 
 def _stage(stage: int, widths: list[int], style: Style) -> nn.Module:
-    """Blocks of one stage; the first one changes width and size."""
+    """Build the blocks of one stage; the first one changes width and size."""
 
     def block(index: int) -> nn.Module:
         in_channels = widths[stage - 1] if index == 0 else widths[stage]
@@ -106,5 +106,5 @@ def _stage(stage: int, widths: list[int], style: Style) -> nn.Module:
         }
         return LayerChoice(candidates, label=f"s{stage}_i{index}")
 
-    # Stage 7 has one block; that its depth is a decision too lets published dicts, which name it, be read.
+    # Stage 7 has one block; its depth is a decision also, because published dicts name it.
     return Repeat(block, depth=(1, 4) if stage < 7 else (1, 1), label=f"s{stage}_depth")

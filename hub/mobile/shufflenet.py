@@ -1,4 +1,4 @@
-"""The space of single-path one-shot search: shuffle blocks, and how many channels are inside them."""
+"""The space of single-path one-shot search (SPOS): shuffle blocks and the channels inside them."""
 
 from __future__ import annotations
 
@@ -29,21 +29,22 @@ STEM_CHANNELS, LAST_CHANNELS = 16, 1024
 class ShuffleNetSpace(PublishedSpace):
     """The space of SPOS: 20 shuffle blocks, each with a 3x3, 5x5 or 7x7 kernel or of the Xception form.
 
-    Decisions: `layer_{i}`, counted from 1, the name of an entry of `OPERATIONS`; with `channel_search` also
-    `channel_{i}`, the channels inside the block, 0.2 to 1.6 times half its output. There are 4^20
-    architectures, with channels 32^20. Source: arXiv:1904.00420.
+    Decisions: `layer_{i}`, counted from 1, a key of `OPERATIONS`; with `channel_search` also `channel_{i}`,
+    the channels inside the block, 0.2 to 1.6 times half its output. There are 4^20 architectures, and 32^20
+    with channels. Source: arXiv:1904.00420.
 
     Args:
-        num_classes: number of classes.
-        channel_search: search channels inside the blocks too.
-        affine: batch norms of the blocks and of the last convolution have parameters; SPOS trains its
+        num_classes: Number of classes.
+        channel_search: Whether to search the channels inside the blocks also.
+        affine: Whether batch norms of the blocks and of the last convolution have parameters; SPOS trains its
             supernet without.
-        dropout_rate: dropout before the classifier, which has no bias.
-        in_channels: channels of the images.
+        dropout_rate: Dropout before the classifier, which has no bias.
+        in_channels: Channels of the images.
         stages: (channels, blocks) of each stage; its first block has stride 2.
 
     Raises:
-        SpaceError: a stage has no block, or channels that are odd or no more than those before (16 at first).
+        SpaceError: a stage has no block, or its channels are odd or not more than the channels before it (16
+            before the first).
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""A cell space small enough that every architecture of it has been trained: its table ships with the hub."""
+"""A cell space so small that every architecture has been trained: its table of results ships with the hub."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from spacelang import Cell, ModelSpace
+from spacelang.errors import require_integer
 
-from ..images import check_positive
 from ..operations.cell_operations import cifar_stem, make_operation, relu_conv_bn
 from .nasbench201 import OPERATIONS
 
@@ -23,15 +23,15 @@ class DigitsCells(ModelSpace):
     images of scikit-learn's digits for 3 epochs (`benchmarks/train_digits_table.py`).
 
     Args:
-        width: channels (4 in the table).
-        num_nodes: nodes of a cell; the table also has the 15 architectures of one node, for strategies that
-            begin with small cells.
+        width: Number of channels (4 in the table).
+        num_nodes: Number of nodes in a cell; the table also has the 15 architectures of one node, for
+            strategies that begin with small cells.
 
     Raises:
-        SpaceError: width or num_nodes is not a positive integer.
+        SpaceError: `width` or `num_nodes` is not a positive integer.
 
     Attributes:
-        table: path of the table; its metrics are val_acc (400 images) after each epoch, test_acc
+        table: Path of the table; its metrics are val_acc (400 images) after each epoch, test_acc
             (397 other images), and seconds of processor time.
     """
 
@@ -39,7 +39,8 @@ class DigitsCells(ModelSpace):
 
     def __init__(self, width: int = 4, num_nodes: int = 2) -> None:
         super().__init__()
-        check_positive("width", width)
+        require_integer("width", width, least=1)
+        require_integer("num_nodes", num_nodes, least=1)
         candidates = {name: partial(_operation, name, width) for name in OPERATIONS}
         self.stem = cifar_stem(1, width)
         self.cell1 = Cell(candidates, num_nodes=num_nodes, num_ops_per_node=2, label="cell")

@@ -49,7 +49,7 @@ class GraphCell(nn.Module):
         return self._sum(self.graph.output, x, [torch.cat(joined, dim=1)] if joined else [])
 
     def _sum(self, vertex: int, x: Tensor, terms: list[Tensor]) -> Tensor:
-        """Sum of what a vertex reads, the projected input of the cell first."""
+        """Return the sum of a vertex's inputs, the projected input of the cell first."""
         if str(vertex) in self.projections:
             terms = [self.projections[str(vertex)](x), *terms]
         total = terms[0]
@@ -75,13 +75,13 @@ class LargestCell(nn.Module):
         )
 
     def cut(self, cell: GraphCell) -> dict[str, Tensor]:
-        """Parameters and buffers of a cell as views of these."""
+        """Return the parameters and buffers of a cell, by name, as views of these weights."""
         return {name: _first(self.get_parameter(name), like) for name, like in cell.named_parameters()} | {
             name: _first(self.get_buffer(name), like) for name, like in cell.named_buffers()
         }
 
     def frozen(self, cell: GraphCell) -> GraphCell:
-        """The cell with copies of its part of these weights."""
+        """Fill the cell with copies of its part of these weights, and return it."""
         cell.load_state_dict(
             {name: tensor.detach().clone() for name, tensor in self.cut(cell).items()}, assign=True
         )
@@ -94,10 +94,10 @@ class GraphCellChoice(Primitive):
     """A cell whose graph is chosen; its weights are slices of those of every vertex at full width.
 
     Args:
-        limits: how large the graph may be.
+        limits: Limits on the size of the graph.
         in_channels: C_in.
         out_channels: C_out.
-        fresh: hold no weights, and freeze to a newly initialised cell.
+        fresh: Whether to hold no weights, and freeze to a newly initialised cell.
     """
 
     def __init__(
@@ -147,7 +147,7 @@ class GraphCellChoice(Primitive):
 
 
 class Held(Primitive):
-    """A decision of a cell, apart because it exists under a condition."""
+    """One decision of a cell; it is a primitive of its own, because it exists under a condition."""
 
     def __init__(self, decision: Decision) -> None:
         super().__init__()
@@ -164,7 +164,7 @@ class Held(Primitive):
 
 
 class MixedGraphCell(Mixed):
-    """A `GraphCellChoice` in a supernet: it computes one graph at a time."""
+    """A `GraphCellChoice` in a supernet; it computes one graph at a time."""
 
     def __init__(
         self, groups: list[Group], limits: GraphLimits, sizes: tuple[int, int], largest: LargestCell
@@ -176,7 +176,7 @@ class MixedGraphCell(Mixed):
         self.largest = largest
         self._plain: dict[CellGraph, GraphCell] = {}
         self.soft_refusal = (
-            "'cell/num_vertices': channels follow from the graph, which is computed one at a time"
+            "'cell/num_vertices': channels follow from the graph, and one graph is computed at a time"
         )
 
     def __getstate__(self) -> dict[str, Any]:
@@ -206,14 +206,14 @@ def _without_memory(graph: CellGraph, sizes: tuple[int, int]) -> GraphCell:
 
 
 def _first(source: Tensor, like: Tensor) -> Tensor:
-    """The first entries of `source` in every dimension, as many as `like` has; a view."""
+    """Return a view of the first entries of `source` in every dimension, as many as `like` has."""
     for dim, size in enumerate(like.shape):
         source = source.narrow(dim, 0, size)
     return source
 
 
 def conv_bn_relu(in_channels: int, out_channels: int, kernel: int) -> nn.Sequential:
-    """Convolution, batch norm, ReLU: (B, C_in, H, W) -> (B, C_out, H, W)."""
+    """Build convolution, batch norm, ReLU: (B, C_in, H, W) -> (B, C_out, H, W)."""
     return nn.Sequential(
         nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2, bias=False),
         nn.BatchNorm2d(out_channels),

@@ -1,4 +1,4 @@
-"""The graphs that cells of NAS-Bench-101 are: what they are, and which are allowed."""
+"""The graphs of NAS-Bench-101 cells, and the limits that make a graph legal."""
 
 from __future__ import annotations
 
@@ -11,20 +11,18 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from spacelang.language import Categorical, Decision, Subset, Value
-
-from ..images import OneOf
+from spacelang.language import Categorical, Choice, Condition, Decision, Is, Subset, Value
 
 OPERATIONS = ("conv3x3-bn-relu", "conv1x1-bn-relu", "maxpool3x3")
 
 
 @dataclass(frozen=True)
 class CellGraph:
-    """A cell: vertex 0 is its input, the last its output, those between have operations.
+    """A cell: vertex 0 is its input, the last vertex its output, and the inner vertices have operations.
 
     Args:
-        inputs: vertices each vertex but the first reads, increasing.
-        operations: of the vertices between.
+        inputs: Vertices that each vertex except the first reads, increasing.
+        operations: Operations of the inner vertices.
     """
 
     inputs: tuple[tuple[int, ...], ...]
@@ -32,18 +30,18 @@ class CellGraph:
 
     @property
     def output(self) -> int:
-        """Index of the last vertex."""
+        """Return the index of the last vertex."""
         return len(self.inputs)
 
     def reads(self, vertex: int) -> tuple[int, ...]:
-        """What a vertex reads."""
+        """Return the vertices that `vertex` reads."""
         return self.inputs[vertex - 1]
 
     def channels(self, width: int) -> list[int]:
-        """Channels of every vertex of a cell with `width` output channels.
+        """Return the channels of every vertex of a cell with `width` output channels.
 
-        The vertices that the output concatenates share its channels, the first of them one more each where
-        these do not divide; any other vertex has as many as the widest that reads it.
+        The vertices that the output concatenates share its channels; where the division leaves a rest, the
+        first vertices have one more each. Any other vertex has as many channels as its widest reader.
         """
         joined = [vertex for vertex in self.reads(self.output) if vertex > 0]
         channels = [0] * self.output + [width]
@@ -56,7 +54,7 @@ class CellGraph:
         return channels
 
     def fingerprint(self) -> str:
-        """Hash that isomorphic cells share: labels refined by those of neighbours, as in the benchmark."""
+        """Return a hash that isomorphic cells share: labels refined by the neighbours', as published."""
         labels = ["input", *self.operations, "output"]
         readers = [
             [r for r in range(v + 1, self.output + 1) if v in self.reads(r)] for v in range(self.output + 1)
@@ -77,34 +75,35 @@ def _digest(*parts: object) -> str:
 
 @dataclass(frozen=True)
 class GraphLimits:
-    """How large a cell may be, and the decisions that make one."""
+    """Limits on the size of a cell, and the decisions that make a cell."""
 
     max_vertices: int
     max_edges: int
 
     @property
     def num_vertices(self) -> Categorical:
-        """Decision on the number of vertices."""
+        """Return the decision on the number of vertices."""
         return Categorical("cell/num_vertices", range(2, self.max_vertices + 1))
 
     def operation(self, vertex: int) -> Categorical:
-        """Decision on the operation of an inner vertex."""
+        """Return the decision on the operation of an inner vertex."""
         return Categorical(f"cell/op_{vertex}", OPERATIONS)
 
     def inputs(self, vertex: int) -> Subset:
-        """Decision on what a vertex reads."""
+        """Return the decision on the vertices that `vertex` reads."""
         return Subset(f"cell/input_{vertex}", range(vertex), None)
 
-    def conditional(self) -> Iterator[tuple[OneOf, Decision]]:
-        """Every other decision, with the numbers of vertices that have it."""
+    def conditional(self) -> Iterator[tuple[Condition, Decision]]:
+        """Yield every other decision, with the condition on the number of vertices under which it exists."""
+        count = Choice(self.num_vertices)
         for vertex in range(1, self.max_vertices):
             inner = tuple(range(vertex + 2, self.max_vertices + 1))
             if inner:
-                yield OneOf(self.num_vertices, inner), self.operation(vertex)
-            yield OneOf(self.num_vertices, (vertex + 1, *inner)), self.inputs(vertex)
+                yield Is(count, inner), self.operation(vertex)
+            yield Is(count, (vertex + 1, *inner)), self.inputs(vertex)
 
     def graph(self, arch: Mapping[str, Any]) -> CellGraph:
-        """The cell of an architecture."""
+        """Return the cell of an architecture."""
         count = self.num_vertices.parse(arch[self.num_vertices.label])
         inputs = (self.inputs(vertex) for vertex in range(1, count))
         operations = (self.operation(vertex) for vertex in range(1, count - 1))
@@ -114,16 +113,16 @@ class GraphLimits:
         )
 
     def allows(self, inputs: Sequence[Sequence[int]]) -> bool:
-        """Whether there are few enough edges, and every vertex but the output is read."""
+        """Return whether there are few enough edges, and every vertex except the output is read."""
         read = set().union(*map(set, inputs))
         return sum(map(len, inputs)) <= self.max_edges and read == set(range(len(inputs)))
 
     def size(self) -> int:
-        """Number of architectures."""
+        """Return the number of architectures."""
         return sum(self._architectures(n) for n in self.num_vertices.candidates)
 
     def sample(self, rng: np.random.Generator) -> CellGraph:
-        """Draw a graph, all architectures alike."""
+        """Draw a graph; all architectures have the same probability."""
         sizes = {n: self._architectures(n) for n in self.num_vertices.candidates}
         count = _draw(sizes, rng)
         inputs: list[tuple[int, ...]] = []
@@ -139,12 +138,12 @@ class GraphLimits:
         return CellGraph(tuple(inputs), tuple(map(str, operations)))
 
     def _architectures(self, vertices: int) -> int:
-        """Number of architectures with so many vertices."""
+        """Return the number of architectures with so many vertices."""
         wirings = _completions(vertices, 1, self.max_edges, frozenset())
         return wirings * int(len(OPERATIONS) ** (vertices - 2))
 
     def architecture(self, graph: CellGraph) -> dict[str, Any]:
-        """The architecture dict of a cell; `graph` is the inverse."""
+        """Return the architecture dict of a cell; `graph` is the inverse."""
         arch: dict[str, Any] = {self.num_vertices.label: graph.output + 1}
         for vertex in range(1, graph.output + 1):
             if vertex < graph.output:
@@ -155,7 +154,7 @@ class GraphLimits:
 
 @cache
 def _completions(vertices: int, vertex: int, edges: int, read: frozenset[int]) -> int:
-    """Ways to choose the inputs of `vertex` and those after it, with so many edges left and vertices read."""
+    """Count the inputs possible from `vertex` on, with so many edges left and these vertices read."""
     if edges < 0:
         return 0
     if vertex == vertices:
@@ -167,7 +166,7 @@ def _completions(vertices: int, vertex: int, edges: int, read: frozenset[int]) -
 
 
 def _subsets(count: int) -> Iterator[tuple[int, ...]]:
-    """Non-empty subsets of 0 .. count - 1."""
+    """Yield the non-empty subsets of 0 .. count - 1."""
     return (chosen for size in range(1, count + 1) for chosen in combinations(range(count), size))
 
 
@@ -185,7 +184,7 @@ def _draw(weights: Mapping[T, int], rng: np.random.Generator) -> T:
 
 
 class Allowed(Value):
-    """Whether a cell keeps to its limits, for one number of vertices; true for any other."""
+    """Value that is true when a cell of so many vertices is within its limits; true for any other number."""
 
     def __init__(self, limits: GraphLimits, vertices: int) -> None:
         self.limits = limits

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from spacelang.errors import SpaceError
+from spacelang.errors import SpaceError, require_integer
 from spacelang.language import Architecture
 
-from ..images import Dataset, check_positive, resolve_images
+from ..images import Dataset, resolve_images
 from ..published import PublishedSpace
 from .graph_cells import GraphCellChoice, conv_bn_relu
 from .matrices import OPERATIONS as OPERATIONS
@@ -24,21 +24,22 @@ MOST_EDGES = 9
 class NASBench101(PublishedSpace):
     """Cells that are graphs of up to 7 vertices and 9 edges; 423,624 are different.
 
-    Three stacks of cells; a max pool halves the map and the channels double between two. A cell's output
-    concatenates what it reads; a vertex adds what it reads, cut to its own channels; what reads the cell's
-    input reads a 1x1 convolution of it. Decisions are `cell/num_vertices`, `cell/op_{i}` of the inner
-    vertices and `cell/input_{i}`, the vertices that vertex i reads. Every vertex but the output is read by
-    another, so a cell has no part without effect. `hash(arch)` is the same for isomorphic cells; `sample`
-    gives all architectures of the `size()` the same probability. Source: arXiv:1902.09635.
+    The network has three stacks of cells; between two stacks a max pool halves the map and the channels
+    double. The output of a cell concatenates its inputs. An inner vertex adds its inputs, each cut to its own
+    channels. A vertex that reads the cell's input reads a 1x1 convolution of it. Decisions are
+    `cell/num_vertices`, `cell/op_{i}` of the inner vertices, and `cell/input_{i}`, the vertices that vertex i
+    reads. Every vertex except the output is read by another, so every part of a cell has an effect.
+    `hash(arch)` is the same for isomorphic cells; `sample` draws all architectures of the `size()` with the
+    same probability. Source: arXiv:1902.09635.
 
     Args:
-        width: channels of the first stack (128 in the benchmark).
-        num_cells: cells of each stack (3 in the benchmark).
+        width: Channels of the first stack (128 in the benchmark).
+        num_cells: Number of cells in each stack (3 in the benchmark).
         dataset: "cifar" or (channels, size, classes) of square images.
-        num_classes: overrides the dataset's.
-        num_stacks: number of stacks.
-        max_vertices: of a cell, 2 to 7.
-        max_edges: of a cell.
+        num_classes: Overrides the dataset's.
+        num_stacks: Number of stacks.
+        max_vertices: Largest number of vertices in a cell, 2 to 7.
+        max_edges: Largest number of edges in a cell.
 
     Raises:
         SpaceError: an argument is out of range; says what is legal.
@@ -58,12 +59,13 @@ class NASBench101(PublishedSpace):
         super().__init__()
         sizes = {"width": width, "num_cells": num_cells, "num_stacks": num_stacks, "max_edges": max_edges}
         for name, value in sizes.items():
-            check_positive(name, value)
-        if type(max_vertices) is not int or not 2 <= max_vertices <= MOST_VERTICES:
-            raise SpaceError(f"max_vertices must be 2 to {MOST_VERTICES}, got {max_vertices!r}.")
+            require_integer(name, value, least=1)
+        require_integer("max_vertices", max_vertices, least=2, most=MOST_VERTICES)
         data = resolve_images(dataset, num_classes)
         if data.imagenet:
-            raise SpaceError("NASBench101 has no stem for 'imagenet'; give (channels, size, classes).")
+            raise SpaceError(
+                "NASBench101 has no stem for 'imagenet'; pass dataset=(channels, size, classes)."
+            )
         self._limits = GraphLimits(max_vertices, max_edges)
         layers: list[nn.Module] = [conv_bn_relu(data.channels, width, 3)]
         channels = width
@@ -83,13 +85,13 @@ class NASBench101(PublishedSpace):
         return logits
 
     def size(self) -> int:
-        """Exact number of architectures; isomorphic ones count apart."""
+        """Return the exact number of architectures; isomorphic ones are counted separately."""
         return self._limits.size()
 
     def sample(self, rng: np.random.Generator) -> Architecture:
-        """Draw an architecture, all of the `size()` alike."""
+        """Draw an architecture; all of the `size()` have the same probability."""
         return self._limits.architecture(self._limits.sample(rng))
 
     def hash(self, arch: Mapping[str, Any]) -> str:
-        """Fingerprint of the cell: equal for isomorphic ones."""
+        """Return a fingerprint of the cell, equal for isomorphic ones."""
         return self._limits.graph(self.canonical(arch)).fingerprint()

@@ -9,9 +9,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from spacelang import LayerChoice
-from spacelang.errors import SpaceError
+from spacelang.errors import SpaceError, require_integer
 
-from ..images import Dataset, check_positive, resolve_images
+from ..images import Dataset, resolve_images
 from ..operations.cell_operations import cifar_stem, make_operation, relu_conv_bn
 from ..published import PublishedSpace
 
@@ -23,15 +23,16 @@ STAGES = 3  # of maps of 32, 16 and 8 pixels for CIFAR
 class NASBench201(PublishedSpace):
     """One cell of four nodes with an operation on each of its six edges: 15,625 architectures.
 
-    Three stages of cells with width, 2 width and 4 width channels; a residual block halves the map between
-    two. The decisions are `cell/{source}_{node}`. Source: arXiv:2001.00326.
+    The network has three stages of cells, with width, 2 width and 4 width channels; between two stages a
+    residual block halves the map. The decisions are `cell/{source}_{node}`. Source: arXiv:2001.00326.
 
     Args:
-        width: channels of the first stage (16 in the benchmark).
-        num_cells: cells of each stage (5 in the benchmark).
+        width: Channels of the first stage (16 in the benchmark).
+        num_cells: Number of cells in each stage (5 in the benchmark).
         dataset: "cifar" or (channels, size, classes); (3, 16, 120) is the benchmark's ImageNet16-120.
-        num_classes: overrides the dataset's; 100 for CIFAR-100.
-        affine: batch norms have parameters; the benchmark's networks do, its weight-sharing searches do not.
+        num_classes: Overrides the dataset's; 100 for CIFAR-100.
+        affine: Whether batch norms have parameters; the benchmark's networks do, its weight-sharing searches
+            do not.
 
     Raises:
         SpaceError: an argument is out of range; says what is legal.
@@ -47,11 +48,13 @@ class NASBench201(PublishedSpace):
         affine: bool = True,
     ) -> None:
         super().__init__()
-        check_positive("width", width)
-        check_positive("num_cells", num_cells)
+        require_integer("width", width, least=1)
+        require_integer("num_cells", num_cells, least=1)
         data = resolve_images(dataset, num_classes)
         if data.imagenet:
-            raise SpaceError("NASBench201 has no stem for 'imagenet'; its ImageNet16-120 is (3, 16, 120).")
+            raise SpaceError(
+                "NASBench201 has no stem for 'imagenet'; ImageNet16-120 is dataset=(3, 16, 120)."
+            )
         self.stem = cifar_stem(data.channels, width)
         layers: list[nn.Module] = []
         for stage in range(STAGES):
@@ -70,7 +73,7 @@ class NASBench201(PublishedSpace):
 
 
 class EdgeCell(nn.Module):
-    """Node j is the sum over i < j of the operation on edge (i, j); (B, C, H, W) -> (B, C, H, W)."""
+    """Cell whose node j is the sum over i < j of the operation on edge (i, j); keeps (B, C, H, W)."""
 
     def __init__(self, channels: int, affine: bool) -> None:
         super().__init__()
@@ -111,17 +114,17 @@ class ReductionBlock(nn.Module):
 
 
 def _operation(name: str, channels: int, affine: bool) -> nn.Module:
-    """An operation at stride 1; the benchmark's pool is never followed by a batch norm."""
+    """Build an operation at stride 1; the benchmark's pool is never followed by a batch norm."""
     return make_operation(name, channels, 1, affine=affine or name == "avg_pool_3x3")
 
 
 def unique_name(architecture: Mapping[str, Any], *, zeros: bool = True) -> str:
-    """The benchmark's name of an architecture, the same for architectures it counts as one.
+    """Return the benchmark's name of an architecture, the same for architectures that it counts as one.
 
     A node is the sorted sum of its terms "(node)@operation". A skip connection stands for the node it reads,
-    and with `zeros` an edge that is "none" or reads "#" is "#". Among the 15,625 architectures 6,466 names
-    are different, 12,751 without `zeros`. The rule is the benchmark's and stops early: "#+#" is no "#", and a
-    sum in a sum is not sorted anew (4,930 architectures differ in what they compute).
+    and with `zeros` an edge that is "none" or reads "#" is "#". The 15,625 architectures have 6,466 different
+    names, 12,751 without `zeros`. The benchmark's rule stops early: "#+#" is not "#", and a sum in a sum is
+    not sorted again (in fact the architectures compute 4,930 different functions).
     """
     nodes = ["0"]
     for node in range(1, NODES):

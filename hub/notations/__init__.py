@@ -1,4 +1,4 @@
-"""How papers write architectures, to and from architecture dicts; parsed, never evaluated."""
+"""Notations of papers, to and from architecture dicts; text is parsed, never evaluated."""
 
 from __future__ import annotations
 

@@ -16,12 +16,12 @@ Block = tuple[int, int, str, str]
 
 
 def from_blocks(normal: Sequence[Block], reduce: Sequence[Block]) -> dict[str, str | int]:
-    """Translate the tuples (I1, I2, O1, O2) of two cells to an architecture dict; a fifth may say "add".
+    """Translate the tuples (I1, I2, O1, O2) of two cells to an architecture dict; a fifth entry may be "add".
 
     Inputs 0 and 1 are the two cells before, the older one first. Source: PNAS, arXiv:1712.00559, section 3.1.
 
     Raises:
-        SpaceError: a tuple is malformed, or reads a node that does not come before its own.
+        SpaceError: a tuple is malformed, or reads a node that is not before its own.
     """
     slots = {"normal": _slots("normal", normal), "reduce": _slots("reduce", reduce)}
     concat = {cell: range(INPUTS, INPUTS + len(found) // 2) for cell, found in slots.items()}

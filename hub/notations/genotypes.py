@@ -1,20 +1,19 @@
 """The published `Genotype(...)` notation of a cell architecture, to and from architecture dicts.
 
-A genotype is text in papers, logs and repositories. It is parsed with `ast` and a strict walk over literals;
-nothing is ever evaluated. Source of the notation: DARTS, arXiv:1806.09055.
+Papers, logs and repositories hold genotypes as text. The text is parsed with `ast` and a strict walk over
+literals; nothing is ever evaluated. Source of the notation: DARTS, arXiv:1806.09055.
 """
 
 from __future__ import annotations
 
 import ast
 import re
-import reprlib
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal, TypeGuard, cast
 
-from spacelang.errors import SpaceError, closest, quoted
+from spacelang.errors import SpaceError, closest, quoted, require_one_of, short
 
 CELLS = ("normal", "reduce")
 INPUTS = 2  # a cell sees the outputs of the two cells before it
@@ -33,8 +32,8 @@ Slot = tuple[str, int]
 class Genotype:
     """A normal and a reduction cell, two (operation, input) slots per node; prints as the published notation.
 
-    Lists are accepted and kept as tuples. `*_concat` is every node, as in the DARTS space, or those that no
-    node reads, as in NASNet's.
+    Lists are accepted and kept as tuples. `*_concat` is every node, as in the DARTS space, or the nodes that
+    no node reads, as in NASNet's.
 
     Raises:
         SpaceError: a slot is not (name, earlier node), a cell has an odd number of slots, the two cells
@@ -75,9 +74,9 @@ class Genotype:
 def from_genotype(genotype: Genotype | str) -> dict[str, str | int]:
     """Translate a genotype, or its text, to an architecture dict of DARTS or a space of its kind.
 
-    Slot k of node i becomes `{cell}/op_{i}_{k}` and `{cell}/input_{i}_{k}`, order kept. Operation names are
-    not compared with any space here; the space's `validate` does that. What a cell concatenates is the
-    space's affair (`merge_op`), and no part of the architecture.
+    Slot k of node i becomes `{cell}/op_{i}_{k}` and `{cell}/input_{i}_{k}`; the order is kept. Operation
+    names are not compared with any space here; the space's `validate` does that. The nodes that a cell
+    concatenates belong to the space (`merge_op`), not to the architecture.
 
     Raises:
         SpaceError: the genotype is malformed; says where.
@@ -87,7 +86,7 @@ def from_genotype(genotype: Genotype | str) -> dict[str, str | int]:
     if not isinstance(genotype, Genotype):
         got = type(genotype).__name__
         raise SpaceError(
-            f"from_genotype takes a Genotype or its text, got {got}. Type: from_genotype(str(genotype))."
+            f"from_genotype takes a Genotype or its text; got a {got}. Type: from_genotype(str(genotype))."
         )
     architecture: dict[str, str | int] = {}
     for cell in CELLS:
@@ -104,15 +103,15 @@ def to_genotype(
     """Translate an architecture dict to a genotype; `from_genotype` is its exact inverse.
 
     Args:
-        architecture: of DARTS, or a space of its kind.
-        merge_op: what the space concatenates: "all" nodes (DARTS, PNAS), or those that no node reads
+        architecture: Architecture of DARTS, or of a space of its kind.
+        merge_op: Nodes that the space concatenates: "all" (DARTS, PNAS), or the nodes that no node reads
             ("loose_end": NASNet, ENAS, AmoebaNet).
 
     Raises:
         SpaceError: labels are missing or do not belong to a genotype (all listed), or a value does not fit.
     """
     if not isinstance(architecture, Mapping):
-        raise SpaceError(f"to_genotype takes an architecture dict, got {type(architecture).__name__}.")
+        raise SpaceError(f"to_genotype takes an architecture dict; got a {type(architecture).__name__}.")
     n_nodes = max(1, -(-len(architecture) // (len(CELLS) * SLOTS * 2)))
     places = [(node, slot) for node in range(INPUTS, INPUTS + n_nodes) for slot in range(SLOTS)]
     _check_labels(architecture, places)
@@ -123,8 +122,7 @@ def to_genotype(
         ]
         for cell in CELLS
     }
-    if merge_op not in ("all", "loose_end"):
-        raise SpaceError(f"to_genotype: merge_op must be 'all' or 'loose_end', got {_short(merge_op)}.")
+    require_one_of("merge_op", merge_op, ("all", "loose_end"))
     normal, reduce = (_checked_slots(cell, cells[cell]) for cell in CELLS)
     concat = _all_nodes if merge_op == "all" else _loose_ends
     return Genotype(normal, tuple(concat(normal)), reduce, tuple(concat(reduce)))
@@ -144,15 +142,15 @@ def _check_labels(architecture: Mapping[str, object], places: list[tuple[int, in
 
 
 def _single(value: object) -> object:
-    """An input may be written as a one-element list."""
+    """Return an input, which may be written as a one-element list."""
     return value[0] if isinstance(value, (list, tuple)) and len(value) == 1 else value
 
 
 def _checked_slots(cell: str, slots: object) -> tuple[Slot, ...]:
-    """Return a cell's slots as a tuple of (operation, input); the first wrong one is a `SpaceError`."""
+    """Return a cell's slots as (operation, input) pairs; raise a `SpaceError` for the first wrong one."""
     if not _is_sequence(slots) or not slots or len(slots) % SLOTS or len(slots) > MAX_NODES * SLOTS:
         wanted = f"{SLOTS} (operation, input) pairs for each of 1 to {MAX_NODES} nodes"
-        raise SpaceError(f"genotype: {cell} must list {wanted}, got {_short(slots)}.")
+        raise SpaceError(f"genotype: {cell} must list {wanted}, got {short(slots)}.")
     return tuple(_checked_slot(cell, position, slot) for position, slot in enumerate(slots))
 
 
@@ -160,12 +158,12 @@ def _checked_slot(cell: str, position: int, slot: object) -> Slot:
     node = INPUTS + position // SLOTS
     where = f"genotype: {cell}[{position}] (node {node})"
     if not _is_sequence(slot) or len(slot) != 2:
-        raise SpaceError(f"{where} must be a pair like ('sep_conv_3x3', 1), got {_short(slot)}.")
+        raise SpaceError(f"{where} must be a pair like ('sep_conv_3x3', 1), got {short(slot)}.")
     operation, source = slot
     if not isinstance(operation, str) or not _OPERATION.fullmatch(operation):
-        raise SpaceError(f"{where} must name an operation like 'sep_conv_3x3', got {_short(operation)}.")
+        raise SpaceError(f"{where} must name an operation like 'sep_conv_3x3', got {short(operation)}.")
     if type(source) is not int or not 0 <= source < node:
-        raise SpaceError(f"{where} has inputs 0 to {node - 1}, got {_short(source)}.")
+        raise SpaceError(f"{where} has inputs 0 to {node - 1}, got {short(source)}.")
     return operation, source
 
 
@@ -174,7 +172,7 @@ def _all_nodes(slots: Sequence[Slot]) -> list[int]:
 
 
 def _loose_ends(slots: Sequence[Slot]) -> list[int]:
-    """Nodes that no node reads."""
+    """Return the nodes that no node reads."""
     read = {source for _, source in slots}
     return [node for node in _all_nodes(slots) if node not in read]
 
@@ -185,21 +183,12 @@ def _checked_concat(cell: str, concat: object, slots: Sequence[Slot]) -> tuple[i
     fits = isinstance(given, range) or (_is_sequence(given) and all(type(node) is int for node in given))
     if not fits or list(cast("Sequence[int]", given)) not in (nodes, loose):
         other = "" if loose == nodes else f", or those that no node reads, {loose}"
-        raise SpaceError(f"genotype: {cell}_concat must be all nodes, {nodes}{other}, got {_short(concat)}.")
+        raise SpaceError(f"genotype: {cell}_concat must be all nodes, {nodes}{other}, got {short(concat)}.")
     return tuple(cast("Sequence[int]", given))
 
 
 def _is_sequence(value: object) -> TypeGuard[Sequence[Any]]:
     return isinstance(value, (list, tuple))
-
-
-def _short(value: object) -> str:
-    """Show a wrong value, however long or deep, in at most about 100 characters."""
-    try:
-        text = reprlib.repr(value)
-    except ValueError:  # Python refuses to print integers of thousands of digits
-        return f"a very large {type(value).__name__}"
-    return text if len(text) <= 100 else f"{text[:97]}..."
 
 
 def parse_fields(text: str) -> dict[str, Any]:
@@ -211,23 +200,23 @@ def parse_fields(text: str) -> dict[str, Any]:
     call = parse_call(text)
     named = isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "Genotype"
     if not isinstance(call, ast.Call) or not named or call.args:
-        raise SpaceError(f"genotype must be written {_FORM}, got {_short(text)}.")
+        raise SpaceError(f"genotype must be written {_FORM}, got {short(text)}.")
     names = [keyword.arg for keyword in call.keywords]
     expected = [field.name for field in fields(Genotype)]
     if sorted(str(name) for name in names) != sorted(expected):
-        raise SpaceError(f"genotype must have the fields {quoted(expected)}, got {_short(names)}.")
+        raise SpaceError(f"genotype must have the fields {quoted(expected)}, got {short(names)}.")
     return {str(keyword.arg): _literal(keyword.value, str(keyword.arg), depth=3) for keyword in call.keywords}
 
 
 def parse_call(text: str) -> ast.expr:
-    """Return the one expression of the text; what Python itself cannot read is a `SpaceError`."""
+    """Return the one expression of the text; raise a `SpaceError` for text that Python cannot read."""
     if len(text) > MAX_TEXT:
         raise SpaceError(f"genotype text has {len(text)} characters, at most {MAX_TEXT} are read.")
     if not _ALPHABET.fullmatch(text):
-        raise SpaceError(f"genotype must be written {_FORM}, got other characters in {_short(text)}.")
+        raise SpaceError(f"genotype must be written {_FORM}, got other characters in {short(text)}.")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the parser's remarks on odd literals
+            warnings.simplefilter("ignore")  # the parser warns of odd literals
             body = ast.parse(text.strip()).body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         reason = error.msg if isinstance(error, SyntaxError) else type(error).__name__
@@ -237,7 +226,7 @@ def parse_call(text: str) -> ast.expr:
         return statement.value
     if isinstance(statement, ast.Expr):
         return statement.value
-    raise SpaceError(f"genotype must be written {_FORM}, got {_short(text)}.")
+    raise SpaceError(f"genotype must be written {_FORM}, got {short(text)}.")
 
 
 def _literal(node: ast.expr, field: str, depth: int) -> object:

@@ -1,10 +1,10 @@
 """MBConv lists, the notation of mobile networks, to and from architecture dicts.
 
-Of ProxylessNAS, one list of names a stage:
+ProxylessNAS has one list of names for each stage:
 
     [["k5e3", "k3e3"], ["k7e3", "k3e3", "k5e3", "k5e3"], ..., ["k7e6"]]
 
-Of MobileNetV3, the table of the paper. The stem is [kernel, channels, activation, stride], a block [kernel,
+MobileNetV3 has the table of its paper. The stem is [kernel, channels, activation, stride], a block [kernel,
 expanded channels, channels, squeeze-and-excite, activation, stride]; activations are HS (h-swish), RE (ReLU)
 and SW (swish):
 
@@ -41,10 +41,10 @@ def to_mbconv(architecture: Mapping[str, Any], space: ProxylessNAS | MobileNetV3
     """Write an architecture as an MBConv list; `from_mbconv` is the inverse.
 
     Returns:
-        The form of the space, see above; of MobileNetV3 the blocks are grouped by stage.
+        The notation of the space, see above; the blocks of MobileNetV3 are grouped by stage.
 
     Raises:
-        SpaceError: the architecture is none of the space.
+        SpaceError: the architecture does not belong to the space.
     """
     arch = _checked(space).canonical(architecture)
     if isinstance(space, ProxylessNAS):
@@ -55,11 +55,11 @@ def to_mbconv(architecture: Mapping[str, Any], space: ProxylessNAS | MobileNetV3
 def from_mbconv(notation: Any, space: ProxylessNAS | MobileNetV3Space) -> dict[str, Any]:
     """Read an MBConv list, or its text, as an architecture of a space.
 
-    The blocks of MobileNetV3 may be grouped by stage or follow each other; then a stage begins where the
+    The blocks of MobileNetV3 may be grouped by stage or be one list; in one list a stage begins where the
     stride is 2 or the number of channels changes.
 
     Raises:
-        SpaceError: the notation is malformed, or the space has no such network; says which block differs.
+        SpaceError: the notation is malformed, or the space has no such network; names the block that differs.
     """
     if isinstance(notation, str):
         if len(notation) > MAX_TEXT:
@@ -97,7 +97,7 @@ def _from_table(table: Any, space: ProxylessNAS | MobileNetV3Space) -> dict[str,
     decisions = {decision.label: decision for decision in space.decisions}
     if any(label.endswith("_width_mult") for label in decisions):
         raise SpaceError(
-            "an MBConv list says nothing of width multipliers; make the space with width_multipliers=1.0."
+            "an MBConv list says nothing of width multipliers; build the space with width_multipliers=1.0."
         )
     arch: dict[str, Any] = {"stem_ks": stem[0]}
     channels = stem[1]
@@ -128,7 +128,7 @@ def _from_table(table: Any, space: ProxylessNAS | MobileNetV3Space) -> dict[str,
 
 
 def _parts(table: Any) -> tuple[Row, list[list[Row]]]:
-    """Stem, and rows by stage, of what looks like a table of MobileNetV3."""
+    """Return the stem, and the rows by stage, of a table of MobileNetV3."""
     stem: Any = table.get("stem") if isinstance(table, Mapping) else None
     blocks: Any = table.get("blocks") if isinstance(table, Mapping) else None
     if _is_table(blocks) and _is_row(stem, 4):
@@ -149,7 +149,7 @@ def _is_table(value: Any) -> bool:
 
 
 def _is_row(value: Any, length: int) -> bool:
-    """Whether a row begins with sizes and has the right length."""
+    """Return whether a row begins with sizes and has the right length."""
     legal = isinstance(value, list | tuple) and len(value) == length
     return legal and all(type(size) is int and size > 0 for size in value[: length // 2])
 

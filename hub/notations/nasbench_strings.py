@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from spacelang.errors import SpaceError, closest, quoted, short
+from spacelang.errors import SpaceError, require_one_of, short
 
 from ..nasbench.nasbench101 import OPERATIONS as NASBENCH101_OPERATIONS
 from ..nasbench.nasbench201 import NODES
@@ -24,11 +24,12 @@ _EDGE = re.compile(r"(\w{1,64})~(\d)", re.ASCII)
 def from_nasbench101(matrix: Sequence[Sequence[int]], operations: Sequence[str]) -> dict[str, Any]:
     """Translate an upper triangular adjacency matrix and its vertices' operations to an architecture dict.
 
-    The first and last operation are the input and the output and may have any name. Vertices that lead
-    nowhere, or come from nowhere, are left out, as the benchmark does.
+    The first and last operations are the input and the output; they may have any name. Vertices without a way
+    from the input or to the output are left out, as in the benchmark.
 
     Raises:
-        SpaceError: not such a matrix, an unknown operation, or no way from the first vertex to the last.
+        SpaceError: the matrix is malformed, an operation is unknown, or no way leads from the first vertex to
+            the last.
     """
     edges = _edges(matrix, operations)
     count = len(operations)
@@ -60,18 +61,14 @@ def to_nasbench101(architecture: Mapping[str, Any]) -> tuple[list[list[int]], li
 
 
 def _edges(matrix: Sequence[Sequence[int]], operations: Sequence[str]) -> set[tuple[int, int]]:
-    """The edges of a matrix, checked."""
+    """Return the edges of a matrix, checked."""
     count = len(operations)
     if count < 2 or len(matrix) != count or any(len(row) != count for row in matrix):
         raise SpaceError(
             f"from_nasbench101: {count} operations, two at least, need a {count} x {count} matrix."
         )
     for name in operations[1:-1]:
-        if name not in NASBENCH101_OPERATIONS:
-            known = (
-                f"known names are {quoted(NASBENCH101_OPERATIONS)}.{closest(name, NASBENCH101_OPERATIONS)}"
-            )
-            raise SpaceError(f"from_nasbench101: unknown operation {name!r}; {known}")
+        require_one_of("operation", name, NASBENCH101_OPERATIONS)
     edges = {(i, j) for i, row in enumerate(matrix) for j, entry in enumerate(row) if entry}
     if any(i >= j for i, j in edges):
         raise SpaceError("from_nasbench101: edges must lead to later vertices (an upper triangular matrix).")
@@ -82,7 +79,7 @@ def from_nasbench201(text: str) -> dict[str, str]:
     """Translate a NAS-Bench-201 string to an architecture dict of `NASBench201`.
 
     Raises:
-        SpaceError: the text is malformed; says where.
+        SpaceError: the text is malformed; the message names the node.
     """
     form = "'|op~0|+|op~0|op~1|+|op~0|op~1|op~2|'"
     rows = text.split("+") if isinstance(text, str) else []

@@ -18,13 +18,13 @@ SPARSE_NODES = 4
 def from_sparse_genotype(text: str) -> dict[str, str]:
     """Translate a FairDARTS genotype to an architecture dict of `FairDARTS`.
 
-    Slots are (operation, node, input); what `*_concat` says follows from them and is not looked at.
+    Slots are (operation, node, input). `*_concat` follows from the slots and is not read.
 
     Raises:
-        SpaceError: the text is malformed, or names an edge twice or one that does not exist.
+        SpaceError: the text is malformed, or names an edge that does not exist, or an edge twice.
     """
     if not isinstance(text, str):
-        raise SpaceError(f"from_sparse_genotype takes a text, got {type(text).__name__}.")
+        raise SpaceError(f"from_sparse_genotype takes a text; got a {type(text).__name__}.")
     given = parse_fields(text)
     edges = [(source, node) for node in range(INPUTS, INPUTS + SPARSE_NODES) for source in range(node)]
     arch = {f"{cell}/{source}_{node}": "none" for cell in CELLS for source, node in edges}
@@ -39,7 +39,7 @@ def from_sparse_genotype(text: str) -> dict[str, str]:
 
 
 def _sparse_label(cell: str, slot: Any) -> str:
-    """The label of a slot's edge, or an empty string."""
+    """Return the label of a slot's edge, or an empty string."""
     if not isinstance(slot, list) or [type(part) for part in slot] != [str, int, int]:
         return ""
     return f"{cell}/{slot[2]}_{slot[1]}"

@@ -1,1 +1,1 @@
-"""What the spaces of the hub are made of: an operation of any of them is defined here, and here alone."""
+"""Operations of the hub's spaces; every operation is defined here, once."""

@@ -1,25 +1,24 @@
 """Operations of cell spaces: candidates of a cell, its input convolutions, stems and auxiliary heads.
 
-Every convolution block is an exact `nn.Sequential` that begins with `nn.ReLU()`, and a normalised pool is
-`nn.Sequential(pool, BatchNorm2d(affine=False))`: a supernet may compute such a parameter-free beginning once
-for all edges that leave a node. Convolutions have no bias. Numbers of channels may be value choices, and
-where a cell's output is read a `Concat`. Sources: DARTS, arXiv:1806.09055; NASNet, arXiv:1707.07012; all
-candidates together, arXiv:1905.13214.
+Every convolution block is an `nn.Sequential` (not a subclass) that begins with `nn.ReLU()`, and a normalised
+pool is `nn.Sequential(pool, BatchNorm2d(affine=False))`. A supernet may compute such a parameter-free
+beginning once for all edges that leave a node. Convolutions have no bias. Numbers of channels may be value
+choices, and the input channels also a `Concat`. Sources: DARTS, arXiv:1806.09055; NASNet, arXiv:1707.07012;
+all candidates together, arXiv:1905.13214.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from numbers import Real
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from spacelang import nn as sized
-from spacelang.errors import SpaceError, closest, quoted
+from spacelang import nn as space_nn
+from spacelang.errors import SpaceError, quoted, require_number, require_one_of
 from spacelang.language import Value
 
 from .concat import Concat, conv2d
@@ -31,18 +30,19 @@ Builder = Callable[[Channels, int, bool], nn.Module]
 
 
 class DropPath(nn.Module):
-    """Drop the whole path of some samples: y = x / (1 - p) * mask, mask ~ Bernoulli(1 - p) per sample.
+    """Dropout of a whole path for some samples: y = x / (1 - p) * mask, mask ~ Bernoulli(1 - p) per sample.
 
     Does nothing in evaluation mode or when p is 0. Holds no parameter or buffer; the mask is drawn from
-    torch's generator of the input's device. Source: FractalNet, arXiv:1605.07648, in the form DARTS uses.
+    torch's generator of the input's device. Source: FractalNet, arXiv:1605.07648, in the form of DARTS.
 
     Args:
-        p: probability of dropping, 0 <= p < 1.
+        p: Probability of dropping, 0 <= p < 1.
     """
 
     def __init__(self, p: float = 0.0) -> None:
         super().__init__()
-        self.p = check_probability(p)
+        require_number("p", p, least=0, below=1)
+        self.p = p
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x with dropped samples set to zero and the others divided by 1 - p, (B, C, H, W)."""
@@ -82,7 +82,7 @@ class OffsetConvs(nn.Module):
         return torch.cat([self.conv0(x), self.conv1(shifted)], dim=1)
 
     def partial(self, k: int) -> OffsetConvs:
-        """The same on 1/k of the channels, for partial channels; of an odd number the second half has more.
+        """Return the same layer on 1/k of the channels, for partial channels; `conv1` has the odd one.
 
         Raises:
             SpaceError: k does not divide the channels, or leaves fewer than two.
@@ -98,15 +98,8 @@ class OffsetConvs(nn.Module):
         return halves
 
 
-def check_probability(p: float) -> float:
-    """Return p as a float; a drop-path probability outside 0 <= p < 1 is a `SpaceError`."""
-    if isinstance(p, bool) or not isinstance(p, Real) or not 0.0 <= p < 1.0:
-        raise SpaceError(f"drop-path probability must be a number with 0 <= p < 1, got {p!r}.")
-    return float(p)
-
-
 def _half(channels: Channels, message: str) -> Any:
-    """Half of an even number; an odd one, of all it may be, is a `SpaceError`."""
+    """Return half of the channels; raise a `SpaceError` if they may be odd."""
     for possible in channels.possible() if isinstance(channels, Value) else (channels,):
         if possible % 2:
             raise SpaceError(message.format(possible))
@@ -116,80 +109,80 @@ def _half(channels: Channels, message: str) -> Any:
 def relu_conv_bn(
     in_channels: Channels | Concat, out_channels: Channels, affine: bool, *, kernel: int = 1, stride: int = 1
 ) -> nn.Sequential:
-    """ReLU, convolution, batch norm: (B, C_in, H, W) -> (B, C_out, ceil(H / stride), ceil(W / stride))."""
+    """Build ReLU, convolution, norm: (B, C_in, H, W) -> (B, C_out, ceil(H / stride), ceil(W / stride))."""
     return nn.Sequential(
         nn.ReLU(),
         conv2d(in_channels, out_channels, kernel, stride=stride, padding=kernel // 2, bias=False),
-        sized.BatchNorm2d(out_channels, affine=affine),
+        space_nn.BatchNorm2d(out_channels, affine=affine),
     )
 
 
 def factorized_reduce(in_channels: Channels | Concat, out_channels: Channels, affine: bool) -> nn.Sequential:
-    """ReLU, `OffsetConvs`, batch norm: (B, C_in, H, W) -> (B, C_out, ceil(H / 2), ceil(W / 2))."""
+    """Build ReLU, `OffsetConvs`, batch norm: (B, C_in, H, W) -> (B, C_out, ceil(H / 2), ceil(W / 2))."""
     return nn.Sequential(
-        nn.ReLU(), OffsetConvs(in_channels, out_channels), sized.BatchNorm2d(out_channels, affine=affine)
+        nn.ReLU(), OffsetConvs(in_channels, out_channels), space_nn.BatchNorm2d(out_channels, affine=affine)
     )
 
 
 def _depthwise_block(
     channels: Channels, kernel: int, stride: int, dilation: int, affine: bool
 ) -> list[nn.Module]:
-    """ReLU, depthwise k x k, pointwise, batch norm; the map keeps its size divided by the stride."""
+    """Build ReLU, depthwise k x k, pointwise, batch norm; the map's size is divided by the stride."""
     padding = dilation * (kernel // 2)
     return [
         nn.ReLU(),
-        sized.Conv2d(channels, channels, kernel, stride, padding, dilation, groups=channels, bias=False),
-        sized.Conv2d(channels, channels, 1, bias=False),
-        sized.BatchNorm2d(channels, affine=affine),
+        space_nn.Conv2d(channels, channels, kernel, stride, padding, dilation, groups=channels, bias=False),
+        space_nn.Conv2d(channels, channels, 1, bias=False),
+        space_nn.BatchNorm2d(channels, affine=affine),
     ]
 
 
 def sep_conv(
     channels: Channels, stride: int, affine: bool, *, kernel: int, dilation: int = 1
 ) -> nn.Sequential:
-    """Depthwise-separable block applied twice, the stride in the first: 2 (k^2 C + C^2 + 2C) parameters."""
+    """Build two depthwise-separable blocks, the stride in the first: 2 (k^2 C + C^2 + 2C) parameters."""
     first = _depthwise_block(channels, kernel, stride, dilation, affine)
     return nn.Sequential(*first, *_depthwise_block(channels, kernel, 1, dilation, affine))
 
 
 def dil_conv(channels: Channels, stride: int, affine: bool, *, kernel: int) -> nn.Sequential:
-    """Depthwise-separable block with dilation 2, applied once: k^2 C + C^2 + 2C parameters."""
+    """Build one depthwise-separable block with dilation 2: k^2 C + C^2 + 2C parameters."""
     return nn.Sequential(*_depthwise_block(channels, kernel, stride, 2, affine))
 
 
 def conv(channels: Channels, stride: int, affine: bool, *, kernel: int) -> nn.Sequential:
-    """ReLU, k x k convolution, batch norm: k^2 C^2 + 2C parameters."""
+    """Build ReLU, k x k convolution, batch norm: k^2 C^2 + 2C parameters."""
     return relu_conv_bn(channels, channels, affine, kernel=kernel, stride=stride)
 
 
 def row_column_conv(channels: Channels, stride: int, affine: bool, *, kernel: int) -> nn.Sequential:
-    """A 1 x k and a k x 1 convolution, each with the stride along its length: 2k C^2 + 2C parameters."""
+    """Build 1 x k and k x 1 convolutions, each with the stride along its length: 2k C^2 + 2C parameters."""
     half = kernel // 2
     return nn.Sequential(
         nn.ReLU(),
-        sized.Conv2d(channels, channels, (1, kernel), (1, stride), (0, half), bias=False),
-        sized.Conv2d(channels, channels, (kernel, 1), (stride, 1), (half, 0), bias=False),
-        sized.BatchNorm2d(channels, affine=affine),
+        space_nn.Conv2d(channels, channels, (1, kernel), (1, stride), (0, half), bias=False),
+        space_nn.Conv2d(channels, channels, (kernel, 1), (stride, 1), (half, 0), bias=False),
+        space_nn.BatchNorm2d(channels, affine=affine),
     )
 
 
 def max_pool(channels: Channels, stride: int, affine: bool, *, kernel: int = 3) -> nn.Module:
-    """Max pooling; followed by a batch norm without parameters in the search network (affine=False)."""
+    """Build max pooling, in the search network (affine=False) with a batch norm without parameters."""
     return _pool(nn.MaxPool2d(kernel, stride, padding=kernel // 2), channels, affine)
 
 
 def avg_pool(channels: Channels, stride: int, affine: bool, *, kernel: int = 3) -> nn.Module:
-    """Average pooling that leaves the padding out; normalised like `max_pool` in the search network."""
+    """Build average pooling that does not count the padding; normalised like `max_pool`."""
     pool = nn.AvgPool2d(kernel, stride, padding=kernel // 2, count_include_pad=False)
     return _pool(pool, channels, affine)
 
 
 def _pool(pool: nn.Module, channels: Channels, affine: bool) -> nn.Module:
-    return pool if affine else nn.Sequential(pool, sized.BatchNorm2d(channels, affine=False))
+    return pool if affine else nn.Sequential(pool, space_nn.BatchNorm2d(channels, affine=False))
 
 
 def skip_connect(channels: Channels, stride: int, affine: bool) -> nn.Module:
-    """Identity at stride 1, `factorized_reduce` at stride 2."""
+    """Build an identity at stride 1, `factorized_reduce` at stride 2."""
     return nn.Identity() if stride == 1 else factorized_reduce(channels, channels, affine)
 
 
@@ -209,7 +202,7 @@ class Zero(nn.Module):
 
 
 def none(channels: Channels, stride: int, affine: bool) -> nn.Module:
-    """`Zero`."""
+    """Build `Zero`."""
     return Zero(stride)
 
 
@@ -252,18 +245,19 @@ def make_operation(
     """Build one candidate operation of a cell, (B, C, H, W) -> (B, C, ceil(H / stride), ceil(W / stride)).
 
     Args:
-        name: a key of `OPERATIONS`.
+        name: A key of `OPERATIONS`.
         channels: C, the same at input and output.
         stride: 1, or 2 on the edges from a reduction cell's inputs.
         affine: True for the evaluation network (batch norms with parameters, plain pools), False for the
             search network (batch norms without, pools followed by one).
-        drop_path: initial probability of a `DropPath` at the end, None for no such module. The stride-1
+        drop_path: Initial probability of a `DropPath` at the end; None for no such module. The stride-1
             identity and `none` never have one.
 
     Raises:
-        SpaceError: unknown name; names the closest one.
+        SpaceError: the name is unknown; names the closest one.
     """
-    operation = _builder(name)(channels, stride, affine)
+    require_one_of("operation", name, OPERATIONS)
+    operation = OPERATIONS[name](channels, stride, affine)
     if drop_path is None or isinstance(operation, nn.Identity | Zero):
         return operation
     layers = list(operation) if isinstance(operation, nn.Sequential) else [operation]
@@ -271,50 +265,42 @@ def make_operation(
 
 
 def check_operations(names: object) -> tuple[str, ...]:
-    """Return the names as a tuple; empty, repeated or unknown ones are a `SpaceError`."""
+    """Return the names as a tuple; raise a `SpaceError` if there are none, or repeated or unknown ones."""
     if isinstance(names, str) or not isinstance(names, (list, tuple)) or not names:
-        known = quoted(OPERATIONS)
-        raise SpaceError(f"operations must be a tuple of names, got {names!r}; known names are {known}.")
+        raise SpaceError(f"operations={names!r} must be a tuple of names out of {quoted(OPERATIONS)}.")
     for name in names:
-        _builder(name)
+        require_one_of("operation", name, OPERATIONS)
     if len(set(names)) < len(names):
-        raise SpaceError(f"operations must not repeat a name, got {names!r}.")
+        raise SpaceError(f"operations={names!r} must not repeat a name.")
     return tuple(names)
 
 
-def _builder(name: object) -> Builder:
-    if not isinstance(name, str) or name not in OPERATIONS:
-        raise SpaceError(
-            f"unknown operation {name!r}; known names are {quoted(OPERATIONS)}.{closest(name, OPERATIONS)}"
-        )
-    return OPERATIONS[name]
-
-
 def cifar_stem(in_channels: int, out_channels: Channels) -> nn.Sequential:
-    """3x3 convolution and batch norm, always affine: (B, C_in, H, W) -> (B, C_out, H, W)."""
+    """Build a 3x3 convolution and a batch norm, always affine: (B, C_in, H, W) -> (B, C_out, H, W)."""
     return nn.Sequential(
-        sized.Conv2d(in_channels, out_channels, 3, padding=1, bias=False), sized.BatchNorm2d(out_channels)
+        space_nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False),
+        space_nn.BatchNorm2d(out_channels),
     )
 
 
 def imagenet_stems(in_channels: int, width: Channels) -> tuple[nn.Sequential, nn.Sequential]:
-    """Two affine stems in a row, (B, C_in, H, W) -> (B, width, H / 4, W / 4) -> (B, width, H / 8, W / 8).
+    """Build two affine stems, (B, C_in, H, W) -> (B, width, H / 4, W / 4) -> (B, width, H / 8, W / 8).
 
     Raises:
         SpaceError: `width` is odd.
     """
     half = _half(width, "the ImageNet stem needs an even width, got width={}.")
     first = nn.Sequential(
-        sized.Conv2d(in_channels, half, 3, stride=2, padding=1, bias=False),
-        sized.BatchNorm2d(half),
+        space_nn.Conv2d(in_channels, half, 3, stride=2, padding=1, bias=False),
+        space_nn.BatchNorm2d(half),
         nn.ReLU(),
-        sized.Conv2d(half, width, 3, stride=2, padding=1, bias=False),
-        sized.BatchNorm2d(width),
+        space_nn.Conv2d(half, width, 3, stride=2, padding=1, bias=False),
+        space_nn.BatchNorm2d(width),
     )
     second = nn.Sequential(
         nn.ReLU(),
-        sized.Conv2d(width, width, 3, stride=2, padding=1, bias=False),
-        sized.BatchNorm2d(width),
+        space_nn.Conv2d(width, width, 3, stride=2, padding=1, bias=False),
+        space_nn.BatchNorm2d(width),
     )
     return first, second
 
@@ -322,9 +308,9 @@ def imagenet_stems(in_channels: int, width: Channels) -> tuple[nn.Sequential, nn
 def cifar_auxiliary_head(
     channels: Channels | Concat, num_classes: int, size: int, affine: bool
 ) -> nn.Sequential:
-    """Auxiliary classifier: (B, C, size, size) -> (B, num_classes).
+    """Build an auxiliary classifier: (B, C, size, size) -> (B, num_classes).
 
-    The paper's pool (5, stride 3) where the map is 8x8; for any other size an adaptive pool to the same 2x2.
+    A map of 8x8 has the paper's pool (5, stride 3); any other size has an adaptive pool to the same 2x2.
     """
     pool = nn.AvgPool2d(5, stride=3, count_include_pad=False) if size == 8 else nn.AdaptiveAvgPool2d(2)
     normalised: list[nn.Module] = [nn.BatchNorm2d(768, affine=affine)]
@@ -332,7 +318,7 @@ def cifar_auxiliary_head(
 
 
 def imagenet_auxiliary_head(channels: Channels | Concat, num_classes: int, affine: bool) -> nn.Sequential:
-    """Auxiliary classifier, (B, C, 7, 7) -> (B, num_classes); as published, without the second batch norm."""
+    """Build an auxiliary classifier, (B, C, 7, 7) -> (B, num_classes); as published, with one batch norm."""
     pool = nn.AvgPool2d(5, stride=2, count_include_pad=False)
     return _auxiliary_head(channels, num_classes, pool, [], affine)
 

@@ -1,9 +1,9 @@
-"""Layers that read a cell's output where an architecture decides which nodes are in it, or how wide they are.
+"""Layers that read a cell's output where the architecture decides its nodes or their widths.
 
-A cell's output is its nodes' feature maps side by side. With a fixed number of nodes and channels a layer on
-it is a plain one. Where loose ends alone are in the output, or widths are chosen, the layer's largest weight
-has a block of columns for every node, and each architecture uses the columns of its own nodes and channels: a
-node meets the same weights whatever stands beside it.
+A cell's output is its nodes' feature maps side by side. With a fixed number of nodes and channels, a plain
+layer reads it. Where only loose ends are in the output, or widths are chosen, the layer's largest weight has
+a block of columns for every node. Each architecture uses the columns of its own nodes and channels, so a node
+meets the same weights whatever stands next to it.
 """
 
 from __future__ import annotations
@@ -16,29 +16,29 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from spacelang import nn as sized
+from spacelang import nn as space_nn
 from spacelang.errors import SpaceError
 from spacelang.language import CellTopology, Decision, Primitive, Relaxer, Value
 from spacelang.supernet import Group, Mixed
 
 
 class Nodes(Protocol):
-    """Which of a cell's nodes are in its output."""
+    """The nodes of a cell that are in its output."""
 
     def decisions(self) -> tuple[Decision, ...]:
-        """Decisions that settle it."""
+        """Return the decisions that choose the nodes."""
         ...
 
     def present(self, arch: Mapping[str, Any]) -> list[int]:
-        """Positions of the nodes in the output, from 0, increasing."""
+        """Return the positions of the nodes in the output, from 0, increasing."""
         ...
 
     def groups(self, builder: Relaxer) -> list[Group]:
-        """Tables of these decisions in a supernet."""
+        """Return the groups of these decisions in a supernet."""
         ...
 
     def selected(self, groups: Sequence[Group]) -> list[int] | None:
-        """`present` of the selected architecture; None while every node is, in a mixture."""
+        """Return `present` of the selected architecture; None in a mixture, where every node is present."""
         ...
 
 
@@ -49,19 +49,19 @@ class LooseEnds:
     topology: CellTopology
 
     def decisions(self) -> tuple[Decision, ...]:
-        """Every decision of the cell."""
+        """Return every decision of the cell."""
         return self.topology.decisions()
 
     def present(self, arch: Mapping[str, Any]) -> list[int]:
-        """Positions of the nodes no slot of `arch` reads."""
+        """Return the positions of the nodes that no slot of `arch` reads."""
         return self._unread({source for row in self.topology.chosen(arch).values() for source, _ in row})
 
     def groups(self, builder: Relaxer) -> list[Group]:
-        """The table of the cell."""
+        """Return the group of the cell."""
         return [builder.cell_group(self.topology)]
 
     def selected(self, groups: Sequence[Group]) -> list[int] | None:
-        """Positions of the loose ends of the selected cell."""
+        """Return the positions of the loose ends of the selected cell, or None in a mixture."""
         (group,) = groups
         if not group.is_selected:
             return None
@@ -79,25 +79,25 @@ class AllNodes:
     count: int
 
     def decisions(self) -> tuple[Decision, ...]:
-        """None."""
+        """Return no decision."""
         return ()
 
     def present(self, arch: Mapping[str, Any]) -> list[int]:
-        """Every position."""
+        """Return every position."""
         return list(range(self.count))
 
     def groups(self, builder: Relaxer) -> list[Group]:
-        """None."""
+        """Return no group."""
         return []
 
     def selected(self, groups: Sequence[Group]) -> list[int] | None:
-        """Every node, always."""
+        """Return None, which stands for every node."""
         return None
 
 
 @dataclass(frozen=True, eq=False)
 class Concat:
-    """Output of a cell: `channels` for each of those of `num_nodes` that are in it."""
+    """Output of a cell: `channels` for each of the `nodes` in it, at most `num_nodes`."""
 
     num_nodes: int
     nodes: Nodes
@@ -109,9 +109,9 @@ class ConcatLayer(Primitive):
 
     Args:
         layer_type: `nn.Conv2d` or `nn.Linear`.
-        concat: what it reads.
-        out_channels: number of channels or features it makes.
-        options: other arguments of the layer.
+        concat: Output of a cell, which the layer reads.
+        out_channels: Number of channels or features that the layer makes.
+        options: Other arguments of the layer.
     """
 
     def __init__(
@@ -132,7 +132,7 @@ class ConcatLayer(Primitive):
         return MixedConcatLayer(self.spec, self.largest, self.spec.concat.nodes.groups(builder), sizes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Compute with every node and the first sizes, as a cell in a space does."""
+        """Compute with every node and the first sizes, like a cell in a space."""
         first = {d.label: next(iter(d.values())) for d in self.spec.size_decisions}
         nodes = range(self.spec.concat.num_nodes)
         y: Tensor = self.spec.call(self.largest, nodes, first, x)
@@ -140,7 +140,7 @@ class ConcatLayer(Primitive):
 
 
 class MixedConcatLayer(Mixed):
-    """A `ConcatLayer` in a supernet: it mixes nodes, and computes one choice of sizes at a time."""
+    """A `ConcatLayer` in a supernet; it mixes nodes, and computes one choice of sizes at a time."""
 
     def __init__(
         self, spec: ConcatSpec, largest: nn.Module, node_groups: list[Group], size_groups: list[Group]
@@ -170,7 +170,7 @@ class MixedConcatLayer(Mixed):
 
 @dataclass(frozen=True, eq=False)
 class ConcatSpec:
-    """A layer type and its arguments; cuts the weights of an architecture out of the largest."""
+    """A layer type and its arguments; cuts the weights of an architecture out of the largest layer."""
 
     layer_type: type[nn.Module]
     concat: Concat
@@ -185,7 +185,7 @@ class ConcatSpec:
 
     @property
     def size_decisions(self) -> tuple[Decision, ...]:
-        """Decisions on widths."""
+        """Return the decisions on widths."""
         sizes = [size for size in (self.concat.channels, self.out_channels) if isinstance(size, Value)]
         return tuple({d.label: d for size in sizes for d in size.decisions()}.values())
 
@@ -198,7 +198,7 @@ class ConcatSpec:
         return functional_call(largest, self._tensors(largest, nodes, arch), (x,))
 
     def cut(self, largest: nn.Module, nodes: Sequence[int], arch: Mapping[str, Any]) -> nn.Module:
-        """Plain layer of an architecture with copies of its slices of the largest weights."""
+        """Return the plain layer of an architecture, with copies of its slices of the largest weights."""
         with torch.device("meta"):
             sizes = _value(self.concat.channels, arch), _value(self.out_channels, arch)
             layer = self.build(len(nodes), *sizes)
@@ -211,7 +211,7 @@ class ConcatSpec:
     def _tensors(
         self, largest: nn.Module, nodes: Sequence[int], arch: Mapping[str, Any]
     ) -> dict[str, Tensor]:
-        """Parameters of the architecture's layer, by name."""
+        """Return the parameters of the architecture's layer, by name."""
         most, channels = _largest(self.concat.channels), _value(self.concat.channels, arch)
         rows = _value(self.out_channels, arch)
         cut = {name: tensor[:rows] for name, tensor in largest.named_parameters()}
@@ -221,17 +221,17 @@ class ConcatSpec:
 
 
 def conv2d(in_channels: int | Value | Concat, out_channels: int | Value, kernel: int, **options: Any) -> Any:
-    """Convolution on a map whose channels are a number, a value choice or a `Concat`."""
+    """Build a convolution on a map whose channels are a number, a value choice or a `Concat`."""
     if isinstance(in_channels, Concat):
         return ConcatLayer(nn.Conv2d, in_channels, out_channels, kernel_size=kernel, **options)
-    return sized.Conv2d(in_channels, out_channels, kernel, **options)
+    return space_nn.Conv2d(in_channels, out_channels, kernel, **options)
 
 
 def linear(in_features: int | Value | Concat, out_features: int) -> Any:
-    """Linear layer on features whose number is one, a value choice or a `Concat`."""
+    """Build a linear layer on features: a number, a value choice or a `Concat`."""
     if isinstance(in_features, Concat):
         return ConcatLayer(nn.Linear, in_features, out_features)
-    return sized.Linear(in_features, out_features)
+    return space_nn.Linear(in_features, out_features)
 
 
 def _largest(size: int | Value) -> int:

@@ -23,12 +23,12 @@ Size: TypeAlias = Any
 
 @dataclass(frozen=True)
 class Style:
-    """What the blocks of a network share.
+    """Activation and batch norm of a network's blocks.
 
     Args:
-        activation: makes an activation.
-        eps: epsilon of batch norms.
-        momentum: momentum of batch norms.
+        activation: Makes an activation.
+        eps: Epsilon of batch norms.
+        momentum: Momentum of batch norms.
     """
 
     activation: Callable[[], nn.Module]
@@ -36,13 +36,13 @@ class Style:
     momentum: float = 0.1
 
     def norm(self, channels: Size) -> nn.Module:
-        """Batch norm of this network."""
+        """Build a batch norm of this network."""
         norm: nn.Module = space_nn.BatchNorm2d(channels, eps=self.eps, momentum=self.momentum)
         return norm
 
 
 def make_divisible(size: Size, divisor: int = 8) -> Size:
-    """Round to the nearest multiple, halves up, or to the next where that is under 90% of `size`.
+    """Round to the nearest multiple, halves up; to the next multiple if that is under 90 % of `size`.
 
     60 becomes 64 and 18 becomes 24; the result is at least one multiple. Source: `_make_divisible` of
     MobileNetV2's reference code, written so that `size`, which may be a large expression, occurs only twice.
@@ -60,7 +60,7 @@ def conv_norm(
     groups: Size = 1,
     style: Style,
 ) -> list[nn.Module]:
-    """Convolution and batch norm, (B, C_in, H, W) -> (B, C_out, ceil(H / stride), ceil(W / stride))."""
+    """Build convolution and batch norm: (B, C_in, H, W) -> (B, C_out, ceil(H / stride), ceil(W / stride))."""
     conv = space_nn.Conv2d(
         in_channels, out_channels, kernel, stride, padding=kernel // 2, groups=groups, bias=False
     )
@@ -76,13 +76,13 @@ def conv_norm_act(
     groups: Size = 1,
     style: Style,
 ) -> nn.Sequential:
-    """`conv_norm` and the activation."""
+    """Build `conv_norm` and the activation."""
     layers = conv_norm(in_channels, out_channels, kernel, stride, groups=groups, style=style)
     return nn.Sequential(*layers, style.activation())
 
 
 class Residual(nn.Sequential):
-    """Layers in a row, their output added to their input."""
+    """Layers in a row, with their output added to their input."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x + layers(x)."""
@@ -93,7 +93,7 @@ class Residual(nn.Sequential):
 
 
 class SqueezeExcite(nn.Module):
-    """Scale every channel by a gate that sees all channels: y = x * hard_sigmoid(W2 relu(W1 mean(x))).
+    """Scaling of every channel by a gate that reads all channels: y = x * hard_sigmoid(W2 relu(W1 mean(x))).
 
     The hidden size is a quarter of the channels, made divisible by 8. (B, C, H, W) -> (B, C, H, W).
 
@@ -125,7 +125,7 @@ def separable(
     style: Style,
     squeeze_excite: Callable[[Size], nn.Module] | None = None,
 ) -> nn.Sequential:
-    """Depthwise k x k, squeeze-and-excite if given, linear 1x1; added to the input if `residual`."""
+    """Build depthwise k x k, squeeze-and-excite if given, linear 1x1; added to the input if `residual`."""
     layers = _depthwise_project(in_channels, out_channels, kernel, stride, style, squeeze_excite)
     return Residual(*layers) if residual else nn.Sequential(*layers)
 
@@ -141,17 +141,17 @@ def inverted_residual(
     style: Style,
     squeeze_excite: Callable[[Size], nn.Module] | None = None,
 ) -> nn.Sequential:
-    """MBConv: 1x1 to make_divisible(expand_ratio * C_in) channels, then as `separable`.
+    """Build an MBConv block: 1x1 to make_divisible(expand_ratio * C_in) channels, then like `separable`.
 
     Args:
         in_channels: C_in.
         out_channels: C_out.
-        expand_ratio: widening of the depthwise part.
-        kernel: kernel size of the depthwise part.
-        stride: stride of the depthwise part.
-        residual: add the input; asks for equal channels and stride 1.
-        style: norms and activations.
-        squeeze_excite: makes the layer behind the depthwise part from its channels.
+        expand_ratio: Widening of the depthwise part.
+        kernel: Kernel size of the depthwise part.
+        stride: Stride of the depthwise part.
+        residual: Whether to add the input; needs equal channels and stride 1.
+        style: Norms and activations.
+        squeeze_excite: Makes the layer after the depthwise part from its channels.
     """
     hidden = make_divisible(in_channels * expand_ratio)
     layers = [
@@ -177,7 +177,7 @@ def _depthwise_project(
 
 
 class ShuffleBlock(nn.Module):
-    """Two branches side by side in channels.
+    """A block of two branches, side by side in channels.
 
     Without a projection (stride 1), the even channels pass unchanged and the odd ones go through `main`; with
     one (stride 2), all channels go through both. (B, C, H, W) -> (B, C_out, H / stride, W / stride).
@@ -189,7 +189,7 @@ class ShuffleBlock(nn.Module):
         self.branch_proj = projection
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return both branches, the other one first."""
+        """Return both branches, `main` last."""
         if self.branch_proj is None:
             other, x = x[:, ::2], x[:, 1::2]
         else:
@@ -209,17 +209,17 @@ def shuffle_block(
 ) -> ShuffleBlock:
     """Build a block of the ShuffleNetV2 family.
 
-    The main branch is 1x1, depthwise, 1x1, with `mid_channels` inside; as `xception` it is three times
+    The main branch is 1x1, depthwise, 1x1, with `mid_channels` inside; with `xception` it is three times
     depthwise, 1x1. ReLU follows each 1x1.
 
     Args:
-        in_channels: channels of the block's input; half of them enter the main branch at stride 1.
-        out_channels: channels of the block's output, those of the other branch included.
-        mid_channels: channels inside the main branch.
-        kernel: kernel size of the depthwise convolutions.
+        in_channels: Channels of the block's input; half of them enter the main branch at stride 1.
+        out_channels: Channels of the block's output, including the other branch.
+        mid_channels: Channels inside the main branch.
+        kernel: Kernel size of the depthwise convolutions.
         stride: 1 or 2.
-        xception: three depthwise convolutions in place of one.
-        affine: batch norms have parameters.
+        xception: Whether to use three depthwise convolutions in place of one.
+        affine: Whether batch norms have parameters.
     """
     channels = in_channels if stride == 2 else in_channels // 2
     added = out_channels - channels
@@ -251,7 +251,7 @@ def shuffle_block(
 
 
 def initialise(model: nn.Module) -> None:
-    """First weights of mobile networks: convolutions He-normal by fan-out, linear layers N(0, 0.01^2)."""
+    """Initialise a mobile network: convolutions He-normal by fan-out, linear layers N(0, 0.01^2)."""
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out")

@@ -13,7 +13,7 @@ from .mobile_operations import Size
 
 
 class ClassToken(nn.Module):
-    """Put a learned token before the patches and add a learned position to each: (B, N, D) -> (B, N + 1, D).
+    """A learned token before the patches, and a learned position added to each: (B, N, D) -> (B, N + 1, D).
 
     Args:
         num_patches: N.
@@ -41,14 +41,14 @@ class ElasticClassToken(space_nn.ValueLayer):
 
 
 class RelativePosition(nn.Module):
-    """Learned vector for every pair of tokens on a grid, the sum of one for rows and one for columns.
+    """Learned vector for every pair of tokens on a grid: a vector for the rows plus one for the columns.
 
-    r_ij = V[row_j - row_i] + H[column_j - column_i]; pairs with the class token have a vector of their own,
-    that of index 0. Source: AutoFormer, arXiv:2107.00651, section 3.
+    r_ij = V[row_j - row_i] + H[column_j - column_i]; pairs with the class token have their own vector, index
+    0. Source: AutoFormer, arXiv:2107.00651, section 3.
 
     Args:
-        size: patches in a row, and rows.
-        dim: length of the vectors.
+        size: Number of rows, and of patches in a row.
+        dim: Length of the vectors.
     """
 
     def __init__(self, size: int, dim: int) -> None:
@@ -66,7 +66,7 @@ class RelativePosition(nn.Module):
         return self.vertical[self._index(rows)] + self.horizontal[self._index(columns)]
 
     def _index(self, place: Tensor) -> Tensor:
-        """Table row of every pair of tokens whose coordinates are `place`."""
+        """Return the table row of every pair of tokens, given the coordinate of each token."""
         distance = place[None, :] - place[:, None] + self.size + 1  # 2 .. 2 * size
         return nn.functional.pad(distance, (1, 0, 1, 0))
 
@@ -78,10 +78,10 @@ class RelativeAttention(nn.Module):
 
     Args:
         embed_dim: D.
-        num_heads: heads, each of `head_dim` channels whatever D is.
+        num_heads: Number of heads, each of `head_dim` channels for every D.
         head_dim: d.
         size: N = size^2 + 1 tokens.
-        dropout: dropout of the output.
+        dropout: Dropout of the output.
     """
 
     def __init__(self, embed_dim: Size, num_heads: Size, head_dim: int, size: int, dropout: float) -> None:
@@ -97,7 +97,7 @@ class RelativeAttention(nn.Module):
         self.rel_pos_embed_v = RelativePosition(size, head_dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return what every token attends to, (B, N, D)."""
+        """Attend from every token to all tokens, (B, N, D) -> (B, N, D)."""
         q, k, v = self._heads(self.q(x)), self._heads(self.k(x)), self._heads(self.v(x))  # (B, h, N, d)
         scores = q @ k.transpose(-2, -1) + torch.einsum("bhnd,nmd->bhnm", q, self.rel_pos_embed_k())
         weights = (scores * self.head_dim**-0.5).softmax(dim=-1)  # (B, h, N, N)
@@ -106,7 +106,7 @@ class RelativeAttention(nn.Module):
         return y
 
     def _heads(self, x: Tensor) -> Tensor:
-        """(B, N, h d) -> (B, h, N, d); the number of heads is read off, it may be chosen."""
+        """Split heads, (B, N, h d) -> (B, h, N, d); h follows from the shape, because it may be chosen."""
         return x.reshape(*x.shape[:2], -1, self.head_dim).transpose(1, 2)
 
 
@@ -115,12 +115,12 @@ class TransformerLayer(nn.Module):
 
     Args:
         embed_dim: D.
-        num_heads: heads of `head_dim` channels.
-        mlp_ratio: hidden size of the MLP is int(mlp_ratio * D).
-        head_dim: channels of a head.
+        num_heads: Number of heads, each of `head_dim` channels.
+        mlp_ratio: The hidden size of the MLP is int(mlp_ratio * D).
+        head_dim: Channels of a head.
         size: N = size^2 + 1 tokens.
-        dropout: dropout of both branches.
-        drop_path: probability of dropping a branch.
+        dropout: Dropout of both branches.
+        drop_path: Probability of dropping a branch.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Published architectures: the entries, the base class of their spaces, and where weights come from."""
+"""Published architectures: their entries, the base class of their spaces, and their weights."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ from .entries import list_models as list_models
 from .entries import read_entry as read_entry
 from .published_space import PublishedSpace as PublishedSpace
 from .published_space import build as build
+from .published_space import convert_weights as convert_weights
 from .weights import Pretrained as Pretrained
-from .weights import convert_weights as convert_weights

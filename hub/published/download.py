@@ -1,4 +1,4 @@
-"""One file from the network, once: resumed where it broke off, checked, then renamed into the cache."""
+"""Download a file once: an interrupted download is resumed, checked, and renamed into the cache."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
 from spacelang.errors import SpaceError
-from spacelang.files.paths import cache_folder
+from spacelang.files import cache_folder
 
 TIMEOUT = 30  # seconds without a byte
 ATTEMPTS = 3  # connections that may break before the caller hears of it
@@ -22,15 +22,16 @@ _CHUNK = 1 << 16
 def download(url: str, sha256: str) -> bytes:
     """Return the file behind `url`, from `weights/` of the cache folder if it is there.
 
-    What arrives is appended to a `.part` file; a later call asks the server for the rest only. The checksum
-    is compared before the file gets its name, and again whenever it is read from the cache.
+    Bytes that arrive are appended to a `.part` file; a later call asks the server for the rest only. The
+    checksum is compared before the file gets its name, and again whenever it is read from the cache.
 
     Args:
-        url: http or https address.
-        sha256: checksum of the whole file, 64 hexadecimal digits.
+        url: An http or https address.
+        sha256: Checksum of the whole file, 64 hexadecimal digits.
 
     Raises:
-        SpaceError: no connection (says where to put the file by hand), or another checksum.
+        SpaceError: there is no connection (names the place for a file copied by hand), or the checksum
+            differs.
     """
     target = cached_path(url, sha256)
     if not target.is_file():
@@ -39,7 +40,7 @@ def download(url: str, sha256: str) -> bytes:
 
 
 def cached_path(url: str, sha256: str) -> Path:
-    """Where `download` keeps a file; the name begins with its checksum, so a new version is a new file."""
+    """Return where `download` keeps a file; its name begins with the checksum, one for each version."""
     parts = urlsplit(url)
     name = Path(parts.path).name
     if parts.scheme not in ("http", "https") or not name:
@@ -48,7 +49,7 @@ def cached_path(url: str, sha256: str) -> Path:
 
 
 def checked(data: bytes, sha256: str, what: str, remedy: str) -> bytes:
-    """Return the data; a wrong checksum is a `SpaceError` that ends in `remedy`."""
+    """Return the data; raise a `SpaceError` that ends in `remedy` if the checksum is wrong."""
     found = hashlib.sha256(data).hexdigest()
     if found != sha256:
         raise SpaceError(f"{what} is damaged: its SHA-256 is {found}, expected {sha256}. {remedy}.")
@@ -67,7 +68,7 @@ def _fetch(url: str, sha256: str, target: Path) -> None:
     part = target.with_name(f"{target.name}.part")
     by_hand = (
         f"Without a connection, get that file elsewhere and save it as '{target}' (SHA-256 {sha256}), "
-        "or give its place: pretrained='path/to/file'"
+        "or pass its place: pretrained='path/to/file'"
     )
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -96,7 +97,7 @@ def _lock(file: BinaryIO) -> None:
 
 
 def _complete(url: str, sha256: str, file: BinaryIO) -> None:
-    """Append to `file` until its checksum is right; a wrong part is fetched anew, a wrong whole refused."""
+    """Append to `file` until its checksum is right; fetch a wrong part again, and refuse a wrong whole."""
     for attempt in range(1, ATTEMPTS + 1):
         begun = file.seek(0, os.SEEK_END)
         try:
@@ -112,7 +113,7 @@ def _complete(url: str, sha256: str, file: BinaryIO) -> None:
             if attempt == ATTEMPTS:
                 raise ConnectionError(
                     f"the connection broke after {size:,} of {expected:,} bytes; "
-                    "the same call again goes on from there"
+                    "the same call continues from there"
                 )
             continue
         file.seek(0)
@@ -123,12 +124,12 @@ def _complete(url: str, sha256: str, file: BinaryIO) -> None:
         if begun == 0 or attempt == ATTEMPTS:
             raise SpaceError(
                 f"{url} is not the published file: its SHA-256 is {found}, expected {sha256}. "
-                "Nothing was kept; try again, and if it stays, report it."
+                "Nothing was kept. Try again; if the error stays, report it."
             )
 
 
 def _append(url: str, file: BinaryIO, begun: int) -> int:
-    """Ask for the bytes after the first `begun`, append what comes, and return the size of the whole."""
+    """Ask for the bytes after the first `begun`, append the answer, and return the size of the whole file."""
     headers = {"User-Agent": "spacelang", "Accept-Encoding": "identity"}
     if begun:
         headers["Range"] = f"bytes={begun}-"
@@ -154,12 +155,12 @@ def _append(url: str, file: BinaryIO, begun: int) -> int:
 
 
 def _continues(response: http.client.HTTPResponse, begun: int) -> bool:
-    """Whether a partial answer starts at the byte that was asked for."""
+    """Return whether a partial answer starts at the byte that was asked for."""
     return str(response.headers.get("Content-Range", "")).startswith(f"bytes {begun}-")
 
 
 class _Progress:
-    """A bar on standard error, if that is a terminal."""
+    """A progress bar on standard error, if that is a terminal."""
 
     def __init__(self, url: str, begun: int, expected: int) -> None:
         from rich.console import Console

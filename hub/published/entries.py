@@ -1,10 +1,10 @@
 """Published architectures as data: YAML files in `architectures/`, read without building anything.
 
-A file holds one entry, or a list of them: those of one paper. An entry holds `name`, `space` (a class of
+A file holds the entries of one paper: one entry or a list. An entry holds `name`, `space` (a class of
 `spacelang.hub`), `arguments` of its constructor, the `architecture` dict, `source`, `published` results with
-their evidence, and `counts`: exact parameters and multiply-accumulates for constructor arguments put on top
-of `arguments`. `weights`, of an entry that has some, holds `sha256` of a file and its `url`, or the name of a
-`file` in `weights/`; everything else in it is for the reader.
+their evidence, and `counts`: exact parameters and multiply-accumulates for constructor arguments added to
+`arguments`. `weights`, which few entries have, holds the `sha256` of a file and its `url`, or the name of a
+`file` in `weights/`; all other keys in it are for the reader.
 """
 
 from __future__ import annotations
@@ -36,21 +36,21 @@ class Entry:
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """Names of the published architectures, sorted; `pattern` takes shell wildcards, as in "sgas-*"."""
+    """Return the names of the published architectures, sorted; `pattern` has wildcards, as in "sgas-*"."""
     return sorted(name for name in _catalogue() if fnmatchcase(name, pattern))
 
 
 def architecture(name: str) -> dict[str, Any]:
-    """A published architecture as a new architecture dict.
+    """Return a published architecture as a new architecture dict.
 
     Raises:
-        SpaceError: unknown name; names the closest ones.
+        SpaceError: the name is unknown; names the closest ones.
     """
     return dict(read_entry(name).architecture)
 
 
 def read_entry(name: str) -> Entry:
-    """Read one entry; an unknown name is a `SpaceError` that names the closest ones."""
+    """Read one entry; raise a `SpaceError` that names the closest ones if the name is unknown."""
     catalogue = _catalogue()
     if not isinstance(name, str) or name not in catalogue:
         near = get_close_matches(str(name), catalogue, n=3, cutoff=0.4)
@@ -64,7 +64,7 @@ def read_entry(name: str) -> Entry:
 
 @cache
 def _catalogue() -> dict[str, Entry]:
-    """Every entry by name, from a source tree or an installed wheel alike."""
+    """Return every entry by name, from a source tree or an installed wheel."""
     found = [entry for file in _files() for entry in _read(file.read_text(encoding="utf-8"))]
     return {entry.name: entry for entry in found}
 

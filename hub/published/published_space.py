@@ -6,20 +6,23 @@ from collections.abc import Mapping
 from inspect import signature
 from typing import Any, Self
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from spacelang import ModelSpace, model_context
 from spacelang.errors import SpaceError, closest, quoted
 
 from .entries import Entry, read_entry
-from .weights import Pretrained, check_pretrained, load_weights
+from .weights import Pretrained, check_pretrained, fill, find_weights
+
+_PARALLEL = "module."  # prefix that nn.DataParallel puts before every name
 
 
 def build(entry: Entry, space: type, *, pretrained: Pretrained, overrides: Mapping[str, Any]) -> Any:
     """Build an entry as a plain network of its space class.
 
     Raises:
-        SpaceError: `space` is another space, has no such argument, or the weights do not fit.
+        SpaceError: the entry belongs to another space, the space has no such argument, or the weights do not
+            fit.
     """
     if entry.space not in (base.__name__ for base in space.__mro__):
         raise SpaceError(f"{entry.name!r} is an architecture of {entry.space}, not of {space.__name__}.")
@@ -27,30 +30,31 @@ def build(entry: Entry, space: type, *, pretrained: Pretrained, overrides: Mappi
     known = list(signature(space.__init__).parameters)[1:]  # type: ignore[misc]
     for argument in overrides:
         if argument not in known:
-            names = f"it takes {quoted(known)}.{closest(argument, known)}"
+            names = f"its arguments are {quoted(known)}.{closest(argument, known)}"
             raise SpaceError(f"{entry.space} takes no argument {argument!r}; {names}")
     with model_context(dict(entry.architecture)):
         model = space(**{**entry.arguments, **overrides})
     if pretrained is not False:
-        load_weights(model, entry, pretrained)
+        weights, origin = find_weights(entry, pretrained)
+        fill(model, convert_weights(weights, model), origin)
     return model
 
 
 class PublishedSpace(ModelSpace):
-    """A space of the hub: its published architectures load by name."""
+    """A space of the hub, whose published architectures load by name."""
 
     @classmethod
     def load_searched_model(cls, name: str, *, pretrained: Pretrained = False, **overrides: Any) -> Self:
         """Build a published architecture of this space as a plain network.
 
         Args:
-            name: an entry of `spacelang.hub.list_models()`.
-            pretrained: True for the published weights, or where others are, as in `spacelang.hub.load`.
-            overrides: constructor arguments in place of the entry's, such as `num_classes=100`.
+            name: An entry of `spacelang.hub.list_models()`.
+            pretrained: True for the published weights, or the place of others; see `spacelang.hub.load`.
+            overrides: Constructor arguments in place of the entry's, such as `num_classes=100`.
 
         Raises:
-            SpaceError: unknown name (names the closest), an entry of another space, or weights that are not
-                there or do not fit.
+            SpaceError: the name is unknown (names the closest), the entry belongs to another space, or the
+                weights are missing or do not fit.
         """
         model: Self = build(read_entry(name), cls, pretrained=pretrained, overrides=overrides)
         return model
@@ -58,6 +62,23 @@ class PublishedSpace(ModelSpace):
     def converted_weights(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the state dict of another implementation under the names of this network.
 
-        Spaces whose networks exist elsewhere override it. The default keeps the names.
+        Spaces whose networks other projects also have override it. The default keeps the names.
         """
         return dict(weights)
+
+
+def convert_weights(weights: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """Return `weights` under the names of `model`, ready for `model.load_state_dict`.
+
+    The names tell the layout. A state dict in our own layout keeps its names, and so does the state dict of
+    a network for which no other layout is known. The slots of the architecture must be in the order of the
+    trained network, as `from_genotype` leaves them. An auxiliary head that `model` does not have is left
+    out. Counters of batch norms, which files of old versions of torch lack, are set to 0.
+
+    Args:
+        weights: State dict of an evaluation network, also of one inside `nn.DataParallel`.
+        model: Network of the same architecture, width and number of cells.
+    """
+    if weights and all(name.startswith(_PARALLEL) for name in weights):
+        weights = {name.removeprefix(_PARALLEL): tensor for name, tensor in weights.items()}
+    return model.converted_weights(weights) if isinstance(model, PublishedSpace) else dict(weights)

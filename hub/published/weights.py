@@ -1,7 +1,7 @@
-"""Trained weights of a published architecture: where they are, how they are read, that they fit.
+"""Find, read and load the trained weights of a published architecture.
 
 A file is read once; the bytes whose checksum was compared are the bytes that are parsed. No file can run
-code: safetensors holds nothing but tensors, and `.pth` files go through `torch.load(weights_only=True)`.
+code: safetensors holds only tensors, and `.pth` files are read with `torch.load(weights_only=True)`.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ import os
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from spacelang.errors import SpaceError, quoted, short
-from spacelang.files.paths import cache_folder
+from spacelang.files import cache_folder
 from spacelang.results import load_bundle
 
 from .download import cached_path, checked, download
@@ -25,56 +25,13 @@ from .entries import Entry
 
 Pretrained: TypeAlias = bool | str | os.PathLike[str]
 
-_PARALLEL = "module."  # what nn.DataParallel puts before every name
 _HUGGING_FACE = "hf://"
 _DEFAULT_FILE = "model.safetensors"
 _TORCH_FILES = (".pth", ".pt", ".tar", ".ckpt", ".bin")
 
 
-@runtime_checkable
-class ConvertsWeights(Protocol):
-    """A network that knows the names other implementations give its weights."""
-
-    def converted_weights(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the state dict of another implementation under the names of this network."""
-        ...
-
-
-def convert_weights(weights: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """Return `weights` under the names of `model`, ready for `model.load_state_dict`.
-
-    The layout is recognised by its names. A state dict in our own layout keeps them, and so does one for a
-    network of which no other layout is known. The slots of the architecture must be in the order of the
-    network that was trained, as `from_genotype` leaves them. An auxiliary head that `model` does not have is
-    left out. Counters of batch norms, which files of old versions of torch lack, are set to 0.
-
-    Args:
-        weights: State dict of an evaluation network, also of one inside `nn.DataParallel`.
-        model: Network of the same architecture, width and number of cells.
-    """
-    if weights and all(name.startswith(_PARALLEL) for name in weights):
-        weights = {name.removeprefix(_PARALLEL): tensor for name, tensor in weights.items()}
-    return model.converted_weights(weights) if isinstance(model, ConvertsWeights) else dict(weights)
-
-
-def load_weights(model: nn.Module, entry: Entry, pretrained: Pretrained) -> None:
-    """Fill a network with trained weights, every tensor of it.
-
-    Args:
-        model: the network of the entry, built.
-        entry: its `weights` name a `sha256`, and a `url` or a `file` in the package.
-        pretrained: True for the entry's file, or the place of another one; see `spacelang.hub.load`.
-
-    Raises:
-        SpaceError: the file is not there, damaged, of an unknown kind or holds more than tensors, belongs to
-            another architecture, or its tensors do not fit; names those.
-    """
-    weights, origin = _find(entry, pretrained)
-    _fill(model, convert_weights(weights, model), f"the weights of {origin}")
-
-
 def check_pretrained(entry: Entry, pretrained: object) -> None:
-    """Raise a `SpaceError` for what `load_weights` cannot look for."""
+    """Raise a `SpaceError` unless `pretrained` names weights that can be looked for."""
     if not isinstance(pretrained, bool | str | os.PathLike) or pretrained == "":
         raise SpaceError(
             "pretrained must be True, False, a path, or 'hf://owner/repository/file'; got "
@@ -83,12 +40,21 @@ def check_pretrained(entry: Entry, pretrained: object) -> None:
     if pretrained is True and entry.weights is None:
         raise SpaceError(
             f"no weights are published for {entry.name!r}. Type pretrained=False and train the network, or "
-            "pretrained='path/to/weights.safetensors' if you have some."
+            "pretrained='path/to/weights.safetensors' if you have weights."
         )
 
 
-def _find(entry: Entry, pretrained: Pretrained) -> tuple[Mapping[str, Tensor], str]:
-    """Return the weights as they are in the file, and where they came from, for messages."""
+def find_weights(entry: Entry, pretrained: Pretrained) -> tuple[Mapping[str, Tensor], str]:
+    """Return the weights as they are in the file, and their origin for messages.
+
+    Args:
+        entry: Its `weights` name a `sha256`, and a `url` or a `file` in the package.
+        pretrained: True for the entry's file, or the place of another one; see `spacelang.hub.load`.
+
+    Raises:
+        SpaceError: the file is missing, damaged, of an unknown kind, holds more than tensors, or belongs to
+            another architecture.
+    """
     if isinstance(pretrained, bool):
         record = entry.weights
         assert record is not None  # `check_pretrained` was called
@@ -106,16 +72,16 @@ def _find(entry: Entry, pretrained: Pretrained) -> tuple[Mapping[str, Tensor], s
         data = path.read_bytes()
     except OSError as error:
         raise SpaceError(f"cannot read the weights in '{path}': {error.strerror or error}.") from error
-    return _parse(data, path.name), f"'{path}'"
+    return parse(data, path.name), f"'{path}'"
 
 
 def _locate(place: str, name: str) -> Path:
-    """Return the file, or the folder of a bundle, that the user's `place` means for entry `name`."""
+    """Return the file, or the folder of a bundle, that `place` stands for when loading entry `name`."""
     if place.startswith(_HUGGING_FACE):
         return _from_hugging_face(place)
     if place.startswith(("http://", "https://")):
         raise SpaceError(
-            f"pretrained={place!r}: an address without a checksum is not read. Download the file, look at "
+            f"pretrained={place!r}: an address without a checksum is not read. Download the file, compare "
             "its SHA-256, and type pretrained='path/to/file'."
         )
     path = Path(place).expanduser()
@@ -128,14 +94,14 @@ def _published(record: Mapping[str, Any]) -> Mapping[str, Tensor]:
     """Read the file of an entry, from the package, the cache or the network."""
     if "url" in record:
         url, sha256 = record["url"], record["sha256"]
-        return _parse(download(url, sha256), cached_path(url, sha256).name)
+        return parse(download(url, sha256), cached_path(url, sha256).name)
     file = record["file"]
     data = (files("spacelang.hub") / "weights" / file).read_bytes()
-    return _parse(checked(data, record["sha256"], f"{file!r}", "Install spacelang again"), file)
+    return parse(checked(data, record["sha256"], f"{file!r}", "Install spacelang again"), file)
 
 
 def _in_folder(folder: Path, name: str) -> Path:
-    """The file for entry `name` in a folder of weights."""
+    """Return the file for entry `name` in a folder of weights."""
     candidates = (f"{name}.safetensors", f"{name}.pth", _DEFAULT_FILE)
     for candidate in candidates:
         if (folder / candidate).is_file():
@@ -168,8 +134,8 @@ def _from_hugging_face(place: str) -> Path:
         raise SpaceError(f"cannot get {place!r}: {' '.join(str(error).split())}") from error
 
 
-def _parse(data: bytes, file: str) -> Mapping[str, Tensor]:
-    """Read a state dict; what kind of file it is, its ending says."""
+def parse(data: bytes, file: str) -> Mapping[str, Tensor]:
+    """Read a state dict; the ending of `file` tells its format."""
     ending = Path(file).suffix.lower()
     if ending == ".safetensors":
         from safetensors.torch import load
@@ -197,8 +163,12 @@ def _parse(data: bytes, file: str) -> Mapping[str, Tensor]:
     return inner
 
 
-def _fill(model: nn.Module, weights: Mapping[str, Tensor], origin: str) -> None:
-    """Load strictly, after naming everything that does not fit."""
+def fill(model: nn.Module, weights: Mapping[str, Tensor], origin: str) -> None:
+    """Load every tensor of a network.
+
+    Raises:
+        SpaceError: names every tensor that is missing, unknown or of another shape.
+    """
     own = model.state_dict()
     problems = []
     if missing := [name for name in own if name not in weights]:
@@ -215,14 +185,14 @@ def _fill(model: nn.Module, weights: Mapping[str, Tensor], origin: str) -> None:
         problems.append(f"and {len(differing) - 6} more shapes")
     if problems:
         raise SpaceError(
-            f"{origin} do not fit {type(model).__name__}: {'; '.join(problems)}. Build the network with the "
-            "architecture and the arguments it was trained with."
+            f"the weights of {origin} do not fit {type(model).__name__}: {'; '.join(problems)}. Build "
+            "the network with the architecture and the arguments it was trained with."
         )
     model.load_state_dict(dict(weights), strict=True)
 
 
 def _shape(value: object) -> object:
-    """Return a dense tensor's shape, or what anything else is called."""
+    """Return a dense tensor's shape, or the name of any other object."""
     if not isinstance(value, Tensor):
         return type(value).__name__
     return tuple(value.shape) if value.layout == torch.strided else f"a {value.layout} tensor"

@@ -1,4 +1,4 @@
-"""The AutoFormer space: vision transformers of chosen width and depth, heads and MLP of every layer."""
+"""The AutoFormer space: vision transformers with chosen width and depth, and heads and MLP of every layer."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from torch import Tensor, nn
 
 from spacelang import Repeat, value_choice
 from spacelang import nn as space_nn
-from spacelang.errors import SpaceError, closest, quoted
+from spacelang.errors import SpaceError, require_number, require_one_of
 
-from ..operations.cell_operations import check_probability
 from ..operations.transformer_operations import ElasticClassToken, TransformerLayer
 from ..published import PublishedSpace
 
@@ -39,27 +38,27 @@ PRESETS: dict[str, dict[str, tuple[float, ...]]] = {
 
 
 class AutoFormer(PublishedSpace):
-    """The space of AutoFormer; the default is its tiny one, `AutoFormer.preset("base")` names the others.
+    """The space of AutoFormer. The default is the tiny one; see `AutoFormer.preset("base")` for the others.
 
     Decisions: `embed_dim` and `depth` of the network, `mlp_ratio_{i}` and `num_head_{i}` of each layer; sizes
-    are slices of shared weights. A head has `head_dim` channels whatever the width, attention knows relative
-    positions, and the classifier sees the mean of the patches. Source: arXiv:2107.00651.
+    are slices of shared weights. A head has `head_dim` channels at every width, attention uses relative
+    positions, and the classifier reads the mean of the patches. Source: arXiv:2107.00651.
 
     Args:
-        search_embed_dim: candidates of the width.
-        search_mlp_ratio: candidates of the MLP's hidden size, as a multiple of the width.
-        search_num_heads: candidates of the number of heads.
-        search_depth: candidates of the number of layers.
-        num_classes: number of classes.
-        image_size: height and width of the images, a multiple of `patch_size`.
-        patch_size: height and width of a patch.
-        in_channels: channels of the images.
-        head_dim: channels of a head.
-        dropout: dropout of every branch.
-        drop_path_prob: drop-path rate of the last layer of the deepest network; it rises linearly from 0.
+        search_embed_dim: Candidates for the width.
+        search_mlp_ratio: Candidates for the MLP's hidden size, as a multiple of the width.
+        search_num_heads: Candidates for the number of heads.
+        search_depth: Candidates for the number of layers.
+        num_classes: Number of classes.
+        image_size: Height and width of the images, a multiple of `patch_size`.
+        patch_size: Height and width of a patch.
+        in_channels: Channels of the images.
+        head_dim: Channels of a head.
+        dropout: Dropout of every branch.
+        drop_path_prob: Drop-path rate of the last layer of the deepest network; it rises linearly from 0.
 
     Raises:
-        SpaceError: `image_size` is no multiple of `patch_size`.
+        SpaceError: `image_size` is not a multiple of `patch_size`.
     """
 
     def __init__(
@@ -86,7 +85,7 @@ class AutoFormer(PublishedSpace):
             )
         embed_dim = value_choice(search_embed_dim, label="embed_dim")
         last_layer = max(max(search_depth) - 1, 1)
-        drop_path_prob = check_probability(drop_path_prob)
+        require_number("drop_path_prob", drop_path_prob, least=0, below=1)
 
         def layer(index: int) -> TransformerLayer:
             return TransformerLayer(
@@ -121,15 +120,12 @@ class AutoFormer(PublishedSpace):
         """Make a published space: "tiny", "small" or "base".
 
         Args:
-            name: a key of `PRESETS`.
-            arguments: further constructor arguments, or some in place of the preset's.
+            name: A key of `PRESETS`.
+            arguments: Further constructor arguments, or arguments in place of the preset's.
 
         Raises:
-            SpaceError: unknown name.
+            SpaceError: the name is unknown.
         """
-        if name not in PRESETS:
-            raise SpaceError(
-                f"AutoFormer has presets {quoted(PRESETS)}; got {name!r}.{closest(name, PRESETS)}"
-            )
+        require_one_of("preset", name, PRESETS)
         given: dict[str, Any] = {**PRESETS[name], **arguments}
         return cls(**given)

@@ -11,6 +11,7 @@ from .choices import InputChoice as InputChoice
 from .choices import LayerChoice as LayerChoice
 from .conditions import Condition as Condition
 from .conditions import Constraint as Constraint
+from .conditions import Is as Is
 from .context import current_architecture as current_architecture
 from .context import model_context as model_context
 from .decision_space import DecisionSpace as DecisionSpace
@@ -28,6 +29,7 @@ from .repeat import Repeat as Repeat
 from .tunable import Tunable as Tunable
 from .tunable import open_decisions as open_decisions
 from .tunable import require_decided as require_decided
+from .values import Choice as Choice
 from .values import Value as Value
 from .values import distinct as distinct
 from .values import maximum as maximum

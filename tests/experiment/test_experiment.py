@@ -86,7 +86,7 @@ def test_the_run_folder_holds_everything(finished: Any) -> None:
     assert names == {"experiment.yaml", "checkpoints", "logs", "architectures"}
     record = load_yaml(finished.directory / "experiment.yaml")
     assert record["seed"] == 0
-    assert record["space"]["class"] == "spacelang.hub.cells.darts.DARTS"
+    assert record["space"]["class"] == "spacelang.hub.cells.designs.DARTS"
     assert record["space"]["arguments"]["dataset"] == [1, 8, 10]
     assert record["strategy"]["learning_rate"] == 0.01
     assert record["versions"]["torch"] == torch.__version__.split("+")[0] or record["versions"]["torch"]

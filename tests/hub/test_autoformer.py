@@ -216,7 +216,9 @@ def test_presets_take_arguments() -> None:
         space = AutoFormer.preset("base", num_classes=7, search_depth=(1,))
     assert isinstance(space.head, nn.Module)
     assert space.size() == 3 * 9
-    with pytest.raises(SpaceError, match=r"presets 'tiny', 'small', 'base'; got 'bas'\. Closest: 'base'"):
+    with pytest.raises(
+        SpaceError, match=r"preset='bas' must be one of 'tiny', 'small', 'base'\. Closest: 'base'"
+    ):
         AutoFormer.preset("bas")
 
 

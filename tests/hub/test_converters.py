@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from torch import nn
 
 from spacelang import SpaceError
-from spacelang.hub import AutoFormer, architecture, convert_weights, load, to_genotype
+from spacelang.hub import AutoFormer, architecture, convert_weights, load, published, to_genotype
 
 from .layouts import CLASSES, DartsCell, Network, NniCell, NniCellWithDropPath
 
@@ -129,3 +130,9 @@ def test_other_networks_are_left_alone() -> None:
     assert convert_weights(weights, nn.Linear(1, 1)) == weights
     small = AutoFormer((8,), (1.0,), (1,), (1,), image_size=4, patch_size=2)
     assert convert_weights(weights, small) == weights
+
+
+def test_published_imports_no_space() -> None:
+    imports = re.compile(r"^\s*from (\.\.\S*|spacelang\.hub\S*) import", re.MULTILINE)
+    for file in Path(published.__file__).parent.glob("*.py"):
+        assert imports.findall(file.read_text(encoding="utf-8")) == [], file.name

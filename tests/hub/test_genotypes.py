@@ -86,7 +86,7 @@ def test_published_loose_ends() -> None:
     assert (nasnet.normal_concat, nasnet.reduce_concat) == ((2, 3, 4, 5, 6), (4, 5, 6))
     with pytest.raises(SpaceError, match=r"normal_concat must be all nodes, .* no node reads, \[4, 5, 6\]"):
         Genotype(amoebanet.normal, (4, 5), amoebanet.reduce, (3, 4, 6))
-    with pytest.raises(SpaceError, match="merge_op must be 'all' or 'loose_end', got 'some'"):
+    with pytest.raises(SpaceError, match="merge_op='some' must be one of 'all', 'loose_end'"):
         to_genotype(architecture("nasnet-a"), "some")  # type: ignore[arg-type]
 
 

@@ -17,7 +17,7 @@ from spacelang import SpaceError, hub, save_bundle
 from spacelang.evaluators.data import digits
 from spacelang.hub import DARTS, AutoFormer, load
 from spacelang.hub.published import read_entry
-from spacelang.hub.published.weights import _parse
+from spacelang.hub.published.weights import parse
 
 SHIPPED = hub.list_models("*-digits")
 WEIGHTS = Path(__file__).parents[2] / "hub" / "weights"
@@ -218,4 +218,4 @@ def test_hugging_face_is_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_endings_are_read_whatever_their_case() -> None:
     with pytest.raises(SpaceError, match="is not a safetensors file"):
-        _parse(b"", "NET.SAFETENSORS")
+        parse(b"", "NET.SAFETENSORS")

@@ -1,17 +1,30 @@
-"""The cell spaces of NASNet, ENAS, AmoebaNet and PNAS."""
+"""The cell spaces of DARTS, NASNet, ENAS, AmoebaNet and PNAS; each is a `CellDesign`."""
 
 from __future__ import annotations
 
 from typing import ClassVar
 
+from ..operations.cell_operations import DARTS_OPERATIONS
 from .cell_space import CellDesign, CellSpace
 
 
-class NASNet(CellSpace):
-    """Thirteen operations on five nodes; those nobody reads are the output. Source: arXiv:1707.07012.
+class DARTS(CellSpace):
+    """DARTS: four nodes with two different inputs each; all are in the output. Source: arXiv:1806.09055.
 
-    See `CellSpace` for the arguments. A node adds its two operations, the one combination of the paper's two
-    that its published cells use.
+    See `CellSpace` for the arguments; the paper searches with 16 channels and 8 cells and evaluates with 36
+    and 20 (CIFAR) or 48 and 14 (ImageNet).
+    """
+
+    design: ClassVar[CellDesign] = CellDesign(
+        DARTS_OPERATIONS, num_nodes=4, merge_op="all", distinct_inputs=True
+    )
+
+
+class NASNet(CellSpace):
+    """NASNet: thirteen operations, five nodes; the unread nodes are the output. Source: arXiv:1707.07012.
+
+    See `CellSpace` for the arguments. A node adds its two operations; the paper also allows to concatenate
+    them, which none of its published cells does.
     """
 
     design: ClassVar[CellDesign] = CellDesign(
@@ -36,7 +49,7 @@ class NASNet(CellSpace):
 
 
 class ENAS(CellSpace):
-    """Five operations on five nodes; those nobody reads are the output. Source: arXiv:1802.03268.
+    """ENAS: five operations, five nodes; the unread nodes are the output. Source: arXiv:1802.03268.
 
     See `CellSpace` for the arguments.
     """
@@ -49,7 +62,7 @@ class ENAS(CellSpace):
 
 
 class AmoebaNet(CellSpace):
-    """Eight operations on five nodes; those nobody reads are the output. Source: arXiv:1802.01548.
+    """AmoebaNet: eight operations, five nodes; the unread nodes are the output. Source: arXiv:1802.01548.
 
     See `CellSpace` for the arguments.
     """
@@ -71,10 +84,10 @@ class AmoebaNet(CellSpace):
 
 
 class PNAS(CellSpace):
-    """Eight operations on five nodes, all of them in the output. Source: arXiv:1712.00559.
+    """PNAS: eight operations, five nodes; all are in the output. Source: arXiv:1712.00559.
 
-    See `CellSpace` for the arguments. The paper searches one cell and uses it at both strides: that is an
-    architecture whose "normal" and "reduce" are alike.
+    See `CellSpace` for the arguments. The paper searches one cell and uses it at both strides; here that is
+    an architecture whose cells "normal" and "reduce" are alike.
     """
 
     design: ClassVar[CellDesign] = CellDesign(
