@@ -1,6 +1,6 @@
-"""The tables of docs/hub.md, made from the entries: `python docs/hub_page.py docs/hub.md`.
+"""Write the tables of docs/hub.md from the entries: `python docs/hub_page.py docs/hub.md`.
 
-What stands above `MARKER` is written by hand and stays.
+The text above `MARKER` is written by hand and stays.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from spacelang.hub.loading import SPACES
 from spacelang.hub.nasbench import DigitsCells
 from spacelang.hub.published import Entry, list_models, read_entry
 
-MARKER = "<!-- From here on written by `python docs/hub_page.py docs/hub.md`. -->\n"
+MARKER = "<!-- Everything below is written by `python docs/hub_page.py docs/hub.md`. -->\n"
 HEADER = "| name | parameters | multiply-accumulates | published | source |\n|---|---|---|---|---|\n"
 
 
 def updated(page: str) -> str:
-    """The page with its tables made anew."""
+    """Return the page with new tables."""
     by_hand, marker, _ = page.partition(MARKER)
     return f"{by_hand}{marker}\n{tables()}"
 
 
 def tables() -> str:
-    """A section for every space, and the sources as footnotes."""
+    """Return a section for every space, and the sources as footnotes."""
     entries = [read_entry(name) for name in list_models()]
     notes: dict[str, int] = {}
     sections = [
@@ -41,14 +41,14 @@ def _section(space: type, entries: list[Entry], notes: dict[str, int]) -> str:
     if entries:
         body = HEADER + "".join(_row(entry, notes) for entry in entries)
     elif hasattr(space, "table"):
-        body = f"No entries; `{space.__name__}.table` has results of all, for the evaluator `Tabular`.\n"
+        body = f"No entries; `{space.__name__}.table` has the results of all architectures, for the evaluator `Tabular`.\n"
     else:
         body = "No entries.\n"
     return f"## {space.__name__}\n\n{summary}\n\n{body}"
 
 
 def _row(entry: Entry, notes: dict[str, int]) -> str:
-    """Table row of an entry; its counts are those of `load(name)` without further arguments."""
+    """Return the table row of an entry, with the counts of `load(name)` without further arguments."""
     counts = [row for row in entry.counts if not row["arguments"] and "macs" in row]
     cells = (
         f"`{entry.name}`{' (weights)' if entry.weights else ''}",
@@ -61,7 +61,7 @@ def _row(entry: Entry, notes: dict[str, int]) -> str:
 
 
 def _result(published: Mapping[str, Any]) -> str:
-    """A published result in words: "CIFAR-10: test error 2.76 ± 0.09 %"."""
+    """Write a published result in words: "CIFAR-10: test error 2.76 ± 0.09 %"."""
     told = (_quantity(key, value) for key, value in published.items() if key not in ("dataset", "evidence"))
     return f"{published['dataset']}: {', '.join(told)}"
 
@@ -76,7 +76,7 @@ def _quantity(key: str, value: object) -> str:
 
 
 def _note(text: str, notes: dict[str, int]) -> str:
-    """Mark of the footnote that says `text`, a new one unless it was said before."""
+    """Return the mark of the footnote with this text; equal texts share a footnote."""
     return f"[^{notes.setdefault(text, len(notes) + 1)}]"
 
 

@@ -176,7 +176,7 @@ class MixedGraphCell(Mixed):
         self.largest = largest
         self._plain: dict[CellGraph, GraphCell] = {}
         self.soft_refusal = (
-            "'cell/num_vertices': channels follow from the graph, and one graph is computed at a time"
+            "'cell/num_vertices': channels follow from the graph, and graphs are computed one at a time"
         )
 
     def __getstate__(self) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import pytest
 
 from spacelang import ModelSpace, SpaceError, hub
 from spacelang.hub import DARTS
-from spacelang.hub.published import entries, read_entry
+from spacelang.hub.published import build, entries, read_entry
 
 
 def test_names_and_wildcards() -> None:
@@ -96,4 +96,4 @@ def test_an_entry_belongs_to_its_space() -> None:
 
     assert isinstance(Other.load_searched_model("darts-v2", width=2, num_cells=3), Other)
     with pytest.raises(SpaceError, match="is an architecture of DARTS, not of dict"):
-        read_entry("darts-v2").build(dict, pretrained=False, overrides={})
+        build(read_entry("darts-v2"), dict, pretrained=False, overrides={})
