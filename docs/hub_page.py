@@ -41,7 +41,8 @@ def _section(space: type, entries: list[Entry], notes: dict[str, int]) -> str:
     if entries:
         body = HEADER + "".join(_row(entry, notes) for entry in entries)
     elif hasattr(space, "table"):
-        body = f"No entries; `{space.__name__}.table` has the results of all architectures, for the evaluator `Tabular`.\n"
+        table = f"`{space.__name__}.table`"
+        body = f"No entries; {table} has the results of all architectures, for the evaluator `Tabular`.\n"
     else:
         body = "No entries.\n"
     return f"## {space.__name__}\n\n{summary}\n\n{body}"

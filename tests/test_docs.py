@@ -1,4 +1,4 @@
-"""Every Python example of the README and the guide runs, page by page, each page one program."""
+"""Every Python example of the README and the guide runs, each page as one program; links and files exist."""
 
 from __future__ import annotations
 
@@ -12,14 +12,25 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FENCE = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)")
+LINK = re.compile(r"\]\((?!https?:)([^)]+)\)")
+CODE = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
+HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
+SCRIPT = re.compile(r"`(?:python )?([\w/]+\.py)\b")
+FOLDERS = ("benchmarks", "docs", "evaluators", "examples", "hub", "spacelang", "strategies", "tests")
+ALL_PAGES = [*sorted(ROOT.glob("*.md")), *sorted(p for name in FOLDERS for p in (ROOT / name).rglob("*.md"))]
+READMES = [ROOT / name / "README.md" for name in ("hub", "benchmarks")]
 
-# One epoch tells whether an example works; how well it does is not the question here.
+# One epoch shows whether an example works; its accuracy does not matter here.
 FEWER_EPOCHS = (re.compile(r"max_epochs=\d+"), "max_epochs=1")
 
 
+def relative(path: Path) -> str:
+    """Return a path as test ids show it."""
+    return path.relative_to(ROOT).as_posix()
+
+
 def programs() -> list[tuple[str, str]]:
-    """Each page with Python examples: its name, and the examples at the lines they stand on."""
+    """Return each page with Python examples: its name, and the examples on their lines."""
     found = []
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
@@ -42,7 +53,7 @@ def test_examples_run(name: str, program: str, tmp_path: Path, monkeypatch: pyte
 
 
 def check_numbers(name: str, scope: Mapping[str, Any]) -> None:
-    """Compare the numbers a page states in its comments with what its program made."""
+    """Compare the numbers in a page's comments with the results of its program."""
     if name == "README.md":
         assert scope["net"].size() == 24
         assert sum(parameter.numel() for parameter in scope["model"].parameters()) == 3_349_342
@@ -56,7 +67,25 @@ def test_there_are_examples() -> None:
     assert {name for name, _ in programs()} >= {"README.md", "language.md", "oneshot.md", "results.md"}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", ALL_PAGES, ids=relative)
 def test_links_lead_somewhere(page: Path) -> None:
-    missing = [link for link in LINK.findall(page.read_text()) if not (page.parent / link).exists()]
+    wrong = []
+    for target in LINK.findall(CODE.sub("", page.read_text(encoding="utf-8"))):
+        name, _, anchor = target.partition("#")
+        file = page.parent / name if name else page
+        if not file.exists() or (anchor and anchor not in anchors(file)):
+            wrong.append(target)
+    assert wrong == []
+
+
+def anchors(page: Path) -> set[str]:
+    """Return the anchors that a page's headings have on GitHub."""
+    headings = HEADING.findall(page.read_text(encoding="utf-8"))
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", READMES, ids=relative)
+def test_files_named_in_a_readme_exist(page: Path) -> None:
+    named = set(SCRIPT.findall(page.read_text(encoding="utf-8")))
+    missing = [name for name in named if not (ROOT / name).exists() and not any(page.parent.rglob(name))]
     assert missing == []
