@@ -1,9 +1,9 @@
-"""Time the construction of one architecture under `model_context` against that of the whole space.
+"""Time building one architecture under `model_context` against building the whole space.
 
     python benchmarks/context_build.py --width 16 --cells 8
 
-The whole space has every candidate operation on every edge; under `model_context` only the chosen ones are
-built. Each pair builds both, in turn, in one process, with an architecture drawn anew.
+The whole space has every candidate operation on every edge; under `model_context` only the chosen operations
+are built. Each pair builds both, one after the other, in one process, with a new random architecture.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from spacelang.language import is_frozen
 
 
 def measure(width: int, cells: int, pairs: int) -> dict[str, Any]:
-    """Milliseconds to build each, and their ratio, from pairs after one that is not counted."""
+    """Return the milliseconds to build each, and their ratio, over all pairs except the first."""
     rng = np.random.default_rng(0)
     archs = [DartsSpace(width, cells, "cifar").sample(rng) for _ in range(pairs + 1)]
     measured = [(seconds_to_build(width, cells), seconds_to_build(width, cells, arch)) for arch in archs][1:]
@@ -43,7 +43,7 @@ def measure(width: int, cells: int, pairs: int) -> dict[str, Any]:
 
 
 def seconds_to_build(width: int, cells: int, arch: dict[str, Any] | None = None) -> float:
-    """Seconds to build the space, or a model of `arch`."""
+    """Return the seconds to build the space, or a model of `arch`."""
     start = time.perf_counter()
     if arch is None:
         model = DartsSpace(width, cells, "cifar")

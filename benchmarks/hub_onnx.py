@@ -2,10 +2,10 @@
 
     python benchmarks/hub_onnx.py --only "sgas-*"
 
-Weights are random, and batch norms take the statistics of images like those compared, which are examples with
-as much noise again: with their first statistics the signal of a deep network vanishes, and any two outputs
-agree. But a deep random network enlarges rounding errors. `rounding` is how far PyTorch itself is from its
-result in float64; onnxruntime may differ by 1e-4, or by ten times the rounding if that is more.
+Weights are random. Batch norms get the statistics of images like those compared (examples plus noise of the
+same size): with their initial statistics the signal of a deep network vanishes, and any two outputs agree.
+A deep random network enlarges rounding errors. `rounding` is the difference between PyTorch in float32 and
+in float64; onnxruntime may differ by 1e-4, or by ten times the rounding if that is more.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from spacelang.hub.published import read_entry
 
 
 def measure(name: str) -> dict[str, Any]:
-    """Export one entry; differences are relative to the largest output if that is above 1."""
+    """Export one entry; return differences, relative to the largest output if that is above 1."""
     entry = read_entry(name)
     image = next(row["image"] for row in entry.counts if not row["arguments"] and "macs" in row)
     torch.manual_seed(1)  # not the seed of the noise
@@ -56,7 +56,7 @@ def measure(name: str) -> dict[str, Any]:
 
 
 def with_statistics_of(images: Tensor, model: nn.Module) -> nn.Module:
-    """The model in evaluation mode, its batch norms with the statistics of these images."""
+    """Return the model in evaluation mode; its batch norms have the statistics of these images."""
     for layer in model.modules():
         if isinstance(layer, nn.BatchNorm2d):
             layer.momentum = None  # an average, so of one batch alone
@@ -66,7 +66,7 @@ def with_statistics_of(images: Tensor, model: nn.Module) -> nn.Module:
 
 
 def line(result: dict[str, Any]) -> str:
-    """One line of the table."""
+    """Return one line of the table."""
     image = "x".join(map(str, result["image"]))
     if "error" in result:
         return f"{result['name']:28} {image:>9}  {result['error']}"

@@ -2,9 +2,9 @@
 
     python benchmarks/import_time.py
 
-Fresh interpreters import torch and then spacelang, with a clock around each. (The difference between whole
-processes with and without spacelang is the same, but lost in their variation.) The names of spacelang are
-loaded when they are first used; `all_names` is the cost of taking every name of `spacelang.__all__`.
+Fresh interpreters import torch and then spacelang, with a clock around each. (Whole processes with and
+without spacelang differ by the same time, but vary too much to show it.) The names of spacelang are loaded
+when they are first used; `all_names` is the cost of importing every name of `spacelang.__all__`.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ print(middle - start, perf_counter() - middle)
 
 
 def seconds(statement: str) -> tuple[float, float]:
-    """Seconds that torch takes, and that `statement` takes after it, in a fresh interpreter."""
+    """Return the seconds of `import torch`, and of `statement` after it, in a fresh interpreter."""
     command = [sys.executable, "-c", SCRIPT.format(statement=statement)]
     torch, added = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.split()
     return float(torch), float(added)
 
 
 def measure(runs: int) -> dict[str, Any]:
-    """Median seconds over `runs` interpreters for each statement, after one that is not counted."""
+    """Return the median seconds of each statement over `runs` interpreters, not counting a first one."""
     result: dict[str, Any] = {"runs": runs, "python": sys.version.split()[0]}
     alone: list[float] = []
     for name, statement in STATEMENTS.items():

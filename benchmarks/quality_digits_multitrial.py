@@ -4,14 +4,14 @@
     python benchmarks/quality_digits_multitrial.py --directory multitrial --mean --plot regret.svg
     python benchmarks/quality_digits_multitrial.py --directory multitrial --train          # real training
 
-A trial looks one training of an architecture up in the table that ships with the hub. What a search holds
-best is what `experiment.best` would return, judged by the validation accuracy it has seen. Its regret is the
-test accuracy of the best architecture less its own, both the mean over all trainings in the table. With
-`--mean` a trial gives the mean over an architecture's trainings, and regret is in that: without noise, only
-the search is compared. With `--train` a trial trains.
+A trial reads one training of an architecture from the table that ships with the hub. The result of a search
+is the architecture that `experiment.best` would return, chosen by the validation accuracy it has seen. Its
+regret is the test accuracy of the best architecture minus its own, both as means over all trainings in the
+table. With `--mean` a trial returns the mean over an architecture's trainings, and regret is measured in
+the same mean: without noise, only the search is compared. With `--train` a trial trains.
 
-Strategies that end trials early are compared by the epochs they spend: the unit is one training, of 3 epochs.
-Every finished run is kept in DIRECTORY/runs.jsonl, so that a benchmark that was stopped goes on where it was.
+Strategies that end trials early are compared by the epochs they spend; the unit is one training of 3 epochs.
+Every finished run is kept in DIRECTORY/runs.jsonl, so a benchmark that was stopped continues from there.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ SEEDS = {"table": 50, "mean": 50, "train": 5}
 
 
 def optuna(sampler: str, **arguments: Any) -> m.Optuna:
-    """A sampler of Optuna by name."""
+    """Return a sampler of Optuna by its name."""
     from optuna import samplers
 
     return m.Optuna(partial(getattr(samplers, sampler), **arguments))
@@ -108,13 +108,13 @@ STRATEGIES: dict[str, Callable[[], Any]] = {
 
 @dataclass(frozen=True)
 class Table:
-    """Trainings of every architecture of the space; smaller ones that are in the file are left out.
+    """Trainings of every architecture of the space; the file's smaller architectures are left out.
 
     Attributes:
-        name: tells this table from others.
-        keys: of the architectures.
-        validation: accuracy of each training, (architectures, seeds).
-        test: the same on test images.
+        name: Name of the table.
+        keys: Keys of the architectures.
+        validation: Validation accuracy of each training, (architectures, seeds).
+        test: Test accuracy of each training, (architectures, seeds).
     """
 
     name: str
@@ -124,7 +124,7 @@ class Table:
 
     @classmethod
     def read(cls, path: Path) -> Table:
-        """From a file as `train_digits_table.py` writes it."""
+        """Read a file that `train_digits_table.py` wrote."""
         with path.open(newline="") as file:
             rows = list(csv.DictReader(file))
         archs = {row["arch"]: json.loads(row["arch"]) for row in rows}
@@ -139,12 +139,12 @@ class Table:
         return cls(name, tuple(found), values[..., 0], values[..., 1])
 
     def regrets(self, mode: str) -> dict[str, float]:
-        """How far each architecture is below the best, in percentage points, by its key."""
+        """Return how far each architecture is below the best, in percentage points, by its key."""
         means = (self.validation if mode == "mean" else self.test).mean(1)
         return dict(zip(self.keys, (100 * (means.max() - means)).tolist(), strict=True))
 
     def summary(self) -> dict[str, Any]:
-        """How much architectures and seeds matter, with and without networks that learn nothing."""
+        """Return the variation of architectures and seeds, with and without networks that learn nothing."""
         alive = self.validation.mean(1) >= DEAD
         return {
             "architectures": len(alive),
@@ -155,7 +155,7 @@ class Table:
         }
 
     def _regret_of_trying_all(self) -> float:
-        """Of a search that tries every architecture once, on average: what the noise of validation costs."""
+        """Return the mean regret of trying every architecture once: the cost of validation noise."""
         rng = np.random.default_rng(0)
         seen = rng.permuted(np.broadcast_to(self.validation, (1000, *self.validation.shape)), axis=2)[..., 0]
         means = self.test.mean(1)
@@ -163,7 +163,7 @@ class Table:
 
 
 def _variation(accuracy: Array) -> dict[str, float]:
-    """Standard deviations between architectures and between seeds, and the rank correlation of two seeds.
+    """Return standard deviations between architectures and between seeds, and the rank correlation of seeds.
 
     Args:
         accuracy: (architectures, seeds).
@@ -181,7 +181,7 @@ def _variation(accuracy: Array) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Within:
-    """A strategy, and how many epochs it may spend."""
+    """A strategy and the number of epochs it may spend."""
 
     strategy: Any
     epochs: int
@@ -206,7 +206,7 @@ class _Within:
 
 
 def search(name: str, seed: int, evaluator: Any, trainings: int) -> Run:
-    """One search."""
+    """Run one search."""
     start = time.process_time()
     with tempfile.TemporaryDirectory() as folder, redirect_stderr(io.StringIO()):
         experiment = Experiment(
@@ -228,7 +228,7 @@ def search(name: str, seed: int, evaluator: Any, trainings: int) -> Run:
 
 
 def found(history: History) -> list[tuple[int, float, str]]:
-    """What was best after so many epochs, whenever it can have changed: validation accuracy and key."""
+    """Return the best architecture after so many epochs, at each change: validation accuracy and key."""
     seen, epochs, best, keys = history.of(), 0, list[tuple[int, float, str]](), set[str]()
     for trial in history:
         seen.add(trial)
@@ -242,7 +242,7 @@ def found(history: History) -> list[tuple[int, float, str]]:
 
 
 def evaluator_of(mode: str, path: Path) -> Any:
-    """The table, or what it was made with."""
+    """Return an evaluator that reads the table, or trains like the table's networks."""
     if mode != "train":
         return Tabular(path, average=mode == "mean")
     from train_digits_table import fit, load
@@ -251,7 +251,7 @@ def evaluator_of(mode: str, path: Path) -> Any:
 
 
 def at(run: Run, trainings: float) -> Sequence[Any] | None:
-    """What was best after so many trainings, if there was anything."""
+    """Return the best architecture after so many trainings, or None."""
     entries: list[Sequence[Any]] = run["best"]
     return next((entry for entry in reversed(entries) if entry[0] <= EPOCHS * trainings), None)
 
@@ -260,29 +260,29 @@ def at(run: Run, trainings: float) -> Sequence[Any] | None:
 
 
 def by_strategy(runs: Sequence[Run]) -> dict[str, list[Run]]:
-    """Runs of each strategy, the baseline first."""
+    """Return the runs of each strategy, the baseline first."""
     each = {name: [run for run in runs if run["strategy"] == name] for name in STRATEGIES}
     return {name: mine for name, mine in each.items() if mine}
 
 
 def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and its standard error."""
+    """Return the mean and its standard error."""
     error = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0
     return statistics.mean(values), error
 
 
 def course(runs: Sequence[Run], points: Iterable[float], value: Value) -> dict[float, tuple[float, float]]:
-    """Mean and standard error over runs at the points where all of them have found something."""
+    """Return mean and standard error over runs, at the points where every run has a result."""
     entries = {n: [at(run, n) for run in runs] for n in points}
     return {n: mean_and_error([value(x) for x in each if x]) for n, each in entries.items() if all(each)}
 
 
 def markdown(rows: dict[str, dict[str, Any]], points: Sequence[int], shown: str) -> str:
-    """One row a strategy, best at the end first.
+    """Return a Markdown table with one row for each strategy, sorted by the last column.
 
     Args:
-        rows: by strategy.
-        points: columns.
+        rows: Results by strategy.
+        points: Numbers of trainings, the columns.
         shown: "accuracy" or "regret".
     """
     sign = 1 if shown == "regret" else -1
@@ -295,7 +295,7 @@ def markdown(rows: dict[str, dict[str, Any]], points: Sequence[int], shown: str)
 
 
 def described(summary: dict[str, Any]) -> str:
-    """Markdown: what the table is like."""
+    """Return a Markdown table that describes the table of trainings."""
     kinds = ("between architectures", "between seeds", "rank correlation")
     lines = [("validation accuracy", "networks", *kinds), ("---", *["---:"] * 4)]
     for name, count in (("all", 0), ("without dead", summary["dead"])):
@@ -306,7 +306,7 @@ def described(summary: dict[str, Any]) -> str:
 
 
 def plot(runs: dict[str, list[Run]], value: Value, trainings: int, path: Path) -> None:
-    """Regret against trainings: a panel a group of strategies, with the baseline in each."""
+    """Draw regret against trainings: a panel for each group of strategies, with the baseline in each."""
     import matplotlib.pyplot as plt
 
     plt.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "regret", "font.size": 9})
@@ -338,14 +338,18 @@ def plot(runs: dict[str, list[Run]], value: Value, trainings: int, path: Path) -
 
 
 def main() -> None:
-    """Run what is missing and print the table."""
+    """Run the missing runs and print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--directory", type=Path, required=True, help="for the finished runs")
+    parser.add_argument("--directory", type=Path, required=True, help="folder for the finished runs")
     parser.add_argument("--table", type=Path, default=DigitsCells.table)
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--mean", dest="mode", action="store_const", const="mean", help="trials without noise")
     how.add_argument(
-        "--train", dest="mode", action="store_const", const="train", help="train, do not look up"
+        "--train",
+        dest="mode",
+        action="store_const",
+        const="train",
+        help="train; do not read the table",
     )
     parser.set_defaults(mode="table")
     parser.add_argument("--strategies", nargs="*", choices=STRATEGIES, default=list(STRATEGIES))

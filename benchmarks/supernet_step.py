@@ -2,13 +2,13 @@
 
     python benchmarks/supernet_step.py --width 16 --cells 8 --batch 8
 
-Both forms start from the same weights and logits. In float64 they are first checked to give the same
-gradients; then they are timed in float32, in turn, in one process, and the ratio is taken pair by pair. A
-step is one architecture update on one batch and one weight update on another. Memory is measured in a process
-of its own for each form.
+Both forms start from the same weights and logits. First their gradients are compared in float64. Then they
+are timed in float32, one after the other, in one process; the ratio is computed for each pair. A step is
+one architecture update on one batch and one weight update on another. The memory of each form is measured
+in its own process.
 
 plain      every operation on every edge by itself, contiguous tensors, and both updates by `loss.backward()`,
-           which computes the gradients of weights and logits alike. The zero operation takes part in the
+           which computes the gradients of weights and logits together. The zero operation has a weight in the
            softmax and is not executed.
 supernet   `spacelang.Supernet` as the DARTS strategy runs it.
 """
@@ -56,7 +56,7 @@ class Form:
         )
 
     def loss(self, batch: Batch, *, with_logits: bool) -> Tensor:
-        """Cross entropy of a batch, differentiable in the logits or not."""
+        """Return the cross entropy of a batch, differentiable in the logits or not."""
         groups = self.network.groups
         with torch.set_grad_enabled(with_logits):
             mixture = {
@@ -92,7 +92,7 @@ class Form:
 
 
 def make_forms(args: argparse.Namespace, dtype: torch.dtype = torch.float32) -> dict[str, Form]:
-    """The plain form and the supernet, with equal weights and logits."""
+    """Return the plain form and the supernet, with equal weights and logits."""
     torch.manual_seed(0)
     space = DartsSpace(args.width, args.cells, "cifar").to(dtype)
     networks = {"plain": edge_by_edge(space), "supernet": Supernet(space)}
@@ -111,7 +111,7 @@ def make_forms(args: argparse.Namespace, dtype: torch.dtype = torch.float32) -> 
 
 
 def make_batches(args: argparse.Namespace, dtype: torch.dtype = torch.float32) -> tuple[Batch, Batch]:
-    """A training and a validation batch of random images, (batch, 3, 32, 32), and labels."""
+    """Return a training and a validation batch of random images, (batch, 3, 32, 32), and labels."""
 
     def batch() -> Batch:
         images = torch.randn(args.batch, 3, 32, 32, dtype=dtype)
@@ -122,9 +122,10 @@ def make_batches(args: argparse.Namespace, dtype: torch.dtype = torch.float32) -
 
 
 def gradient_difference(args: argparse.Namespace) -> float:
-    """Largest difference between the forms' gradients in float64, relative to the largest gradient.
+    """Return the largest difference between the forms' gradients in float64.
 
-    Of logits and of weights, each relative to the largest of its kind; the larger of the two.
+    Logits and weights are compared separately, each relative to its largest gradient; the larger result is
+    returned.
     """
     batch, _ = make_batches(args, torch.float64)
     gradients: list[list[Tensor]] = []
@@ -136,13 +137,13 @@ def gradient_difference(args: argparse.Namespace) -> float:
 
 
 def split(items: tuple[Tensor, ...], count: int) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    """The first `count` items, and the rest."""
+    """Return the first `count` items, and the rest."""
     return items[:count], items[count:]
 
 
 @contextmanager
 def counting_saved_bytes(form: Form) -> Iterator[list[int]]:
-    """Count the bytes of distinct tensors autograd saves, parameters left out."""
+    """Count the bytes of the distinct tensors that autograd saves, without parameters."""
     known = {p.untyped_storage().data_ptr() for p in [*form.weights, *form.logits.values()]}
     sizes: dict[int, int] = {}
     total = [0]
@@ -161,7 +162,7 @@ def counting_saved_bytes(form: Form) -> Iterator[list[int]]:
 
 
 def saved_bytes(form: Form, batch: Batch, *, with_logits: bool) -> int:
-    """Bytes of activations kept for the backward pass of one update."""
+    """Return the bytes of activations kept for the backward pass of one update."""
     with counting_saved_bytes(form) as total:
         loss = form.loss(batch, with_logits=with_logits)
     del loss
@@ -170,7 +171,7 @@ def saved_bytes(form: Form, batch: Batch, *, with_logits: bool) -> int:
 
 
 def memory(args: argparse.Namespace) -> dict[str, int]:
-    """Memory of `args.form`; the peak is that of two steps, above what the process had used before."""
+    """Return the memory of `args.form`; the peak is of two steps, above what the process used before."""
     before = peak(args.device)
     form = make_forms(args)[args.form]
     train, val = make_batches(args)
@@ -184,7 +185,7 @@ def memory(args: argparse.Namespace) -> dict[str, int]:
 
 
 def peak(device: torch.device) -> int:
-    """Peak memory of this process so far, in bytes; on a GPU of torch's allocator."""
+    """Return the peak memory of this process so far, in bytes; on a GPU that of torch's allocator."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -192,7 +193,7 @@ def peak(device: torch.device) -> int:
 
 
 def memory_of_each_form() -> dict[str, int]:
-    """Run this script again for each form. A child begins with its parent's peak, so this comes first."""
+    """Run this script again for each form; call it first, because a child starts with its parent's peak."""
     result = {}
     for form in ("plain", "supernet"):
         command = [sys.executable, __file__, *sys.argv[1:], "--json", "--form", form]
@@ -202,7 +203,7 @@ def memory_of_each_form() -> dict[str, int]:
 
 
 def timed(action: Callable[[], None], device: torch.device) -> float:
-    """Seconds one call takes."""
+    """Return the seconds of one call."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     start = time.perf_counter()
@@ -213,7 +214,7 @@ def timed(action: Callable[[], None], device: torch.device) -> float:
 
 
 def times(args: argparse.Namespace) -> dict[str, Any]:
-    """Milliseconds of a step of each form, and their ratio, from pairs of steps."""
+    """Return the milliseconds of a step of each form, and their ratio, from pairs of steps."""
     forms, batches = make_forms(args), make_batches(args)
     pairs = [
         [timed(lambda form=form: form.step(*batches), args.device) for form in forms.values()]
@@ -236,7 +237,7 @@ def main() -> None:
     parser.add_argument("--cells", type=int, default=8)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--steps", type=int, default=10, help="pairs of timed steps")
-    parser.add_argument("--warmup", type=int, default=2, help="pairs before them")
+    parser.add_argument("--warmup", type=int, default=2, help="pairs before the timed ones")
     parser.add_argument("--threads", type=int, help="default: torch's")
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
     parser.add_argument("--form", choices=("plain", "supernet"), help="only the memory of one form")
@@ -260,7 +261,7 @@ def main() -> None:
 
 
 def table(result: dict[str, Any]) -> str:
-    """One line for each value; bytes in MB."""
+    """Return one line for each value; bytes in MB."""
     lines = []
     for name, value in result.items():
         if "bytes" in name:

@@ -2,9 +2,9 @@
 
     OMP_NUM_THREADS=1 python benchmarks/train_digits_table.py
 
-840 architectures, three trainings each, 3 epochs on 1,000 images of scikit-learn's digits: half an hour on
-one core. A row is appended as its training ends, so that a run that was stopped goes on where it was; at the
-end the rows are sorted. `--only 10 --table few.csv` tries the script.
+840 architectures are trained three times each, for 3 epochs on 1,000 images of scikit-learn's digits: half an
+hour on one core. A row is appended when its training ends, so a run that was stopped continues from there; at
+the end the rows are sorted. `--only 10 --table few.csv` tries the script.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ COLUMNS = ["arch", "seed", *CURVE, "test_acc", "params", "seconds"]
 
 
 def load() -> list[tuple[Tensor, Tensor]]:
-    """Images and labels for training, validation and test, in an order drawn once for all trainings."""
+    """Return images and labels for training, validation and test, in one order for all trainings."""
     data = digits()
     images, labels = (torch.cat(pair) for pair in zip(data.train.tensors, data.test.tensors, strict=True))
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
@@ -45,7 +45,7 @@ def load() -> list[tuple[Tensor, Tensor]]:
 
 
 def train(arch: Mapping[str, Any], seed: int, data: list[tuple[Tensor, Tensor]]) -> dict[str, Any]:
-    """One row, from this seed's first weights and order of images."""
+    """Return one row; the seed determines initial weights and order of images."""
     torch.manual_seed(seed)
     start = time.process_time()  # other work on the machine does not count
     with model_context(arch):
@@ -59,7 +59,7 @@ def train(arch: Mapping[str, Any], seed: int, data: list[tuple[Tensor, Tensor]])
 
 
 def fit(model: nn.Module, data: list[tuple[Tensor, Tensor]], report: Report) -> dict[str, float]:
-    """Train with Adam on a one-cycle schedule; what is random comes from torch's global generator."""
+    """Train with Adam on a one-cycle schedule; random draws come from torch's global generator."""
     (images, labels), validation, test = data
     optimizer = torch.optim.Adam(model.parameters(), lr=RATE)
     batches = -(-TRAIN // BATCH)
@@ -77,7 +77,7 @@ def fit(model: nn.Module, data: list[tuple[Tensor, Tensor]], report: Report) -> 
 
 
 def accuracy(model: nn.Module, part: tuple[Tensor, Tensor]) -> float:
-    """Fraction of right answers, four decimals."""
+    """Return the fraction of right answers, with four decimals."""
     images, labels = part
     with torch.no_grad():
         right = model.eval()(images).argmax(1) == labels
@@ -85,7 +85,7 @@ def accuracy(model: nn.Module, part: tuple[Tensor, Tensor]) -> float:
 
 
 def read(path: Path) -> list[dict[str, str]]:
-    """Rows so far."""
+    """Return the rows written so far."""
     if not path.exists():
         return []
     with path.open(newline="") as file:
@@ -102,10 +102,10 @@ def write(path: Path, rows: list[dict[str, Any]], *, append: bool) -> None:
 
 
 def main() -> None:
-    """Train what the table does not have."""
+    """Train the architectures that are not in the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--table", type=Path, default=DigitsCells.table)
-    parser.add_argument("--only", type=int, help="this many architectures; default all")
+    parser.add_argument("--only", type=int, help="number of architectures; default: all")
     options = parser.parse_args()
     archs = islice(chain(DigitsCells(num_nodes=1).grid(), DigitsCells().grid()), options.only)
     jobs = [(arch, seed) for arch in archs for seed in range(SEEDS)]

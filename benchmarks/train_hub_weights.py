@@ -2,11 +2,11 @@
 
     OMP_NUM_THREADS=1 python benchmarks/train_hub_weights.py darts-digits autoformer-digits
 
-Each is built from its entry in hub/architectures/digits.yaml and trained from seed 0. Written to
-hub/weights: `NAME.safetensors`, and `NAME.reference.safetensors` with 8 test images and the logits they must
-give. Printed: what the entry has to say (SHA-256, accuracy on the test images, by which the transformer's
-number of epochs was chosen among 30, 100 and 200). The last digits of weights depend on the
-machine's arithmetic, so that another machine's have another checksum.
+Each network is built from its entry in hub/architectures/digits.yaml and trained from seed 0. The script
+writes `NAME.safetensors` to hub/weights, and `NAME.reference.safetensors` with 8 test images and the logits
+that the network must compute. It prints the values for the entry: the SHA-256 and the accuracy on the test
+images. (The transformer's number of epochs was chosen among 30, 100 and 200 by that accuracy.) The last
+digits of the weights depend on the machine's arithmetic, so another machine gets another checksum.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ EPOCHS_AND_RATE = {"darts-digits": (30, 0.01), "autoformer-digits": (200, 0.003)
 
 
 def train(model: nn.Module, images: Tensor, labels: Tensor, epochs: int, rate: float) -> None:
-    """AdamW on a one-cycle schedule; images are shifted by up to one pixel, labels smoothed by 0.1."""
+    """Train with AdamW on a one-cycle schedule; shift images by up to one pixel, smooth labels by 0.1."""
     generator = torch.Generator().manual_seed(0)
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.05)
     steps = len(images) // BATCH
@@ -55,7 +55,7 @@ def shifted(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def main() -> None:
-    """Train each network named, write its files, and print its record."""
+    """Train each named network, write its files, and print its record."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("names", nargs="*", default=hub.list_models("*-digits"))
     options = parser.parse_args()

@@ -3,10 +3,10 @@
     python benchmarks/trial_overhead.py --trials 10000
     python benchmarks/trial_overhead.py --trials 10000 --strategy evolution    # does it slow down?
 
-A search over a space of 32 decisions looks its trials up in a table, which holds exactly what random search
-will propose with this seed. So what is timed is spacelang: proposing, checking, writing a trial before and
-after it runs, and progress. What other strategies propose follows from the results, so theirs are computed:
-the share of layers that are tanh.
+A search over a space of 32 decisions reads its trials from a table, which holds exactly the architectures
+that random search proposes with this seed. So only spacelang is timed: proposing, checking, writing a trial
+before and after it runs, and progress. Proposals of other strategies depend on the results, so their
+results are computed: the share of layers that are tanh.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ STRATEGIES: dict[str, Callable[[], Any]] = {
 
 
 class Timed:
-    """An evaluator that notes when it is asked.
+    """An evaluator that records the time of every call.
 
     Args:
         value: Returns the accuracy of an architecture.
@@ -67,7 +67,7 @@ class Timed:
 
 
 def looked_up(space: ModelSpace, trials: int, seed: int) -> Callable[[Mapping[str, Any]], float]:
-    """From a table of what random search proposes with this seed."""
+    """Return an evaluator with a table of the architectures that random search proposes with this seed."""
     archs = [space.sample(np.random.default_rng((seed, number))) for number in range(trials)]
     values = np.random.default_rng(seed).random(trials)
     table = Tabular({"arch": [json.dumps(arch) for arch in archs], "val_acc": values})
@@ -75,12 +75,12 @@ def looked_up(space: ModelSpace, trials: int, seed: int) -> Callable[[Mapping[st
 
 
 def computed(arch: Mapping[str, Any]) -> float:
-    """The share of layers that are tanh."""
+    """Return the share of layers that are tanh."""
     return sum(layer == "tanh" for layer in arch.values()) / len(arch)
 
 
 def measure(trials: int, decisions: int, seed: int, strategy: str) -> dict[str, Any]:
-    """Milliseconds from one trial to the next."""
+    """Return the milliseconds from each trial to the next."""
     space = Chain(decisions)
     evaluator = Timed(looked_up(space, trials, seed) if strategy == "random" else computed)
     with tempfile.TemporaryDirectory() as folder:
@@ -109,7 +109,7 @@ def measure(trials: int, decisions: int, seed: int, strategy: str) -> dict[str, 
 
 
 def main() -> None:
-    """Run the search and print what a trial costs."""
+    """Run the search and print the cost of a trial."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--trials", type=int, default=10_000)
     parser.add_argument("--decisions", type=int, default=32)

@@ -1,4 +1,4 @@
-"""Write a choice of your own, a kernel size whose candidates share one weight, and search it with DARTS.
+"""Write your own choice, a kernel size whose candidates share one weight, and search it with DARTS.
 
     python examples/custom_primitive.py
 
@@ -19,7 +19,7 @@ from spacelang.supernet import Mixed
 
 
 def cropped(conv, size):
-    """A convolution with the central `size` x `size` part of the weight of `conv`."""
+    """Return a convolution with the central `size` x `size` part of the weight of `conv`."""
     plain = nn.Conv2d(conv.in_channels, conv.out_channels, size, padding=size // 2).to(conv.weight)
     rim = (conv.kernel_size[0] - size) // 2
     plain.load_state_dict({"weight": nn.functional.pad(conv.weight, [-rim] * 4), "bias": conv.bias})
@@ -38,11 +38,11 @@ class KernelChoice(Primitive):
         return (self.decision,)
 
     def freeze(self, arch):
-        """The plain module this becomes; `model_context(arch)` and `space.freeze(arch)` put it here."""
+        """Return the plain module for `model_context(arch)` and `space.freeze(arch)`."""
         return cropped(self.conv, arch[self.decision.label])
 
     def relax(self, builder):
-        """The module that computes with mixtures in a `Supernet`; equal labels share a group."""
+        """Return the module that computes with mixtures in a `Supernet`; equal labels share a group."""
         return MixedKernel(builder.group(self.decision), self.conv)
 
 
@@ -55,7 +55,7 @@ class MixedKernel(Mixed):
 
     def forward(self, x):
         full, weight = self.conv.kernel_size[0], 0
-        for k in self.group.active[0]:  # all candidates of a mixture; the one of a selected architecture
+        for k in self.group.active[0]:  # every candidate of a mixture, or the selected architecture's only
             rim = (full - self.group.columns[k]) // 2
             centre = self.conv.weight[:, :, rim : full - rim, rim : full - rim]
             weight = weight + self.group.weighted(0, k, nn.functional.pad(centre, [rim] * 4))
@@ -79,7 +79,7 @@ class Net(ModelSpace):
 
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--directory", type=Path, default="custom-primitive", help="for all that is written")
+    parser.add_argument("--directory", type=Path, default="custom-primitive", help="folder for all files")
     parser.add_argument("--epochs", type=int, default=10)
     args = parser.parse_args(arguments)
     train, val = search_loaders(digits().train, batch_size=32)

@@ -1,4 +1,4 @@
-"""Declare a space of your own, search it with DARTS on real digits, train the result, export it to ONNX.
+"""Declare your own space, search it with DARTS on real digits, train the result, and export it to ONNX.
 
 python examples/custom_space.py
 """
@@ -25,7 +25,7 @@ from spacelang.strategies import DARTS
 
 
 def conv(channels, kernel, groups=1):
-    """ReLU, convolution, batch norm; the map keeps its size."""
+    """Build ReLU, convolution, batch norm; the map keeps its size."""
     return nn.Sequential(
         nn.ReLU(),
         nn.Conv2d(channels, channels, kernel, padding=kernel // 2, groups=groups, bias=False),
@@ -34,7 +34,7 @@ def conv(channels, kernel, groups=1):
 
 
 class DigitsSpace(ModelSpace):
-    """Classify images (B, 1, 8, 8): a stem, up to two blocks, a cell, and a shortcut past it."""
+    """Classifier of images (B, 1, 8, 8): a stem, up to two blocks, a cell, and a shortcut past the cell."""
 
     def __init__(self, width=8):
         super().__init__()
@@ -42,7 +42,7 @@ class DigitsSpace(ModelSpace):
         self.stem = LayerChoice(stems, label="stem")
         # Every block chooses its own layer; a block beyond the chosen depth has nothing to choose.
         self.blocks = Repeat(lambda index: self.block(width, f"block_{index}"), depth=(0, 2), label="depth")
-        # The cell reads the stem and the blocks; each of its nodes adds two operations on what came before.
+        # The cell reads the stem and the blocks; each node adds two operations on earlier nodes or inputs.
         operations = {
             "conv3": lambda node, slot, source: conv(width, 3),
             "depthwise5": lambda node, slot, source: conv(width, 5, groups=width),
@@ -66,8 +66,8 @@ class DigitsSpace(ModelSpace):
 
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--directory", type=Path, default="custom-space", help="everything is written here")
-    parser.add_argument("--epochs", type=int, default=12, help="of the search, and of the training after it")
+    parser.add_argument("--directory", type=Path, default="custom-space", help="folder for all files")
+    parser.add_argument("--epochs", type=int, default=12, help="epochs of the search and of the training")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(arguments)
     splits = digits(seed=args.seed)

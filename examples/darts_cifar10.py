@@ -1,7 +1,7 @@
-"""Search in the DARTS space on CIFAR-10, then train the architecture that was found, larger.
+"""Search in the DARTS space on CIFAR-10, then train a larger network of the architecture found.
 
-    python examples/darts_cifar10.py                   # 50 epochs of search, 600 of training: wants a GPU
-    python examples/darts_cifar10.py --fast-dev-run    # one small batch of each stage: does it work here?
+    python examples/darts_cifar10.py                   # 50 epochs of search, 600 of training; needs a GPU
+    python examples/darts_cifar10.py --fast-dev-run    # one small batch of each stage, as a test
 
 This is NNI's tutorial "Searching in DARTS search space" with its imports changed.
 """
@@ -46,15 +46,15 @@ class DartsClassificationModule(ClassificationModule):
         return loss
 
     def on_train_epoch_start(self):
-        # No effect on a model without drop path, such as the one that is searched.
+        # This has no effect on a model without drop path, like the one that is searched.
         self.model.set_drop_path_prob(self.model.drop_path_prob * self.current_epoch / self.max_epochs)
 
 
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data-root", help="folder with CIFAR-10, or to download it to (default: the cache)")
-    parser.add_argument("--directory", type=Path, default="darts-cifar10", help="everything is written here")
-    parser.add_argument("--resume", action="store_true", help="go on with a search that was interrupted")
+    parser.add_argument("--directory", type=Path, default="darts-cifar10", help="folder for all files")
+    parser.add_argument("--resume", action="store_true", help="continue an interrupted search")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--width", type=int, default=16, help="channels of the searched network")
     parser.add_argument("--cells", type=int, default=8, help="cells of the searched network")
