@@ -98,7 +98,7 @@ class CellSpace(PublishedSpace):
     """Normal cells, with reduction cells at a third and two thirds of the depth.
 
     A cell has two inputs (the two cells before) and `num_nodes` nodes; a node sums two operations on two
-    earlier nodes. The labels are those of two shared cells, "normal" and "reduce". Reductions halve the map
+    earlier nodes. All cells share the labels of two, "normal" and "reduce". Reductions halve the map
     and double the channels.
 
     One class makes two networks; `affine` selects one. The search network has batch norms without parameters

@@ -91,7 +91,7 @@ class LargestCell(nn.Module):
 
 
 class GraphCellChoice(Primitive):
-    """A cell whose graph is chosen; its weights are slices of those of every vertex at full width.
+    """A cell whose graph is chosen; its weights are slices of one cell with every vertex at full width.
 
     Args:
         limits: Limits on the size of the graph.

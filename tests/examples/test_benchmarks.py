@@ -16,7 +16,7 @@ SMALL = {"width": 2, "cells": 3, "batch": 2, "device": torch.device("cpu"), "war
 
 
 def printed(module: ModuleType, arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys) -> dict:
-    """What a benchmark prints with --json."""
+    """Return the output of a benchmark with --json."""
     monkeypatch.setattr(sys, "argv", [str(module.__file__), *arguments, "--json"])
     module.main()
     return json.loads(capsys.readouterr().out)

@@ -30,13 +30,13 @@ class Tally:
         norm: bool = True,
         bias: bool = False,
     ) -> None:
-        """A convolution whose output is size x size, its bias, and its batch norm with parameters."""
+        """Build a convolution whose output is size x size, its bias, and its batch norm with parameters."""
         weights = in_channels // groups * out_channels * kernel**2
         self.parameters += weights + 2 * out_channels * norm + out_channels * bias
         self.macs += weights * size**2
 
     def linear(self, inputs: int, outputs: int, *, rows: int = 1, bias: bool = True) -> None:
-        """A linear layer applied to `rows` vectors."""
+        """Build a linear layer applied to `rows` vectors."""
         self.parameters += inputs * outputs + outputs * bias
         self.macs += inputs * outputs * rows
 
@@ -46,7 +46,7 @@ def n_parameters(model: nn.Module) -> int:
 
 
 def n_macs(model: nn.Module, *image: int) -> int:
-    """Multiply-accumulates of a network's convolutions and linear layers for one image."""
+    """Count the multiply-accumulates of a network's convolutions and linear layers for one image."""
     total = 0
 
     def count(layer: nn.Module, inputs: object, output: torch.Tensor) -> None:
@@ -73,7 +73,7 @@ def use_statistics_of(images: torch.Tensor, model: nn.Module) -> None:
 
 
 def one_hot(supernet: Supernet, arch: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    """Mixture with all weight on one architecture (on the first candidate where it has none)."""
+    """Return a mixture with all weight on one architecture (on the first candidate where it has none)."""
     mixture = {}
     for label, group in supernet.groups.items():
         (decision,) = group.decisions

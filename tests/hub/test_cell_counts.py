@@ -51,7 +51,7 @@ def check_macs(model: nn.Module, expected: float | None, *image: int) -> None:
 
 
 def agree(found: int, expected: float | None) -> bool:
-    """Whether multiply-accumulates are those expected, which may be rounded millions, or unknown."""
+    """Return whether multiply-accumulates are as expected, which may be rounded millions, or unknown."""
     if isinstance(expected, float):
         return round(found / 1e6, 2) == expected
     return expected in (None, found)
@@ -105,7 +105,7 @@ def test_every_space_is_counted() -> None:
 
 
 def test_entries_say_the_same_counts() -> None:
-    """What the data files of the hub claim is what is tested here."""
+    """The counts in the hub's data files are the counts tested here."""
     for name, known in COUNTS.items():
         told = {repr(sorted(row["arguments"].items())): row for row in read_entry(name).counts}
         for key, (parameters, with_auxiliary, macs) in known.items():

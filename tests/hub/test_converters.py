@@ -24,7 +24,7 @@ SIZES = {"width": 4, "num_cells": 5}
 
 
 def reference(layout: str, name: str = "darts-v2", **options: Any) -> Network:
-    """A network of theirs with weights, running statistics included, that no fresh network has."""
+    """Build one of their networks, with weights and statistics that a fresh network never has."""
     torch.manual_seed(3)
     genotype = to_genotype(architecture(name))
     network = Network(genotype, **LAYOUTS[layout], **{**SIZES, **options}).double()

@@ -42,7 +42,7 @@ def operation_parameters(name: str, channels: int, stride: int) -> int:
 
 
 def closed_form(arch: dict[str, Any], width: int, num_cells: int, classes: int) -> int:
-    """Parameters of an evaluation network on colour images, counted without building anything."""
+    """Return the parameters of an evaluation network on colour images, counted without building anything."""
     total, before, last, channels = 81 * width + 6 * width, 3 * width, 3 * width, width
     for index in range(num_cells):
         reduction = index in (num_cells // 3, 2 * num_cells // 3)

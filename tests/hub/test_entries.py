@@ -23,7 +23,7 @@ def test_names_are_unique() -> None:
 
 
 def test_published_cells_of_other_spaces_than_darts() -> None:
-    """Those of DARTS are in published_genotypes.yaml, those of mobile spaces in test_mobile.py."""
+    """Cells of DARTS are in published_genotypes.yaml, mobile networks in test_mobile.py."""
     benchmark = ("resnet", "best-cifar10-family", "all-conv3x3", "all-conv1x1", "all-skip", "all-none")
     expected = {
         "NASNet": {"nasnet-a"},

@@ -122,7 +122,7 @@ def layers_of(model: nn.Module) -> Counter[type]:
 
 @pytest.fixture
 def constructed(monkeypatch: pytest.MonkeyPatch) -> Counter[type]:
-    """How many layers of each kind were constructed."""
+    """Count the layers of each kind that were constructed."""
     counts: Counter[type] = Counter()
 
     def counting(layer: type) -> Callable[..., None]:

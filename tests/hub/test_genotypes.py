@@ -43,7 +43,7 @@ def test_labels_follow_the_slots() -> None:
 
 
 def entry_name(name: str) -> str:
-    """Name in the hub of a cell, given the name its repository has for it."""
+    """Return the hub's name of a cell, given its name in the authors' repository."""
     name = {"NNI_tutorial_plain": "nni-tutorial"}.get(name, name).replace("DARTS-_", "darts-minus-")
     return name.lower().replace("_", "-").replace(".", "-")
 

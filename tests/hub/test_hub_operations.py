@@ -19,7 +19,7 @@ def count(module: nn.Module) -> int:
 
 
 def closed_form(name: str, channels: int, stride: int) -> int:
-    """Parameters of an operation of the evaluation network, from the paper's definitions."""
+    """Return the parameters of an operation of the evaluation network, from the paper's definitions."""
     once = int(name[-1]) ** 2 * channels + channels**2 + 2 * channels if "conv" in name else 0
     if name == "skip_connect":
         return channels**2 + 2 * channels if stride == 2 else 0
