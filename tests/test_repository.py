@@ -44,7 +44,7 @@ def all_python() -> list[Path]:
 
 
 def module_name(path: Path) -> str:
-    """Installed name of a source file: `hub/cells/darts.py` is `spacelang.hub.cells.darts`."""
+    """Installed name of a source file: `hub/cells/designs.py` is `spacelang.hub.cells.designs`."""
     folder, *rest = path.relative_to(ROOT).with_suffix("").parts
     return ".".join([FOLDERS[folder], *(part for part in rest if part != "__init__")])
 
