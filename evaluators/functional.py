@@ -1,4 +1,4 @@
-"""A plain function as an evaluator."""
+"""Evaluator of a plain function."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from spacelang.trials import Reporter
 
 
 class Functional(Tunable):
-    """Evaluate a model by calling `function(model, **arguments)`.
+    """An evaluator that calls `function(model, **arguments)`.
 
-    The function returns one number, which is then the metric named `default`, or a dict of numbers by
-    metric name. If it has a parameter named `report` it gets a callable `report(metrics, epoch)` to
-    announce intermediate results with.
+    The function returns one number, which becomes the metric `default`, or a dict of numbers by metric name.
+    If it has a parameter named `report`, it gets a callable `report(metrics, epoch)` for intermediate
+    results.
 
     Args:
-        function: called with the model first.
-        arguments: further keyword arguments of every call; each trial decides those that are value choices.
+        function: Function to call, with the model as its first argument.
+        arguments: Further keyword arguments of every call; each trial decides those that are value choices.
 
     Raises:
-        SpaceError: `function` is not callable or does not take these arguments.
+        SpaceError: `function` is not callable or does not accept these arguments.
 
     >>> Functional(lambda model, scale: scale * sum(p.numel() for p in model.parameters()), scale=2).evaluate(
     ...     nn.Linear(3, 1))
@@ -44,7 +44,7 @@ class Functional(Tunable):
         """Call the function with `model`; return its metrics.
 
         Raises:
-            SpaceError: the function returned neither a number nor a dict of numbers by name; arguments are
+            SpaceError: The function returned neither a number nor a dict of numbers by name; arguments are
                 still to be chosen.
         """
         require_decided(self, "The trials of an Experiment do so; to measure a model yourself, use")
@@ -55,7 +55,7 @@ class Functional(Tunable):
 
 
 def _silent(metrics: dict[str, float], epoch: int) -> None:
-    """Report to nobody."""
+    """Ignore a report."""
 
 
 def _name(function: Callable[..., Any]) -> str:
@@ -63,7 +63,7 @@ def _name(function: Callable[..., Any]) -> str:
 
 
 def _check_call(function: Callable[..., Any], arguments: Mapping[str, Any]) -> bool:
-    """Check that `function(model, **arguments)` is a legal call; say whether it also takes `report`."""
+    """Check that `function(model, **arguments)` is a legal call; return whether it also takes `report`."""
     try:
         signature = inspect.signature(function)
     except (TypeError, ValueError):  # some builtins have none; the call itself will tell

@@ -4,7 +4,7 @@
     python examples/cluster.py --address auto --ledger postgresql+psycopg://user@host/trials
 
 Without options it starts Ray on this machine and keeps the trials in the run folder. Killed and started
-again, it goes on where it was; a node that is lost costs time, no trial.
+again, it continues; a lost node costs time, but no trial.
 """
 
 import argparse
@@ -36,7 +36,7 @@ class Net(ModelSpace):
 
 
 def accuracy(model, epochs):
-    """Train on digits and test; runs in a worker, which loads the data itself."""
+    """Train on digits and return the test metrics, in a worker that loads the data itself."""
     from spacelang.evaluators import Classification
     from spacelang.evaluators.data import digits, retrain_loaders
 
@@ -52,10 +52,10 @@ def accuracy(model, epochs):
 
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--directory", type=Path, default="cluster", help="for all that is written")
-    parser.add_argument("--address", help="of a Ray cluster, or auto; default: start one here")
+    parser.add_argument("--directory", type=Path, default="cluster", help="run folder")
+    parser.add_argument("--address", help="address of a Ray cluster, or auto; default: start one here")
     parser.add_argument("--ledger", help="URL of a database; default: a file in the directory")
-    parser.add_argument("--gpus", type=float, default=0, help="of each trial; a fraction shares one")
+    parser.add_argument("--gpus", type=float, default=0, help="GPUs of each trial; a fraction shares one")
     parser.add_argument("--trials", type=int, default=20)
     parser.add_argument("--epochs", type=int, default=5)
     args = parser.parse_args(arguments)

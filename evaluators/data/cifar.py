@@ -33,13 +33,13 @@ def cifar10(
     optionally cut out; test images are normalised only.
 
     Args:
-        root: folder with, or for, `cifar-10-batches-py/`; default: `data/` of the cache folder.
-        download: fetch the archive (163 MB) if the files are not there.
-        cutout: side of the square of `Cutout`, 16 in DARTS retraining; None for none, as in its search.
-        augment: False for training images treated like test images.
+        root: Folder with, or for, `cifar-10-batches-py/`; default: `data/` of the cache folder.
+        download: Whether to fetch the archive (163 MB) if the files are not there.
+        cutout: Side of the square of `Cutout`, 16 in DARTS retraining; None for none, as in its search.
+        augment: Whether to crop and flip training images; if not, they are treated like test images.
 
     Raises:
-        SpaceError: the files are missing or damaged, and could not be fetched.
+        SpaceError: The files are missing or damaged, and could not be fetched.
 
     Source: A. Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009.
     """
@@ -80,9 +80,9 @@ def _read(
         )
     except (OSError, RuntimeError) as error:  # urllib's errors are OSErrors; a failed check is a RuntimeError
         advice = (
-            "check the connection, or copy an unpacked cifar-10-python.tar.gz there and give download=False"
+            "check the connection, or copy an unpacked cifar-10-python.tar.gz there and pass download=False"
             if download
-            else "give download=True to fetch it, or root= with the folder that holds it"
+            else "pass download=True to fetch it, or root= with the folder that holds it"
         )
         raise SpaceError(
             f"CIFAR-10 is not available in {folder / datasets.CIFAR10.base_folder} ({error}); {advice}"
@@ -92,13 +92,13 @@ def _read(
 
 @dataclass(frozen=True)
 class Cutout:
-    """Set one square of an image to zero; use it after the normalisation, where zero is the mean.
+    """A transform that sets one square of an image to zero; after the normalisation zero is the mean.
 
     The centre is uniform over all pixels and the square is clipped at the border. Draws two numbers
     from torch's global generator.
 
     Args:
-        length: side of the square in pixels.
+        length: Side of the square in pixels.
 
     Source: DeVries and Taylor, arXiv:1708.04552.
     """

@@ -1,4 +1,4 @@
-"""scikit-learn's handwritten digits: real data that needs no download."""
+"""Handwritten digits of scikit-learn: real data that needs no download."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ def digits(test_fraction: float = 0.2, seed: int = 0) -> DataSplits:
     Pixels 0..16 are scaled to [0, 1] and normalised by the mean and deviation of the whole data set.
 
     Args:
-        test_fraction: held out for the test, in the same proportion from each class.
-        seed: of the split; the global generators are left as they are.
+        test_fraction: Fraction held out for the test, in the same proportion from each class.
+        seed: Seed of the split; the global generators are left as they are.
 
     Raises:
-        SpaceError: a part would have fewer than one image of each class.
+        SpaceError: A part would have fewer than one image of each class.
 
     Source: E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits (UCI), in scikit-learn.
     """

@@ -1,4 +1,4 @@
-"""Splits of a labelled image data set, and the loaders made of them."""
+"""Splits of a labelled image data set, and their loaders."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ class DataSplits:
     """One data set of images and labels in two parts.
 
     Attributes:
-        train: samples for search and training; split it further for validation.
-        test: held out; for the final number only.
-        image_shape: (C, H, W).
-        num_classes: labels are 0, ..., num_classes - 1.
-        mean: per channel, subtracted from pixels in [0, 1].
-        std: per channel, divided by afterwards.
+        train: Samples for search and training; split it further for validation.
+        test: Held-out samples, for the final number only.
+        image_shape: Shape of an image, (C, H, W).
+        num_classes: Number of classes; labels are 0, ..., num_classes - 1.
+        mean: Mean of each channel, subtracted from pixels in [0, 1].
+        std: Deviation of each channel, by which the difference is divided.
     """
 
     train: Dataset[Sample]
@@ -37,16 +37,16 @@ class DataSplits:
 
 
 def split_half(dataset: Dataset[Sample], seed: int = 0) -> tuple[Subset[Sample], Subset[Sample]]:
-    """Split at random into two halves; of an odd number the second gets one more.
+    """Split at random into two halves; with an odd number the second half has one more.
 
     The split depends on `seed` and the length alone, and leaves the global generators as they are.
 
     Raises:
-        SpaceError: fewer than two samples.
+        SpaceError: The data set has fewer than two samples.
     """
     count = _length(dataset)
     if count < 2:
-        raise SpaceError(f"the data set has {count} samples; expected at least 2 to split it into halves")
+        raise SpaceError(f"the data set has {count} samples; expected at least 2 to split it into halves.")
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
     return Subset(dataset, order[: count // 2]), Subset(dataset, order[count // 2 :])
 
@@ -59,7 +59,7 @@ def search_loaders(
     Both shuffle, drawing the order of each epoch from torch's global generator; `seed` fixes the split.
 
     Raises:
-        SpaceError: a batch larger than a half, or numbers out of range.
+        SpaceError: A batch is larger than a half, or a number is out of range.
     """
     first, second = split_half(dataset, seed)
     return (
@@ -74,7 +74,7 @@ def retrain_loaders(
     """Return a shuffled loader of all training samples and an ordered one of the test samples.
 
     Raises:
-        SpaceError: a batch larger than the training set, or numbers out of range.
+        SpaceError: A batch is larger than the training set, or a number is out of range.
     """
     return (
         _loader(splits.train, batch_size, num_workers, shuffle=True),
@@ -101,6 +101,6 @@ def _length(dataset: object) -> int:
     if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
         raise SpaceError(
             f"the data set is a {type(dataset).__name__}; expected a torch Dataset with a length. "
-            "Give DataSplits.train, not the DataSplits"
+            "Pass DataSplits.train, not the DataSplits."
         )
     return len(dataset)

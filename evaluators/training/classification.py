@@ -1,4 +1,4 @@
-"""Image classification: a LightningModule and the evaluator made of it."""
+"""Image classification: a LightningModule and its evaluator."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .training_module import Loss, TrainingModule, made_loss, possible, refuse_e
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Fraction of a batch whose largest logit is the label's.
+    """Return the fraction of a batch whose largest logit is the label's.
 
     Args:
         logits: scores, (B, classes).
@@ -31,7 +31,7 @@ def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 class ClassificationModule(TrainingModule):
-    """Train a classifier: cross entropy, one optimiser, loss and accuracy logged for each stage.
+    """A LightningModule for classifiers: cross entropy, one optimiser, loss and accuracy of each stage.
 
     Logs `train_loss, train_acc, val_loss, val_acc, test_loss, test_acc`, each the mean over the samples
     of an epoch. A subclass may override any hook; it finds `self.model`, `self.criterion`,
@@ -40,17 +40,17 @@ class ClassificationModule(TrainingModule):
     Numbers may be value choices, for `Lightning` to decide.
 
     Args:
-        criterion: loss of (logits, labels), a module, a function or a class to call without arguments;
-            default cross entropy.
-        learning_rate: of the optimiser.
-        weight_decay: of the optimiser.
-        optimizer: called as `optimizer(parameters, lr=..., weight_decay=...)`.
-        num_classes: checked against the model's output where given.
-        label_smoothing: of the default cross entropy in training; validation and test are not smoothed.
-        export_onnx: accepted for code written for NNI; must be false.
+        criterion: Loss of (logits, labels): a module, a function or a class to call without arguments;
+            cross entropy by default.
+        learning_rate: Learning rate of the optimiser.
+        weight_decay: Weight decay of the optimiser.
+        optimizer: Called as `optimizer(parameters, lr=..., weight_decay=...)`.
+        num_classes: Number of classes that the model's output must have; None not to check it.
+        label_smoothing: Smoothing of the default cross entropy in training; validation and test have none.
+        export_onnx: Accepted for code written for NNI; must be false.
 
     Raises:
-        SpaceError: a value out of range.
+        SpaceError: A value is out of range.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class ClassificationModule(TrainingModule):
         self.metrics = {"acc": accuracy}
 
     def compared(self, output: Any, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits (B, classes) and labels (B,)."""
+        """Return logits (B, classes) and labels (B,)."""
         return self._checked(output), targets
 
     def _checked(self, logits: object) -> Tensor:
@@ -103,13 +103,13 @@ class ClassificationModule(TrainingModule):
 
 
 class Classification(Lightning):
-    """Evaluate an image classifier: a `Lightning` evaluator with a `ClassificationModule`.
+    """An evaluator of image classifiers: a `Lightning` with a `ClassificationModule`.
 
     Args:
-        criterion, learning_rate, weight_decay, optimizer, num_classes, label_smoothing, export_onnx: see
+        criterion, learning_rate, weight_decay, optimizer, num_classes, label_smoothing, export_onnx: See
             `ClassificationModule`.
-        train_dataloaders, val_dataloaders, datamodule: see `Lightning`; batches are (images, labels).
-        trainer_kwargs: arguments of `Trainer`, such as `max_epochs=10`.
+        train_dataloaders, val_dataloaders, datamodule: See `Lightning`; batches are (images, labels).
+        trainer_kwargs: Arguments of `Trainer`, such as `max_epochs=10`.
     """
 
     default_objective = Maximize("val_acc")

@@ -1,4 +1,4 @@
-"""The training recipe of DARTS, for search and for retraining."""
+"""Training recipe of DARTS, for search and for retraining."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .training_module import Batch, possible, require_possible
 
 
 class DartsTrainingModule(ClassificationModule):
-    """Train a classifier as DARTS does; use it with `Trainer(gradient_clip_val=5., max_epochs=...)`.
+    """A LightningModule that trains classifiers as DARTS does, with `Trainer(gradient_clip_val=5.)`.
 
     SGD with momentum, the learning rate falling by a cosine over `max_epochs`,
     lr(t) = eta_min + (learning_rate - eta_min) (1 + cos(pi t / max_epochs)) / 2 in epoch t = 0, 1, ...
@@ -26,18 +26,18 @@ class DartsTrainingModule(ClassificationModule):
     `DartsTrainingModule(auxiliary_loss_weight=0., eta_min=1e-3, max_epochs=50)` with batch 64.
 
     Args:
-        learning_rate: of epoch 0.
-        weight_decay: of SGD.
-        momentum: of SGD.
-        auxiliary_loss_weight: 0 for a model without an auxiliary head; otherwise the model in training
-            mode must return (logits, auxiliary logits).
-        max_epochs: length of both schedules; give the Trainer the same.
-        eta_min: learning rate that the cosine ends in.
-        num_classes: checked against the model's output where given.
-        label_smoothing: in training; 0.1 in the paper's ImageNet runs.
+        learning_rate: Learning rate of epoch 0.
+        weight_decay: Weight decay of SGD.
+        momentum: Momentum of SGD.
+        auxiliary_loss_weight: Weight of the auxiliary loss; 0 for a model without an auxiliary head.
+            Otherwise the model in training mode must return (logits, auxiliary logits).
+        max_epochs: Length of both schedules; set the Trainer's to the same.
+        eta_min: Learning rate in which the cosine ends.
+        num_classes: Number of classes that the model's output must have; None not to check it.
+        label_smoothing: Smoothing in training; 0.1 in the paper's ImageNet runs.
 
     Raises:
-        SpaceError: a value out of range; a model that lacks the auxiliary output.
+        SpaceError: A value is out of range, or the model lacks the auxiliary output.
 
     Source: DARTS, arXiv:1806.09055, and the training code its authors published.
     """
@@ -104,7 +104,7 @@ class DartsTrainingModule(ClassificationModule):
         if epochs is not None and epochs > self.max_epochs:
             rank_zero_warn(
                 f"the Trainer runs {epochs} epochs, but the schedules of DartsTrainingModule end after "
-                f"{self.max_epochs}, when the learning rate rises again; give both the same max_epochs"
+                f"{self.max_epochs}, when the learning rate rises again; set both to the same max_epochs"
             )
 
     def on_train_epoch_start(self) -> None:
@@ -124,5 +124,5 @@ class DartsTrainingModule(ClassificationModule):
         raise SpaceError(
             f"auxiliary_loss_weight is {self.auxiliary_loss_weight}, but the model in training mode "
             f"returned a {type(output).__name__}; expected (logits, auxiliary logits). Build the model with "
-            "an auxiliary head (auxiliary_loss=True), or give auxiliary_loss_weight=0"
+            "an auxiliary head (auxiliary_loss=True), or set auxiliary_loss_weight=0"
         )

@@ -1,4 +1,4 @@
-"""Language modelling: a LightningModule that predicts next tokens, and the evaluator made of it."""
+"""Language modelling: a LightningModule that predicts next tokens, and its evaluator."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from .training_module import Batch, TrainingModule, described
 
 
 def token_loss(logits: Tensor, targets: Tensor, ignore_index: int = -100) -> Tensor:
-    """Cross entropy, averaged over the tokens that are not ignored; 0 where all are.
+    """Return the cross entropy, averaged over the tokens that are not ignored; 0 where all are.
 
     Args:
         logits: scores, (B, T, vocabulary).
         targets: token numbers, (B, T).
-        ignore_index: the target that is left out.
+        ignore_index: Target to leave out.
 
     Returns:
         Scalar, in nats.
@@ -37,11 +37,11 @@ def token_loss(logits: Tensor, targets: Tensor, ignore_index: int = -100) -> Ten
 
 
 class LanguageModule(TrainingModule):
-    """Train a model to predict the next token: cross entropy and one optimiser.
+    """A LightningModule that predicts the next token: cross entropy and one optimiser.
 
     A batch is a tensor of tokens, whose targets are the same tokens one step on, or a pair (inputs, targets)
     of such tensors; each is (B, T) of integers. The model maps inputs (B, T) to logits
-    (B, T, vocabulary). It gets a single tensor whole, and the logits at its last token count for nothing.
+    (B, T, vocabulary). It sees the whole of a single tensor, whose last logits do not count.
 
     Logs `train_loss, val_loss, test_loss`, each the mean over the tokens of an epoch, and `val_perplexity,
     test_perplexity`, the exponential of that mean. A subclass may override any hook; it finds `self.model`,
@@ -51,14 +51,14 @@ class LanguageModule(TrainingModule):
     Numbers may be value choices, for `Lightning` to decide.
 
     Args:
-        learning_rate: of the optimiser.
-        weight_decay: of the optimiser.
-        optimizer: called as `optimizer(parameters, lr=..., weight_decay=...)`.
-        ignore_index: targets with this number count for nothing. Padding in a single tensor is also an
-            input, so it must be a token that the model knows.
+        learning_rate: Learning rate of the optimiser.
+        weight_decay: Weight decay of the optimiser.
+        optimizer: Called as `optimizer(parameters, lr=..., weight_decay=...)`.
+        ignore_index: Targets with this number do not count. Padding in a single tensor is also an input, so
+            it must be a token that the model knows.
 
     Raises:
-        SpaceError: a value out of range; in training, batches or logits of another shape or number type.
+        SpaceError: A value is out of range; in training, batches or logits have another shape or type.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class LanguageModule(TrainingModule):
         self.perplexity = Perplexity()
 
     def split_batch(self, batch: Any) -> Batch:
-        """Inputs and targets of a batch, both (B, T)."""
+        """Return inputs and targets of a batch, both (B, T)."""
         tensors = [batch] if isinstance(batch, Tensor) else batch
         if not isinstance(tensors, list | tuple) or len(tensors) not in (1, 2):
             raise SpaceError(
@@ -92,7 +92,7 @@ class LanguageModule(TrainingModule):
         return inputs, targets.long()
 
     def compared(self, output: Any, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits (B, T, vocabulary), of at least 32 bits, and targets (B, T)."""
+        """Return logits (B, T, vocabulary), of at least 32 bits, and targets (B, T)."""
         shape = tuple(targets.shape)
         if not isinstance(output, Tensor) or output.dim() != 3 or output.shape[:2] != shape:
             raise SpaceError(
@@ -102,7 +102,7 @@ class LanguageModule(TrainingModule):
         return output.to(torch.promote_types(output.dtype, torch.float32)), targets
 
     def batch_weight(self, targets: Tensor) -> int:
-        """The number of tokens that count."""
+        """Return the number of tokens that count."""
         return int((targets != self.hparams["ignore_index"]).sum())
 
     def epoch_metrics(self, loss: Tensor, output: Tensor, targets: Tensor) -> Mapping[str, Metric]:
@@ -110,23 +110,23 @@ class LanguageModule(TrainingModule):
         return {"perplexity": self.perplexity}
 
     def _next(self, tokens: Tensor) -> Tensor:
-        """The token after each; after the last one there is none to predict."""
+        """Return the token after each; after the last token there is none to predict."""
         if tokens.shape[1] < 2:
             raise SpaceError(
-                f"tokens of shape {tuple(tokens.shape)} have no next token; give rows of at least two, or a "
+                f"tokens of shape {tuple(tokens.shape)} have no next token; use rows of at least two, or a "
                 "pair (inputs, targets)"
             )
         return F.pad(tokens[:, 1:].long(), (0, 1), value=self.hparams["ignore_index"])
 
 
 class Language(Lightning):
-    """Evaluate a language model: a `Lightning` evaluator with a `LanguageModule`.
+    """An evaluator of language models: a `Lightning` with a `LanguageModule`.
 
     Args:
-        learning_rate, weight_decay, optimizer, ignore_index: see `LanguageModule`.
-        train_dataloaders, val_dataloaders, datamodule: see `Lightning`; batches are tokens (B, T), or pairs
+        learning_rate, weight_decay, optimizer, ignore_index: See `LanguageModule`.
+        train_dataloaders, val_dataloaders, datamodule: See `Lightning`; batches are tokens (B, T), or pairs
             (inputs, targets).
-        trainer_kwargs: arguments of `Trainer`, such as `max_epochs=10`.
+        trainer_kwargs: Arguments of `Trainer`, such as `max_epochs=10`.
     """
 
     default_objective = Minimize("val_perplexity")
@@ -153,9 +153,9 @@ class Language(Lightning):
 
 
 class Perplexity(Metric):
-    """exp of the mean loss over all tokens seen.
+    """A metric: exp of the mean loss over all tokens seen.
 
-    From losses, not from probabilities as torchmetrics' `Perplexity`: in float32 these round to 0 at a loss
+    It uses losses, where torchmetrics' `Perplexity` uses probabilities. In float32 these round to 0 at a loss
     of 104, and one such token makes it infinite.
     """
 
@@ -172,12 +172,12 @@ class Perplexity(Metric):
         self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
 
     def update(self, loss: Tensor, tokens: int) -> None:
-        """Add a batch: its mean loss, and over how many tokens."""
+        """Add a batch: its mean loss, and the number of tokens in that mean."""
         self.total = self.total + loss * tokens
         self.count = self.count + tokens
 
     def compute(self) -> Tensor:
-        """The value so far, a scalar."""
+        """Return the value so far, a scalar."""
         return (self.total / self.count).exp()
 
 
@@ -186,5 +186,5 @@ def _check_tokens(tokens: object) -> None:
     if not isinstance(tokens, Tensor) or tokens.dim() != 2 or tokens.dtype not in integers:
         raise SpaceError(
             f"a batch holds {described(tokens)}; expected tokens (batch, time), torch.int64. Convert "
-            "numbers of another type with tokens.long(), and give a single row as tokens[None]"
+            "numbers of another type with tokens.long(), and pass a single row as tokens[None]"
         )

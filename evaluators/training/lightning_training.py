@@ -1,4 +1,4 @@
-"""Train and measure a model with any LightningModule and any data."""
+"""Evaluator that trains with any LightningModule and any data."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ Loaders: TypeAlias = Any  # whatever Trainer.fit takes: a loader, or a list or d
 
 
 class Lightning(Tunable):
-    """Evaluate a model by training it with a LightningModule, then reading the validation metrics.
+    """An evaluator that trains a model with a LightningModule, then returns the validation metrics.
 
-    Nothing handed in is changed: each fit uses its own copy of the LightningModule and of the Trainer
+    No argument is changed: each fit uses its own copy of the LightningModule and of the Trainer
     (its callbacks and loggers with it; the Trainer that `fit` returns holds the copies), and a shallow
     copy of the datamodule. Loaders are used as they are. So one evaluator serves any number of fits.
 
@@ -38,20 +38,21 @@ class Lightning(Tunable):
     class of a datamodule must inherit `spacelang.language.Tunable` to take part.
 
     Args:
-        module: a LightningModule, which gets the model through its `set_model(model)`, or as its
+        module: A LightningModule, which gets the model through its `set_model(model)`, or as its
             attribute `model` if it has no such method; or a callable `model -> LightningModule`.
-        trainer: a lightning Trainer that has not trained yet; None to make one from `trainer_kwargs`.
-        train_dataloaders: as in `Trainer.fit`.
-        val_dataloaders: as in `Trainer.fit`.
-        datamodule: a LightningDataModule, in place of the loaders.
-        trainer_kwargs: arguments of `Trainer`, such as `max_epochs=10, gradient_clip_val=5.`
+        trainer: A lightning Trainer that has not trained yet; None to make one from `trainer_kwargs`.
+        train_dataloaders: Training loaders, as in `Trainer.fit`.
+        val_dataloaders: Validation loaders, as in `Trainer.fit`.
+        datamodule: A LightningDataModule, in place of the loaders.
+        trainer_kwargs: Arguments of `Trainer`, such as `max_epochs=10, gradient_clip_val=5.`
 
     Raises:
-        SpaceError: an argument of the wrong kind; loaders and a datamodule; a Trainer and its arguments.
-        ArgumentError: neither the evaluator nor `Trainer` has an argument.
+        SpaceError: An argument is of the wrong kind, or two exclude each other: loaders and a datamodule, a
+            Trainer and its arguments.
+        ArgumentError: Neither the evaluator nor `Trainer` has an argument.
 
     Attributes:
-        default_objective: what a multi-trial search is after where it is not told; None for one that must be.
+        default_objective: Objective of a multi-trial search that sets none; None where one must be set.
     """
 
     default_objective: Objective | None = None
@@ -82,7 +83,7 @@ class Lightning(Tunable):
         return self._source.max_epochs
 
     def for_trial(self, directory: Path) -> Self:
-        """The same for one of many trials: it writes below `directory`, and leaves the terminal alone."""
+        """Return the same evaluator for one trial: it writes below `directory`, not to the terminal."""
         twin = copy(self)
         twin._source = self._source.without_progress_bar()
         twin._trial_folder = directory
@@ -92,7 +93,7 @@ class Lightning(Tunable):
         """Return a new LightningModule that holds `model` itself and trains it.
 
         Raises:
-            SpaceError: `model` is no module or still a space; the LightningModule does not take it;
+            SpaceError: `model` is not a module or is still a space, the LightningModule does not hold it, or
                 settings are still to be chosen.
         """
         require_decided(self, "The trials of an Experiment do so; to train a model yourself, use")
@@ -120,13 +121,13 @@ class Lightning(Tunable):
         """Train `model` in place.
 
         Args:
-            model: a plain module or a supernet; the very object is trained.
-            callbacks: added to the user's; used themselves, not copied.
-            directory: everything is written below it, logs into `logs/`. Default: the user's
+            model: A plain module or a supernet; the object itself is trained.
+            callbacks: Callbacks to add to the user's; used themselves, not copied.
+            directory: Folder for everything that is written, with logs in `logs/`. Default: the user's
                 `default_root_dir`, else a fresh folder in `runs/` of the cache folder. Loggers and
                 checkpoint callbacks that were made with folders of their own keep them.
-            ckpt_path: checkpoint to go on from; read with `weights_only=True`, so it can run no code.
-            checkpoint_io: how checkpoints are written and read, in place of Lightning's way.
+            ckpt_path: Checkpoint to continue from; read with `weights_only=True`, so it can run no code.
+            checkpoint_io: How checkpoints are written and read, in place of Lightning's way.
             unused_parameters: Whether a step may leave parameters unused, as sampled paths of a supernet do;
                 DDP then looks for them.
 
@@ -134,8 +135,8 @@ class Lightning(Tunable):
             The Trainer that was used; `trainer.callback_metrics` holds the last metrics.
 
         Raises:
-            SpaceError: `model` is no module or still a space; there is no training data.
-            KeyboardInterrupt: on Ctrl-C, once Lightning has shut down.
+            SpaceError: `model` is not a module or is still a space, or there is no training data.
+            KeyboardInterrupt: On Ctrl-C, once Lightning has shut down.
         """
         module = self.lightning_module(model)
         self._check_training_data(module)
@@ -165,11 +166,11 @@ class Lightning(Tunable):
         with `train`.
 
         Args:
-            model: a plain module or a supernet.
-            report: called with the metrics and the epoch's number (from 0) after each validation epoch.
+            model: A plain module or a supernet.
+            report: Called with the metrics and the epoch's number (from 0) after each validation epoch.
 
         Raises:
-            SpaceError: no validation metric was logged.
+            SpaceError: No validation metric was logged.
         """
         callbacks = [] if report is None else [_EpochReports(report)]
         trainer = self.fit(model, callbacks=callbacks)
@@ -179,11 +180,11 @@ class Lightning(Tunable):
         """Return validation metrics, as `evaluate` does, without training. Writes nothing.
 
         Args:
-            model: a plain module or a supernet.
-            callbacks: added to the user's; used themselves, not copied.
+            model: A plain module or a supernet.
+            callbacks: Callbacks to add to the user's; used themselves, not copied.
 
         Raises:
-            SpaceError: no validation metric was logged.
+            SpaceError: No validation metric was logged.
         """
         module = self.lightning_module(model)
         with self._quiet():
@@ -208,11 +209,11 @@ class Lightning(Tunable):
     def _check_training_data(self, module: LightningModule) -> None:
         has_own = is_overridden("train_dataloader", module)
         if self.train_dataloaders is None and self.datamodule is None and not has_own:
-            raise SpaceError("there is no training data; give train_dataloaders= or datamodule=")
+            raise SpaceError("there is no training data; pass train_dataloaders= or datamodule=")
 
 
 class _EpochReports(Callback):
-    """Call `report(metrics, epoch)` after each validation epoch."""
+    """A callback that calls `report(metrics, epoch)` after each validation epoch."""
 
     def __init__(self, report: Reporter) -> None:
         self.report = report
@@ -234,7 +235,7 @@ def _checked_metrics(trainer: Trainer) -> dict[str, float]:
     if not metrics:
         logged = ", ".join(trainer.callback_metrics) or "nothing"
         raise SpaceError(
-            f"no validation metric; logged were: {logged}. Give val_dataloaders= (or a datamodule with "
+            f"no validation metric; logged were: {logged}. Pass val_dataloaders= (or a datamodule with "
             "them), and call self.log('val_...', value) in validation_step"
         )
     return metrics
@@ -253,7 +254,7 @@ def _fit(trainer: Trainer, module: LightningModule, **arguments: Any) -> None:
 
 
 def _with_model(module: LightningModule, model: nn.Module) -> LightningModule:
-    """Give `model` to a LightningModule that is ours to change."""
+    """Set `model` in a LightningModule that may be changed."""
     set_model = getattr(module, "set_model", None)
     if callable(set_model):
         set_model(model)
@@ -262,12 +263,12 @@ def _with_model(module: LightningModule, model: nn.Module) -> LightningModule:
         raise SpaceError(
             f"{type(module).__name__} has parameters of its own, and neither set_model(model) nor an "
             "attribute `model`: it would train them instead. Write `self.model = None` in its __init__ and "
-            "use self.model, or give Lightning a callable `model -> LightningModule`"
+            "use self.model, or pass Lightning a callable `model -> LightningModule`"
         )
     module.model = model
     if module.model is not model:  # a class attribute of that name hides the submodule
         raise SpaceError(
-            f"{type(module).__name__} has a class attribute `model`, which hides the one it is given; write "
+            f"{type(module).__name__} has a class attribute `model`, which hides the model to train; write "
             "`self.model = None` in its __init__ instead"
         )
     return _holding(module, model)
@@ -277,7 +278,7 @@ def _holding(module: LightningModule, model: nn.Module) -> LightningModule:
     if any(part is model for part in module.modules()):
         return module
     raise SpaceError(
-        f"{type(module).__name__} does not hold the model it was given, so it would train something else; "
+        f"{type(module).__name__} does not hold the model to train, so it would train something else; "
         "assign it to an attribute (self.model = model), unchanged"
     )
 
@@ -299,7 +300,7 @@ def _check_data(train: Loaders, validation: Loaders, datamodule: object) -> None
     if not isinstance(datamodule, LightningDataModule):
         raise SpaceError(f"datamodule is a {type(datamodule).__name__}; expected a LightningDataModule")
     if train is not None or validation is not None:
-        raise SpaceError("both dataloaders and a datamodule were given; give one of the two")
+        raise SpaceError("both dataloaders and a datamodule were passed; pass one of the two")
 
 
 def _check_model(model: object) -> None:
@@ -307,7 +308,7 @@ def _check_model(model: object) -> None:
     from spacelang.supernet import Supernet
 
     if not isinstance(model, nn.Module):
-        hint = " Give an object of the class, not the class." if isinstance(model, type) else ""
+        hint = " Pass an object of the class, not the class." if isinstance(model, type) else ""
         raise SpaceError(f"the model to train is {model!r}; expected an nn.Module.{hint}")
     if not is_frozen(model) and not isinstance(model, Supernet):
         raise SpaceError(

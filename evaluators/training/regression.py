@@ -1,4 +1,4 @@
-"""Regression: a LightningModule and the evaluator made of it."""
+"""Regression: a LightningModule and its evaluator."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ from .training_module import Loss, TrainingModule, described, made_loss, refuse_
 
 
 class RegressionModule(TrainingModule):
-    """Train a model of real numbers: mean squared error, one optimiser, loss and errors logged.
+    """A LightningModule for real numbers: mean squared error, one optimiser, loss and errors logged.
 
     Logs `train_loss, train_mse, train_mae` and the same of `val` and `test`, each the mean over the samples
-    of an epoch; of these two also `val_r2` and `test_r2`, of all samples of an epoch together. A subclass
+    of an epoch; for validation and test also `val_r2` and `test_r2` over all samples of an epoch. A subclass
     may override any hook; it finds `self.model`, `self.criterion`, `self.metrics` (functions of output and
     targets by name) and `self.hparams.learning_rate`.
 
-    Output and targets have one shape, (B,) or (B, ...); (B, 1) and (B,) fit each other, too. Targets may
+    Output and targets have one shape, (B,) or (B, ...); (B, 1) and (B,) also fit each other. Targets may
     have another number type than the output.
 
     Numbers may be value choices, for `Lightning` to decide.
 
     Args:
-        criterion: loss of (output, targets), a module, a function or a class to call without arguments.
-        learning_rate: of the optimiser.
-        weight_decay: of the optimiser.
-        optimizer: called as `optimizer(parameters, lr=..., weight_decay=...)`.
-        export_onnx: accepted for code written for NNI; must be false.
+        criterion: Loss of (output, targets): a module, a function or a class to call without arguments.
+        learning_rate: Learning rate of the optimiser.
+        weight_decay: Weight decay of the optimiser.
+        optimizer: Called as `optimizer(parameters, lr=..., weight_decay=...)`.
+        export_onnx: Accepted for code written for NNI; must be false.
 
     Raises:
-        SpaceError: a value out of range; in training, output and targets that do not fit.
+        SpaceError: A value is out of range; in training, output and targets do not fit.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class RegressionModule(TrainingModule):
         self.r2 = R2()
 
     def compared(self, output: Any, targets: Any) -> tuple[Tensor, Tensor]:
-        """Output and targets of one shape and number type, of at least 32 bits."""
+        """Return output and targets of one shape and number type, of at least 32 bits."""
         if not isinstance(output, Tensor) or not isinstance(targets, Tensor):
             raise SpaceError(
                 f"the model returned {described(output)} for {described(targets)}; expected two tensors of "
@@ -69,8 +69,8 @@ class RegressionModule(TrainingModule):
         if output.shape != targets.shape:
             raise SpaceError(
                 f"the model returned shape {tuple(output.shape)} for targets of shape "
-                f"{tuple(targets.shape)}; expected one shape, such as (batch,) or (batch, outputs). Give the "
-                "model's last layer as many outputs as a target has numbers"
+                f"{tuple(targets.shape)}; expected one shape, such as (batch,) or (batch, outputs). The "
+                "model's last layer needs as many outputs as a target has numbers"
             )
         dtype = torch.promote_types(output.dtype, torch.float32)
         return output.to(dtype), targets.to(dtype)
@@ -81,12 +81,12 @@ class RegressionModule(TrainingModule):
 
 
 class Regression(Lightning):
-    """Evaluate a model of real numbers: a `Lightning` evaluator with a `RegressionModule`.
+    """An evaluator of models of real numbers: a `Lightning` with a `RegressionModule`.
 
     Args:
-        criterion, learning_rate, weight_decay, optimizer, export_onnx: see `RegressionModule`.
-        train_dataloaders, val_dataloaders, datamodule: see `Lightning`; batches are (inputs, targets).
-        trainer_kwargs: arguments of `Trainer`, such as `max_epochs=10`.
+        criterion, learning_rate, weight_decay, optimizer, export_onnx: See `RegressionModule`.
+        train_dataloaders, val_dataloaders, datamodule: See `Lightning`; batches are (inputs, targets).
+        trainer_kwargs: Arguments of `Trainer`, such as `max_epochs=10`.
     """
 
     default_objective = Minimize("val_mse")
@@ -114,10 +114,12 @@ class Regression(Lightning):
 
 
 class R2(Metric):
-    """Coefficient of determination, 1 - sum (y - output)^2 / sum (y - mean of y)^2, over all batches seen.
+    """A metric: the coefficient of determination over all batches seen.
 
-    Of several numbers a sample, the mean over these. Where y does not vary it is 1 if the output is exact
-    and 0 otherwise; of fewer than two samples it is NaN.
+    R2 = 1 - sum (y - output)^2 / sum (y - mean of y)^2.
+
+    With several numbers in a sample it is the mean over these. Where y does not vary it is 1 if the output is
+    exact and 0 otherwise; for fewer than two samples it is NaN.
 
     Batches are merged about their means, for torchmetrics' `R2Score` subtracts sums of squares: its float32
     cancels where the mean of y is far from 0, and sums below some 1e-4 count as 0.
@@ -149,7 +151,7 @@ class R2(Metric):
         self.count, self.mean, self.total, self.residual = _merged(self._states(), batch)
 
     def compute(self) -> Tensor:
-        """The value so far, a scalar."""
+        """Return the value so far, a scalar."""
         states = self._states()
         if self.count.dim():  # those of all processes, stacked
             states = reduce(_merged, zip(*states, strict=True))
@@ -162,7 +164,7 @@ class R2(Metric):
 
 
 def _merged(a: tuple[Tensor, ...], b: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Count, mean, sum of squares about the mean and of residuals of two groups together."""
+    """Return count, mean, sum of squares about the mean and of residuals of two groups together."""
     (count_a, mean_a, total_a, residual_a), (count_b, mean_b, total_b, residual_b) = a, b
     count = count_a + count_b
     share = count_b / count.clamp(min=1)

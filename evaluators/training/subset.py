@@ -1,4 +1,4 @@
-"""An evaluator that trains on a part of the data."""
+"""Evaluator on a part of the training data."""
 
 from __future__ import annotations
 
@@ -39,18 +39,18 @@ _SETTINGS = (
 
 
 def subset(evaluator: E, fraction: float, *, seed: int = 0) -> E:
-    """The same evaluator on a part of its training data, which is drawn once; validation is on all data.
+    """Return the same evaluator on a part of its training data, drawn once; it validates on all data.
 
     With several training loaders, in a list or a dict, it is a part of each.
 
     Args:
-        evaluator: a `Lightning` or `Classification` that has training loaders; it is not changed.
-        fraction: of the samples, 0 < fraction <= 1, rounded to at least one.
-        seed: of the draw.
+        evaluator: A `Lightning` or `Classification` that has training loaders; it is not changed.
+        fraction: Fraction of the samples, 0 < fraction <= 1, rounded to at least one sample.
+        seed: Seed of the draw.
 
     Raises:
-        SpaceError: an evaluator of another kind; one whose data come from a datamodule, or in an order that
-            a part of them cannot be brought into; a fraction out of range.
+        SpaceError: The evaluator is of another kind, has its data from a datamodule, or reads them in an
+            order that a part cannot keep; the fraction is out of range.
     """
     if not isinstance(evaluator, Lightning):
         raise SpaceError(
@@ -59,8 +59,8 @@ def subset(evaluator: E, fraction: float, *, seed: int = 0) -> E:
     require_number("fraction", fraction, above=0, most=1)
     if evaluator.train_dataloaders is None:
         raise SpaceError(
-            "subset takes a part of train_dataloaders, and this evaluator has none. Of a datamodule or a "
-            "LightningModule's own data, take the part in its train_dataloader()."
+            "subset takes a part of train_dataloaders, and this evaluator has none. For the data "
+            "of a datamodule or LightningModule, choose the part in its train_dataloader()."
         )
     reduced = copy(evaluator)
     reduced.train_dataloaders = _reduced(evaluator.train_dataloaders, fraction, seed)
@@ -81,7 +81,7 @@ def _reduced_loader(loader: Any, fraction: float, seed: int) -> DataLoader[Any]:
     if loader.drop_last and loader.batch_size is not None and count < loader.batch_size:
         raise SpaceError(
             f"fraction={fraction} leaves {count} of {len(indices)} samples, less than one batch of "
-            f"{loader.batch_size}, and the loader drops what is less."
+            f"{loader.batch_size}, and the loader drops incomplete batches."
         )
     drawn = torch.randperm(len(indices), generator=torch.Generator().manual_seed(seed))[:count]
     kept = [indices[i] for i in sorted(drawn.tolist())]  # without shuffling they keep their order
@@ -90,7 +90,7 @@ def _reduced_loader(loader: Any, fraction: float, seed: int) -> DataLoader[Any]:
 
 
 def _order(loader: Any) -> tuple[Sequence[int], bool]:
-    """Which samples a loader goes through, and whether it shuffles them."""
+    """Return the samples that a loader reads, and whether it shuffles them."""
     if type(loader) is not DataLoader or isinstance(loader.dataset, IterableDataset):
         raise SpaceError(
             f"subset takes a DataLoader of a data set with a length; got {short(loader)}. "

@@ -26,7 +26,7 @@ from spacelang.language import Tunable
 
 @dataclass(frozen=True)
 class TrainerSource(Tunable):
-    """Where Trainers come from: keyword arguments, or a pristine Trainer to copy.
+    """A source of Trainers: keyword arguments, or an unused Trainer to copy.
 
     A Trainer counts its epochs and steps over its whole life: one that has trained stops at once when
     asked to fit again. So none is ever used twice.
@@ -44,15 +44,15 @@ class TrainerSource(Tunable):
         return epochs
 
     def without_progress_bar(self) -> TrainerSource:
-        """The same without Lightning's own bars, unless the user asked for them or gave a Trainer."""
+        """Return the same without Lightning's own bars, unless the user set them or passed a Trainer."""
         return replace(self, arguments={"enable_progress_bar": False, **self.arguments})
 
 
 def trainer_source(trainer: Trainer | None, arguments: Mapping[str, Any]) -> TrainerSource:
-    """Check what the user gave and keep an independent copy of it.
+    """Check the user's Trainer or arguments and keep an independent copy of them.
 
     Raises:
-        SpaceError: both a Trainer and arguments; not a Trainer; a Trainer that has trained already.
+        SpaceError: Both a Trainer and arguments were passed, or the Trainer has already trained.
     """
     if trainer is None:
         _check_arguments(arguments)
@@ -70,7 +70,7 @@ def trainer_source(trainer: Trainer | None, arguments: Mapping[str, Any]) -> Tra
     if trainer.fit_loop.epoch_progress.current.ready or trainer.global_step:
         raise SpaceError(
             f"the Trainer has already trained ({trainer.current_epoch} epochs, {trainer.global_step} steps) "
-            "and would stop at once; give a new Trainer(...)"
+            "and would stop at once; pass a new Trainer(...)"
         )
     return TrainerSource(arguments={}, template=_copied_trainer(trainer))
 
@@ -86,11 +86,11 @@ def make_trainer(
     """Make the Trainer of one fit; it writes below `directory` unless the user's own parts say otherwise.
 
     Args:
-        source: the user's arguments or Trainer; not changed.
-        callbacks: added after the user's, themselves and not copies; checkpoint callbacks come last.
-        directory: default folder of loggers and checkpoints; None means the user's `default_root_dir`
+        source: The user's arguments or Trainer; not changed.
+        callbacks: Callbacks to add after the user's, not copied; checkpoint callbacks come last.
+        directory: Default folder of loggers and checkpoints; None means the user's `default_root_dir`
             or else a fresh one in the cache folder.
-        checkpoint_io: how checkpoints are written and read.
+        checkpoint_io: How checkpoints are written and read.
         unused_parameters: See `Lightning.fit`.
     """
     if source.template is None:
@@ -184,7 +184,7 @@ def _untyped(trainer: Trainer) -> Any:
 
 
 def _has_default_logger(trainer: Trainer) -> bool:
-    """Say whether the only logger is the one that `Trainer(logger=True)` makes in its root folder."""
+    """Return whether the only logger is the one that `Trainer(logger=True)` makes in its root folder."""
     if len(trainer.loggers) != 1 or type(trainer.loggers[0]) not in (CSVLogger, TensorBoardLogger):
         return False
     logger = trainer.loggers[0]
@@ -268,7 +268,7 @@ class _Remarks(logging.Filter):
 
 @contextmanager
 def quiet_lightning(level: int = logging.NOTSET) -> Iterator[None]:
-    """Leave these remarks out, and messages below a level; everything else Lightning says is shown."""
+    """Leave out these remarks and messages below a level; show everything else from Lightning."""
     loggers = [logging.getLogger(f"lightning.{name}") for name in ("pytorch.utilities.rank_zero", "fabric")]
     remarks = _Remarks(level)
     for logger in loggers:

@@ -1,4 +1,4 @@
-"""What the modules for classification, regression and language have in common."""
+"""Common base of the LightningModules for classification, regression and language."""
 
 from __future__ import annotations
 
@@ -18,22 +18,23 @@ Batch: TypeAlias = tuple[Tensor, Tensor]
 
 
 class TrainingModule(LightningModule):
-    """Train a model with one loss and one optimiser; log the loss and metrics of each stage.
+    """A LightningModule with one loss and one optimiser, which logs the loss and metrics of each stage.
 
-    A subclass says with `compared` what losses and metrics get, and keeps its metrics in `self.metrics`.
+    A subclass defines in `compared` the arguments of losses and metrics, and keeps its metrics in
+    `self.metrics`.
 
     Numbers may be value choices, for `Lightning` to decide.
 
     Args:
-        criterion: loss of (output, targets).
-        learning_rate: of the optimiser.
-        weight_decay: of the optimiser.
-        optimizer: called as `optimizer(parameters, lr=..., weight_decay=...)`.
-        evaluation_criterion: loss in validation and test; by default the same.
-        hyper_parameters: further plain numbers to keep in `hparams`.
+        criterion: Loss of (output, targets).
+        learning_rate: Learning rate of the optimiser.
+        weight_decay: Weight decay of the optimiser.
+        optimizer: Called as `optimizer(parameters, lr=..., weight_decay=...)`.
+        evaluation_criterion: Loss in validation and test; the same by default.
+        hyper_parameters: Further plain numbers to keep in `hparams`.
 
     Raises:
-        SpaceError: a value out of range.
+        SpaceError: A value is out of range.
     """
 
     model: nn.Module
@@ -63,7 +64,7 @@ class TrainingModule(LightningModule):
         self.metrics: dict[str, Callable[[Tensor, Tensor], Tensor]] = {}
 
     def set_model(self, model: nn.Module) -> None:
-        """Take the model to train."""
+        """Set the model to train."""
         self.model = model
 
     def forward(self, x: Tensor) -> Any:
@@ -97,10 +98,10 @@ class TrainingModule(LightningModule):
         self._reset_epoch_metrics()
 
     def split_batch(self, batch: Any) -> Batch:
-        """Inputs and targets of a batch.
+        """Return inputs and targets of a batch.
 
         Raises:
-            SpaceError: it is no pair.
+            SpaceError: The batch is not a pair.
         """
         if isinstance(batch, list | tuple) and len(batch) == 2:
             return batch[0], batch[1]
@@ -110,19 +111,19 @@ class TrainingModule(LightningModule):
         )
 
     def compared(self, output: Any, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """What losses and metrics get: the model's output and the targets, checked.
+        """Return the arguments of losses and metrics: the model's output and the targets, checked.
 
         Raises:
-            SpaceError: they do not fit.
+            SpaceError: They do not fit.
         """
         raise NotImplementedError
 
     def batch_weight(self, targets: Tensor) -> int:
-        """How much a batch counts in the mean over an epoch: its samples."""
+        """Return the weight of a batch in the mean over an epoch: its number of samples."""
         return len(targets)
 
     def epoch_metrics(self, loss: Tensor, output: Tensor, targets: Tensor) -> Mapping[str, Metric]:
-        """Metrics that are no mean over samples, updated with a batch; for validation and test alone."""
+        """Return metrics that are not means over samples, updated with a batch; for validation and test."""
         return {}
 
     def log_stage(self, stage: str, loss: Tensor, output: Tensor, targets: Tensor) -> None:
@@ -166,9 +167,9 @@ def require_possible(check: Callable[..., None], name: str, setting: Any, **boun
 
 
 def made_loss(criterion: Loss | type[nn.Module], arguments: str) -> Loss:
-    """The loss that a module, a function or a class to call without arguments stands for."""
+    """Return the loss for which a module, a function or a class to call without arguments stands."""
     if not callable(criterion):
-        raise SpaceError(f"criterion is {criterion!r}; expected a loss of {arguments}")
+        raise SpaceError(f"criterion={criterion!r} must be a loss of {arguments}")
     return criterion() if isinstance(criterion, type) else criterion
 
 
@@ -181,7 +182,7 @@ def refuse_export(export_onnx: bool) -> None:
 
 
 def described(value: object) -> str:
-    """A tensor's shape and dtype, or what else there is; for messages."""
+    """Return a description of a tensor or another object, for messages."""
     if isinstance(value, Tensor):
         return f"a tensor of shape {tuple(value.shape)}, {value.dtype}"
     if isinstance(value, list | tuple):

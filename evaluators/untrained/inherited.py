@@ -1,4 +1,4 @@
-"""Architectures measured with the weights of a trained supernet."""
+"""Evaluator with the weights of a trained supernet."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ from ..training.lightning_training import Lightning
 
 
 class Inherited(KnownArguments):
-    """Evaluate an architecture with a supernet's weights, without training it.
+    """An evaluator that measures an architecture with a supernet's weights, without training it.
 
-    The weights of its path are copied, batch-norm statistics are estimated anew on training batches, and the
+    The weights of its path are copied, batch-norm statistics are estimated again on training batches, and the
     validation metrics are those of the evaluator's own LightningModule. The supernet and the global
     generators are left as they were.
 
     Args:
-        supernet: trained, such as `experiment.supernet`.
-        evaluator: a `Lightning` or `Classification`, for its LightningModule, data and Trainer settings.
-        calibration_batches: training batches for the statistics; 0 keeps those of the supernet, which are a
-            mixture of all its paths.
+        supernet: A trained supernet, such as `experiment.supernet`.
+        evaluator: A `Lightning` or `Classification`, for its LightningModule, data and Trainer settings.
+        calibration_batches: Number of training batches for the statistics; 0 keeps those of the supernet,
+            which mix all its paths.
 
     Raises:
-        SpaceError: an argument of the wrong kind.
+        SpaceError: An argument is of the wrong kind.
     """
 
     def __init__(self, supernet: Supernet, evaluator: Lightning, *, calibration_batches: int = 20) -> None:
@@ -51,7 +51,7 @@ class Inherited(KnownArguments):
                 f"Inherited measures with a Lightning or Classification evaluator; got a "
                 f"{type(evaluator).__name__}."
             )
-        require_decided(evaluator, "Inherited trains nothing, so it would make no difference; give")
+        require_decided(evaluator, "Inherited trains nothing, so it would make no difference; pass")
         require_integer("calibration_batches", calibration_batches, least=0)
         self.supernet = supernet
         self.evaluator = evaluator
@@ -59,7 +59,7 @@ class Inherited(KnownArguments):
 
     @property
     def default_objective(self) -> Objective | None:
-        """That of the evaluator."""
+        """Objective of the evaluator."""
         return self.evaluator.default_objective
 
     def for_trial(self, directory: Path) -> Inherited:
@@ -74,12 +74,12 @@ class Inherited(KnownArguments):
         """Return the validation metrics of an architecture.
 
         Args:
-            model: an architecture dict; or a model that was frozen or built as one, whose own weights are
+            model: An architecture dict; or a model that was frozen or built with one, whose own weights are
                 not used.
-            report: called once with the metrics and 0.
+            report: Called once with the metrics and 0.
 
         Raises:
-            SpaceError: the architecture is invalid or unknown; no validation metric was logged.
+            SpaceError: The architecture is invalid or unknown, or no validation metric was logged.
         """
         callbacks = [_Recalibration(self.evaluator, self.calibration_batches)]
         frozen = self.supernet.freeze(_architecture(model))
@@ -94,21 +94,21 @@ def _architecture(model: nn.Module | Mapping[str, Any]) -> Architecture:
     arch = dict(model) if isinstance(model, Mapping) else architecture_of(model)
     if arch is None:
         raise SpaceError(
-            f"the architecture of a {type(model).__name__} is not known; give the dict itself, or a "
+            f"the architecture of a {type(model).__name__} is not known; pass the dict itself, or a "
             "model from space.freeze(arch) or model_context(arch)."
         )
     return arch
 
 
 class _Recalibration(pl.Callback):
-    """Estimate the batch-norm statistics of a model on training batches before it is validated."""
+    """A callback that estimates batch-norm statistics on training batches before validation."""
 
     def __init__(self, evaluator: Lightning, batches: int) -> None:
         self.evaluator = evaluator
         self.batches = batches
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Estimate, now that the model is where it will be validated."""
+        """Estimate the statistics, now that the model is on its device."""
 
         def forward(batch: Any) -> None:
             with captured_log(pl_module), trainer.precision_plugin.train_step_context():
@@ -133,7 +133,7 @@ def _on_device(batch: Any, trainer: pl.Trainer, pl_module: pl.LightningModule) -
 
 
 def _repeated(loaders: Any, count: int) -> Iterator[Any]:
-    """`count` batches, over and over those of the loaders; none if there are none."""
+    """Yield `count` batches, repeating those of the loaders; none if there are none."""
     taken = 0
     while taken < count:
         before = taken

@@ -1,10 +1,10 @@
 """Zero-cost proxies as functions of an untrained network and one minibatch.
 
-Each may do with the network what it likes: callers hand it a copy, in training mode. Sums over layers are
+Each may change the network: callers pass a copy, in training mode. Sums over layers are
 over the weights of convolutions and linear layers, without biases and normalisation; a weight that the loss
 does not depend on has the gradient 0.
 
-Source: Abdelfattah et al. 2021, arXiv:2101.08134, and its code; those before it are named at each.
+Source: Abdelfattah et al. 2021, arXiv:2101.08134, and its code; earlier sources are named at each function.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def plain(model: nn.Module, x: Tensor, y: Tensor, loss: Loss) -> Tensor:
 
 
 def snip(model: nn.Module, x: Tensor, y: Tensor, loss: Loss) -> Tensor:
-    """sum of |g * w|: what the loss says to masking each weight. Lee et al. 2019, arXiv:1810.02340."""
+    """sum of |g * w|: how the loss reacts to masking each weight. Lee et al. 2019, arXiv:1810.02340."""
     return _total((g * w).abs().sum() for w, g in _gradients(model, x, y, loss))
 
 
@@ -112,8 +112,8 @@ def channel_fisher(activation: Tensor, gradient: Tensor) -> Tensor:
     """F_c = 1/2 mean over the batch of (sum over space of activation * gradient)^2.
 
     Args:
-        activation: output of a layer, (B, C, ...).
-        gradient: of the loss with respect to it, (B, C, ...).
+        activation: Output of a layer, (B, C, ...).
+        gradient: Gradient of the loss with respect to it, (B, C, ...).
 
     Returns:
         F, (C,).
@@ -122,7 +122,7 @@ def channel_fisher(activation: Tensor, gradient: Tensor) -> Tensor:
 
 
 def jacob_cov(model: nn.Module, x: Tensor, y: Tensor, loss: Loss) -> Tensor:
-    """How little the gradients of different samples resemble each other, see `jacobian_score`.
+    """Dissimilarity of the gradients of different samples; see `jacobian_score`.
 
     Source: Mellor et al. 2020, arXiv:2006.04647v1.
     """
@@ -134,7 +134,7 @@ def jacobian_score(jacobian: Tensor) -> Tensor:
     """-sum over v of log(v + k) + 1 / (v + k), v the eigenvalues of the samples' correlation, k = 1e-5.
 
     Args:
-        jacobian: gradient of the summed logits by sample, (B, D).
+        jacobian: Gradient of the summed logits by sample, (B, D).
 
     Returns:
         Scalar; NaN when the gradient of a sample is constant.
@@ -191,7 +191,7 @@ def _layers(model: nn.Module) -> list[Layer]:
 
 
 def _weights(model: nn.Module) -> list[Tensor]:
-    """Weights of the layers, shared ones once."""
+    """Return the weights of the layers, shared ones once."""
     weights: dict[int, Tensor] = {id(layer.weight): layer.weight for layer in _layers(model)}
     return [weight.requires_grad_() for weight in weights.values()]
 
@@ -201,7 +201,7 @@ def _total(parts: Iterator[Tensor] | Sequence[Tensor]) -> Tensor:
 
 
 def _output(model: nn.Module, x: Tensor) -> Tensor:
-    """Output of the network; the first where there are several, such as those of auxiliary heads."""
+    """Return the output of the network; the first where there are several, as with auxiliary heads."""
     output = model(x)
     first = output[0] if isinstance(output, tuple | list) else output
     if not isinstance(first, Tensor):
@@ -220,7 +220,7 @@ def _loss(model: nn.Module, x: Tensor, y: Tensor, loss: Loss) -> Tensor:
 
 
 def _grad(value: Tensor, inputs: Sequence[Tensor], *, create_graph: bool = False) -> list[Tensor]:
-    """Gradients of `value`, 0 where it does not depend on an input."""
+    """Return the gradients of `value`, 0 where it does not depend on an input."""
     found: Sequence[Tensor | None] = [None] * len(inputs)
     if value.requires_grad and inputs:
         found = grad(value, inputs, create_graph=create_graph, allow_unused=True)
@@ -228,7 +228,7 @@ def _grad(value: Tensor, inputs: Sequence[Tensor], *, create_graph: bool = False
 
 
 def _gradients(model: nn.Module, x: Tensor, y: Tensor, loss: Loss) -> list[tuple[Tensor, Tensor]]:
-    """Each weight with its gradient."""
+    """Return each weight with its gradient."""
     weights = _weights(model)
     gradients = _grad(_loss(model, x, y, loss), weights)
     return [(weight.detach(), gradient) for weight, gradient in zip(weights, gradients, strict=True)]

@@ -1,4 +1,4 @@
-"""Columns from a CSV or Parquet file."""
+"""Reader of CSV and Parquet files."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from spacelang.errors import SpaceError, quoted
 
 
 def read_columns(path: Path) -> dict[str, list[Any]]:
-    """Cells by column; those of a CSV file are text.
+    """Return cells by column; those of a CSV file are text.
 
     Raises:
-        SpaceError: the file is missing, of another kind, or malformed; pyarrow is not installed.
+        SpaceError: The file is missing, of another kind or malformed, or pyarrow is not installed.
     """
     readers = {".csv": _read_csv, ".parquet": _read_parquet}
     if path.suffix.lower() not in readers:
@@ -47,7 +47,7 @@ def _read_parquet(path: Path) -> dict[str, list[Any]]:
     try:
         table = parquet.read_table(path)
     except pa.ArrowException as error:
-        raise SpaceError(f"is no Parquet file: {error}") from error
+        raise SpaceError(f"is not a Parquet file: {error}") from error
     _check_names(table.column_names)
     return {name: table.column(i).to_pylist() for i, name in enumerate(table.column_names)}
 

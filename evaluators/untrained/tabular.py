@@ -1,4 +1,4 @@
-"""A table of architectures and metrics in place of training."""
+"""Evaluator that looks metrics up in a table, in place of training."""
 
 from __future__ import annotations
 
@@ -25,39 +25,39 @@ class Columns(Protocol):
     """Columns by name: a dict of lists, or a pandas DataFrame."""
 
     def items(self) -> Iterable[tuple[Any, Iterable[Any]]]:
-        """Name and cells of each column."""
+        """Return the name and cells of each column."""
         ...
 
 
 class Tabular(KnownArguments):
-    """Look architectures up in a table of what their trainings gave.
+    """An evaluator that looks architectures up in a table of finished trainings.
 
     A row is one training. Its columns are
 
         arch       the canonical architecture dict as JSON
         seed       seed of the training, an integer; needed only to tell rows of one architecture apart
         val_acc    a metric at the end, and any other name likewise
-        val_acc@3  the metric after epoch 3, counted from 0; announced through `report`
+        val_acc@3  the metric after epoch 3, counted from 0; passed to `report`
 
     A metric without a column of its own is that of the last epoch. An empty cell is NaN; epochs at the end
-    of a row that are empty in every column were not reached. "seconds" is how long training took: no one
-    waits for it, it is added up in `seconds`. Announced epochs have the seconds up to there, from columns
+    of a row that are empty in every column were not reached. "seconds" is the time of training: nobody waits
+    for it, it is added up in `seconds`. Reported epochs have the seconds up to there, from columns
     "seconds@0", ... or, without them, in equal shares.
 
-    Of an architecture with several rows one is drawn from torch's global generator, which a search seeds with
-    the seed of the trial.
+    For an architecture with several rows one is drawn from torch's global generator, which a search seeds
+    with the seed of the trial.
 
     Args:
-        table: path of a .csv or .parquet file (Parquet needs pyarrow, the extra `spacelang[parquet]`), or the
+        table: Path of a .csv or .parquet file (Parquet needs pyarrow, the extra `spacelang[parquet]`), or the
             columns themselves: a dict of lists or a pandas DataFrame.
-        metrics: which metrics to read; by default all columns must hold numbers.
-        average: give the mean over an architecture's rows instead of one of them.
+        metrics: Metrics to read; by default all columns must hold numbers.
+        average: Whether to return the mean over an architecture's rows instead of one row.
 
     Attributes:
-        seconds: of simulated training, over everything this object evaluated.
+        seconds: Seconds of simulated training, over everything this object evaluated.
 
     Raises:
-        SpaceError: the table cannot be read or is malformed; names row (from 1, without the header)
+        SpaceError: The table cannot be read or is malformed; names row (from 1, without the header)
             and column.
 
     >>> archs = ['{"layer": "conv"}', '{"layer": "skip"}']
@@ -93,7 +93,7 @@ class Tabular(KnownArguments):
         return len(self._rows)
 
     def architectures(self) -> Iterator[Architecture]:
-        """Every architecture of the table once."""
+        """Return every architecture of the table once."""
         return map(json.loads, self._rows)
 
     def evaluate_architecture(
@@ -102,11 +102,11 @@ class Tabular(KnownArguments):
         """Return the metrics of a row of `arch`.
 
         Args:
-            arch: architecture dict, canonical.
-            report: called with the metrics of each epoch.
+            arch: Canonical architecture dict.
+            report: Called with the metrics of each epoch.
 
         Raises:
-            SpaceError: the table does not have it; says what the most similar one has instead.
+            SpaceError: The table does not have it; says what the most similar one has instead.
         """
         rows = self._rows.get(key_of(dict(arch)))
         if rows is None:
@@ -131,7 +131,7 @@ class Tabular(KnownArguments):
         return np.asarray(self._values[rows[drawn]])
 
     def _reached(self, values: np.ndarray[Any, Any]) -> dict[int, dict[str, float]]:
-        """Metrics by epoch, up to the last that has any."""
+        """Return metrics by epoch, up to the last epoch that has any."""
         epochs = {epoch: _at(columns, values) for epoch, columns in self._epochs.items()}
         while epochs and all(math.isnan(value) for value in epochs[max(epochs)].values()):
             del epochs[max(epochs)]
@@ -141,7 +141,7 @@ class Tabular(KnownArguments):
         return epochs
 
     def _unknown(self, arch: Mapping[str, Any]) -> str:
-        """What to say of an architecture that is not in the table."""
+        """Return a message on an architecture that is not in the table."""
 
         def different(known: Architecture) -> list[str]:
             labels = dict.fromkeys((*arch, *known))
@@ -179,7 +179,7 @@ def _columns(table: Columns) -> dict[str, list[Any]]:
 
 
 def _rows_by_key(cells: Mapping[str, Sequence[Any]]) -> dict[str, list[int]]:
-    """Row numbers by architecture."""
+    """Return row numbers by architecture."""
     if ARCH not in cells:
         raise SpaceError(
             f"it has no column {ARCH!r} with architecture dicts as JSON; its columns are {quoted(cells)}."
@@ -215,14 +215,14 @@ def _key(text: object, number: int) -> str:
 def _metric_columns(
     cells: Mapping[str, object], metrics: Sequence[str] | None
 ) -> dict[str, tuple[str, int | None]]:
-    """Metric and epoch by the name of their column; epoch None is the end."""
+    """Return metric and epoch by the name of their column; epoch None is the end."""
     found: dict[str, tuple[str, int | None]] = {}
     for column in cells:
         name, at, epoch = column.rpartition("@")
         if column in (ARCH, SEED):
             continue
         if at and not (name and epoch.isascii() and epoch.isdigit()):
-            raise SpaceError(f"column {column!r}: what follows @ is an epoch, counted from 0.")
+            raise SpaceError(f"column {column!r}: the part after @ must be an epoch, counted from 0.")
         found[column] = (name, int(epoch)) if at else (column, None)
     names = dict.fromkeys(name for name, _ in found.values())
     wanted = names if metrics is None else metrics
@@ -230,12 +230,12 @@ def _metric_columns(
         if name not in names:
             raise SpaceError(f"it has no metric {name!r}; it has {quoted(names)}." + closest(name, names))
     if not wanted:
-        raise SpaceError("it has no metrics: every column besides 'arch' and 'seed' is one.")
+        raise SpaceError("it has no metrics: every column but 'arch' and 'seed' is one.")
     return {column: meaning for column, meaning in found.items() if meaning[0] in wanted}
 
 
 def _numbers(name: str, column: Sequence[Any]) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """A column of numbers, (rows,); empty cells are NaN."""
+    """Return a column of numbers, (rows,); empty cells are NaN."""
     try:
         return np.array([math.nan if x is None or x == "" else float(x) for x in column])
     except (TypeError, ValueError):

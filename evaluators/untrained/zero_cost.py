@@ -1,4 +1,4 @@
-"""Zero-cost proxies as an evaluator."""
+"""Evaluator by zero-cost proxies."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ from .proxies import PROXIES, Loss
 
 
 class ZeroCost(KnownArguments):
-    """Score an untrained model by what one minibatch does in it.
+    """An evaluator that scores an untrained model by one minibatch.
 
     | proxy | |
     |---|---|
     | `params`, `flops` | size, and operations for one sample |
     | `l2_norm`, `grad_norm` | norms of the weights and of their gradients |
-    | `plain`, `snip`, `grasp`, `fisher`, `synflow` | what pruning methods say of the weights, summed |
+    | `plain`, `snip`, `grasp`, `fisher`, `synflow` | importance of the weights in pruning methods, summed |
     | `jacob_cov`, `naswot` | how differently the model treats different samples |
 
-    Their authors rank models by them, most first. A value that does not exist or is not finite is NaN, which
-    ranks last. The weights are taken as they are, so they should be newly drawn. The model runs in training
-    mode, for `synflow` and `flops` in evaluation mode.
+    Their authors rank models by them, largest first. A value that does not exist or is not finite is NaN,
+    which ranks last. The weights are used as they are, so they should be newly drawn. The model runs in
+    training mode, for `synflow` and `flops` in evaluation mode.
 
     A copy is scored: the model, its statistics and gradients, and torch's generators stay as they were.
 
     Args:
-        proxies: names; the first is also the metric "default".
-        batch: inputs (B, ...) and targets of one minibatch; taken to the device of the model.
-        loss: a number from the output and the targets.
+        proxies: Names of proxies; the first is also the metric "default".
+        batch: Inputs (B, ...) and targets of one minibatch; moved to the device of the model.
+        loss: Returns a number from the output and the targets.
 
     Raises:
-        SpaceError: an unknown proxy; no batch.
+        SpaceError: A proxy is unknown, or the batch is missing.
 
     >>> batch = torch.ones(2, 3), torch.tensor([0, 1])
     >>> ZeroCost("params", batch=batch).evaluate(nn.Linear(3, 2))
@@ -52,10 +52,10 @@ class ZeroCost(KnownArguments):
         for name in proxies:
             if name not in PROXIES:
                 raise SpaceError(
-                    f"{name!r} is no proxy; expected {quoted(PROXIES)}." + closest(name, PROXIES)
+                    f"{name!r} is not a proxy; expected {quoted(PROXIES)}." + closest(name, PROXIES)
                 )
         if not proxies:
-            raise SpaceError(f"ZeroCost takes the name of a proxy, or several: {quoted(PROXIES)}.")
+            raise SpaceError(f"ZeroCost needs the name of a proxy, or several: {quoted(PROXIES)}.")
         if not (isinstance(batch, tuple | list) and len(batch) == 2 and all(map(torch.is_tensor, batch))):
             raise SpaceError(
                 "batch holds the inputs and the targets of one minibatch, such as next(iter(loader)); "
@@ -69,11 +69,11 @@ class ZeroCost(KnownArguments):
         """Return the value of each proxy.
 
         Args:
-            model: maps the inputs to what the loss takes.
-            report: called once with the metrics and 0.
+            model: Maps the inputs to the first argument of the loss.
+            report: Called once with the metrics and 0.
 
         Raises:
-            SpaceError: the loss gives no number, or the model no tensor.
+            SpaceError: The loss does not return a number, or the model a tensor.
         """
         device = next((t.device for t in itertools.chain(model.parameters(), model.buffers())), None)
         x, y = (tensor.to(device) for tensor in self.batch)

@@ -14,7 +14,7 @@ from ..files.paths import atomic_file
 
 
 class AtomicCheckpointIO(CheckpointIO):
-    """Write a checkpoint beside its target and rename it: the target is the old or the new, never half."""
+    """Checkpoint files written beside their target and renamed: the target is the old or the new one."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Write `checkpoint` to `path` atomically."""
@@ -38,7 +38,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint of a run onto the CPU.
 
     Raises:
-        SpaceError: it is damaged or holds anything but plain data.
+        SpaceError: The checkpoint is damaged or holds anything but plain data.
     """
     try:
         checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
@@ -56,20 +56,20 @@ def remove_leftovers(folder: Path) -> None:
 
 
 class EpochCheckpoint(pl.Callback):
-    """Save a checkpoint at the start of every epoch.
+    """A callback that saves a checkpoint at the start of every epoch.
 
-    The start of an epoch, not its end: by then schedulers have stepped, and Lightning resumes there exactly.
+    At the start and not at the end: by then schedulers have stepped, and Lightning resumes there exactly.
     It must come before the callbacks that act at the start of an epoch, so that they act again on resume.
 
     Args:
-        path: the one file, replaced each time.
+        path: The only file, replaced each time.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Save what the previous epoch ended with."""
+        """Save the state in which the previous epoch ended."""
         # Lightning clears these counts just after this hook, but not when it resumes; it would then take the
         # previous epoch's batches for this epoch's and skip it.
         loop = trainer.fit_loop.epoch_loop
@@ -84,10 +84,10 @@ class EpochCheckpoint(pl.Callback):
 
 
 class FinalCheckpoint(pl.Callback):
-    """Save a checkpoint at the end of training; it comes last, after what others do there.
+    """A callback that saves a checkpoint at the end of training; it must come last.
 
     Args:
-        path: the file of `EpochCheckpoint`.
+        path: The file of `EpochCheckpoint`.
     """
 
     def __init__(self, path: Path) -> None:

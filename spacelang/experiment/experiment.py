@@ -32,19 +32,19 @@ class Experiment:
     """One search, from its seed to its results.
 
     A one-shot strategy trains one supernet; a multi-trial strategy trains architectures one by one, or
-    several at a time. Everything random comes from `seed`: first weights (the space is rebuilt for them),
+    several at a time. Every random draw comes from `seed`: first weights (the space is rebuilt for them),
     logits, proposals, the order of batches, dropout. The space, the evaluator, the strategy and the caller's
-    global generators are left as they were. A killed run goes on where it was with `run(resume=True)`.
+    global generators are left as they were. `run(resume=True)` continues a killed run.
 
     Args:
-        space: what is searched.
-        evaluator: trains the supernet, or measures a model: see `spacelang.evaluators`. For a multi-trial
+        space: Space to search.
+        evaluator: Trains the supernet, or measures a model: see `spacelang.evaluators`. For a multi-trial
             search its settings may be value choices (`spacelang.language.Tunable`); they are searched with
-            the space, and architectures have their labels, too.
-        strategy: how it is searched, such as `DARTS()` or `RegularizedEvolution()`.
-        directory: the run folder; nothing is written elsewhere. Default: a new one below the cache
-            folder, `$SPACELANG_CACHE` or `~/.cache/spacelang`; `experiment.directory` names it.
-        seed: of everything random, at least 0.
+            the space, and architectures also have their labels.
+        strategy: How to search, such as `DARTS()` or `RegularizedEvolution()`.
+        directory: Run folder; nothing is written elsewhere. Default: a new one below the cache folder,
+            `$SPACELANG_CACHE` or `~/.cache/spacelang`; `experiment.directory` names it.
+        seed: Seeds every random draw of the search; at least 0.
         trials: Settings of a search by trials, as one object.
         options: The same settings one by one, such as `max_trials=200` or `objectives=[Minimize("params")]`:
             every field of `TrialSettings` by its name. They win over those of `trials`.
@@ -83,11 +83,11 @@ class Experiment:
         """Search.
 
         Args:
-            resume: continue the run in `directory` where it was. A finished run is loaded; if nothing was
-                run there, the run begins.
+            resume: Whether to continue the run in `directory`. A finished run is loaded; if nothing was run
+                there, the run begins.
 
         Raises:
-            SpaceError: the folder holds a run and `resume` is false, or another run.
+            SpaceError: The folder holds a run and `resume` is false, or it holds another run.
         """
         with global_generators_kept():
             self._run.run(self._record(), resume=resume)
@@ -95,17 +95,17 @@ class Experiment:
     # -- results ---------------------------------------------------------------------------------------
 
     def export_top_models(self, top_k: int = 1, formatter: Literal["dict", "instance"] = "dict") -> list[Any]:
-        """The best architectures, best first, without duplicates.
+        """Return the best architectures, best first, without duplicates.
 
         Args:
-            top_k: how many; fewer are returned when there are fewer.
+            top_k: How many to return; fewer where there are fewer.
             formatter: "dict" for architecture dicts, "instance" for plain modules. After a one-shot search
                 they begin with the supernet's weights, which were trained as parts of a mixture: train an
                 instance before you judge it. After a multi-trial search they have the weights of their
-                trials where `keep_weights` kept them, and new ones elsewhere.
+                trials where `keep_weights` kept them, and new weights elsewhere.
 
         Raises:
-            SpaceError: nothing was run yet, or an unknown formatter.
+            SpaceError: Nothing was run yet, or the formatter is unknown.
         """
         require_one_of("formatter", formatter, ("dict", "instance"))
         archs = self._run.ranked(top_k)
@@ -138,11 +138,11 @@ class Experiment:
         return self.history.pareto()
 
     def to_dataframe(self) -> pandas.DataFrame:
-        """The trials of a multi-trial search as a table, a row a trial."""
+        """Return the trials of a multi-trial search as a table with a row for each trial."""
         return to_dataframe(self.history)
 
     def to_optuna(self) -> optuna.Study:
-        """The trials of a multi-trial search as an Optuna study in memory."""
+        """Return the trials of a multi-trial search as an Optuna study in memory."""
         return to_optuna(self.history, self.history.objectives, candidates_of(self.space.decision_space))
 
     @property
@@ -158,7 +158,7 @@ class Experiment:
         raise SpaceError(f"{type(self.strategy).__name__} has no trials; see experiment.search.")
 
     def _record(self) -> dict[str, Any]:
-        """What is written to experiment.yaml."""
+        """Return the contents of experiment.yaml."""
         return {
             "space": _described_space(self.space),
             "strategy": _described(self.strategy),
@@ -175,7 +175,7 @@ def _check_arguments(space: object, evaluator: object, strategy: object, seed: o
         raise SpaceError(f"the first argument of Experiment is the space to search; got {what}.")
     if isinstance(strategy, type):
         raise SpaceError(
-            f"the strategy is the class {strategy.__name__}; give an object: {strategy.__name__}()."
+            f"the strategy is the class {strategy.__name__}; pass an object: {strategy.__name__}()."
         )
     if not isinstance(strategy, OneShotStrategy | MultiTrialStrategy):
         raise SpaceError(
@@ -207,7 +207,7 @@ def _check_options(strategy: object, trials: object, options: Mapping[str, Any])
 
 
 def _is_open(space: Space, evaluator: object) -> bool:
-    """Whether there is something to choose: in the space, or for one fixed network in the evaluator."""
+    """Return whether there is something to choose, in the space or in the evaluator of a fixed network."""
     return not is_frozen(space) or (architecture_of(space) is None and bool(open_decisions(evaluator)))
 
 
@@ -221,7 +221,7 @@ def _described_space(space: Space) -> dict[str, Any]:
 
 
 def _described(part: Any) -> dict[str, Any]:
-    """Class and settings of a strategy or evaluator, as far as they are plain values."""
+    """Return the class and settings of a strategy or evaluator, as far as they are plain values."""
     description: dict[str, Any] = {"class": f"{type(part).__module__}.{type(part).__qualname__}"}
     if dataclasses.is_dataclass(part):
         description |= {field.name: _plain(getattr(part, field.name)) for field in dataclasses.fields(part)}
@@ -233,7 +233,7 @@ def _described(part: Any) -> dict[str, Any]:
 
 
 def _plain(value: object) -> Any:
-    """What YAML can hold of a value: itself, or its type's name."""
+    """Return what YAML can hold of a value: itself, or its type's name."""
     if isinstance(value, str | int | float | bool | None):
         return value
     if isinstance(value, Value):

@@ -1,4 +1,4 @@
-"""A one-shot search from its seed to its results."""
+"""One-shot search, from its seed to its results."""
 
 from __future__ import annotations
 
@@ -22,13 +22,17 @@ if TYPE_CHECKING:
 
 
 class OneShotRun:
-    """Trains supernets, stage by stage, while the strategy searches.
+    """A search that trains supernets, stage by stage, while the strategy searches.
 
     A killed run loses at most the epoch it was in; resumed, it ends as it would have ended (on a CPU bit
     for bit, with the same number of threads).
 
     Args:
-        space, evaluator, strategy, directory, seed: of the `Experiment`.
+        space: Space to search.
+        evaluator: Trains the supernets.
+        strategy: Derives architectures from them.
+        directory: Run folder.
+        seed: Seeds every random draw of the search.
     """
 
     def __init__(
@@ -41,13 +45,13 @@ class OneShotRun:
     ) -> None:
         if not isinstance(evaluator, TrainingEvaluator):
             raise SpaceError(
-                f"{type(strategy).__name__} trains a supernet, which {type(evaluator).__name__} cannot; "
-                "give a Classification or a Lightning of spacelang.evaluators as the second argument."
+                f"{type(strategy).__name__} needs an evaluator that can train a supernet; got "
+                f"{type(evaluator).__name__}. Pass a Classification or a Lightning of spacelang.evaluators."
             )
         require_decided(
             evaluator,
             f"{type(strategy).__name__} trains one supernet in one way; search them with a multi-trial "
-            "strategy, such as RegularizedEvolution(), or give",
+            "strategy, such as RegularizedEvolution(), or pass",
         )
         self.space = space
         self.evaluator = evaluator
@@ -55,7 +59,7 @@ class OneShotRun:
         self.seed = seed
         self._folder = RunFolder(directory, strategy.stages)
         self._result: tuple[Supernet, Search] | None = None
-        with torch_generators_kept():  # what cannot be searched is refused before any work
+        with torch_generators_kept():  # refuses now, before any work, a space it cannot search
             strategy.attach(strategy.supernet(space))
 
     @property
@@ -63,7 +67,7 @@ class OneShotRun:
         """The trained supernet and its search.
 
         Raises:
-            SpaceError: nothing was run yet.
+            SpaceError: Nothing was run yet.
         """
         if self._result is None:
             raise SpaceError(
@@ -97,12 +101,11 @@ class OneShotRun:
         return self.result[1].derive(count)
 
     def instance(self, arch: Architecture) -> nn.Module:
-        """A plain model that begins with the supernet's weights."""
+        """Return a plain model that begins with the supernet's weights."""
         return self.result[0].freeze(arch)
 
     def _run_stage(self, stage: int, previous: Search | None, *, resume: bool) -> tuple[Supernet, Search]:
         """Train the supernet of a stage, or load it when a later stage was begun."""
-
         seed_global_generators(self.seed, stage)
         supernet = self.strategy.supernet(self.space, stage)
         search = self.strategy.attach(supernet, seed=self.seed, stage=stage, previous=previous)
@@ -135,7 +138,7 @@ class OneShotRun:
             )
 
     def _load(self, supernet: Supernet, search: Search, stage: int) -> None:
-        """Take over the end of a stage from its last checkpoint."""
+        """Load the end of a stage from its last checkpoint."""
         from .checkpoint import load_checkpoint
 
         state = load_checkpoint(self._folder.checkpoint(stage))
@@ -144,13 +147,14 @@ class OneShotRun:
 
 
 def is_first_process() -> bool:
+    """Return whether this is the process that writes: the first of a distributed run."""
     from lightning.pytorch.utilities import rank_zero_only
 
     return int(getattr(rank_zero_only, "rank", 0) or 0) == 0
 
 
 def _ran_elsewhere(trainer: Trainer) -> bool:
-    """Whether training ran in processes of its own, whose results are in the checkpoint only."""
+    """Return whether training ran in processes of its own, whose results are only in the checkpoint."""
     from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 
     return isinstance(trainer.strategy.launcher, _MultiProcessingLauncher)

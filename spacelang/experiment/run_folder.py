@@ -1,4 +1,4 @@
-"""The run folder: what an experiment writes, and how it recognises its own."""
+"""Run folder: the files of an experiment, by which it recognises its own run."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class RunFolder:
         architectures/       1.yaml is the best
 
     Args:
-        root: the folder; made when first written to.
-        stages: of the strategy.
+        root: The folder; made when first written to.
+        stages: Number of the strategy's stages.
     """
 
     root: Path
@@ -44,7 +44,7 @@ class RunFolder:
         return self.root / "experiment.yaml"
 
     def checkpoint(self, stage: int = 0) -> Path:
-        """The last checkpoint of a stage."""
+        """Return the path of the last checkpoint of a stage."""
         name = "last" if self.stages == 1 else f"stage-{stage + 1}"
         return self.root / "checkpoints" / f"{name}.ckpt"
 
@@ -54,15 +54,15 @@ class RunFolder:
         return self.root / "architectures"
 
     def begin(self, record: Mapping[str, Any], *, resume: bool, begun: bool) -> None:
-        """Claim the folder for a run; one that left nothing to go on from is forgotten.
+        """Claim the folder for a run; an earlier run that left nothing to continue from is overwritten.
 
         Args:
-            record: description of the run.
-            resume: go on with the run that is there.
-            begun: whether there is something to go on from.
+            record: Description of the run.
+            resume: Whether to continue the run that is there.
+            begun: Whether there is something to continue from.
 
         Raises:
-            SpaceError: it holds a run and `resume` is false, or another run than `record` describes.
+            SpaceError: The folder holds a run and `resume` is false, or another run than `record` describes.
         """
         if not (self.description.exists() and begun):
             self._write(self.description, dict(record))
@@ -70,7 +70,7 @@ class RunFolder:
         if not resume:
             raise SpaceError(
                 f"the folder {str(self.root)!r} already holds a run. Continue it with "
-                "experiment.run(resume=True), or give another directory."
+                "experiment.run(resume=True), or use another directory."
             )
         stored = load_yaml(self.description)
         differing = [k for k in _IDENTITY if not isinstance(stored, dict) or stored.get(k) != record.get(k)]
@@ -78,16 +78,16 @@ class RunFolder:
             was = {k: stored.get(k) if isinstance(stored, dict) else None for k in differing}
             raise SpaceError(
                 f"the folder {str(self.root)!r} holds another run: its {', '.join(differing)} was {was}, now "
-                f"{ {k: record.get(k) for k in differing} }. Resume with the same, or give another directory."
+                f"{ {k: record.get(k) for k in differing} }. Resume with the same, or use another directory."
             )
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
-        """Write what happened in the search, if there is anything to tell."""
+        """Write a summary of the search, unless it is empty."""
         if summary:
             self._write(self.root / "search.yaml", dict(summary))
 
     def write_architectures(self, archs: Sequence[Architecture]) -> None:
-        """Write architectures in order, 1.yaml the best; later ones of an earlier export go."""
+        """Write architectures in order, 1.yaml the best; remove those of an earlier export."""
         for old in self.architectures.glob("*.yaml"):
             old.unlink()
         for rank, arch in enumerate(archs, start=1):
@@ -100,11 +100,11 @@ class RunFolder:
 
 
 def finished(folder: Path, why: str = "") -> str:
-    """What to say at the end of a search."""
+    """Return a line for the end of a search."""
     because = f": {why}" if why else ""
-    return f"Search finished{because}; its run folder is {str(folder)!r}. experiment.best is what it found."
+    return f"Search finished{because}; its run folder is {str(folder)!r}. experiment.best has the result."
 
 
 def versions() -> dict[str, str]:
-    """Versions of what decides a run's numbers."""
+    """Return the versions of the packages that decide a run's numbers."""
     return {name: version(name) for name in ("spacelang", "torch", "lightning", "numpy")}

@@ -1,4 +1,4 @@
-"""Random numbers of a run: all from its seed, the same again after a resume."""
+"""Seeding of a run, epoch by epoch, so that a resumed run draws the same numbers."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from ..randomness import seed_from, seed_global_generators
 
 
 class SeededEpochs(pl.Callback):
-    """Seed every epoch anew from (seed, stage, epoch, rank).
+    """A callback that seeds every epoch from (seed, stage, epoch, rank).
 
     A checkpoint taken between two epochs then needs no generator state: dropout, augmentation and the order
-    of batches of an epoch are the same whether the run reached it or resumed there. Loaders with generators
-    of their own have them seeded too.
+    of batches of an epoch are the same whether the run reached it or resumed there. Generators that loaders
+    own are also seeded.
 
     Args:
-        seed: of the run.
-        stage: of a strategy of several.
+        seed: Seed of the run.
+        stage: Number of the stage, from 0.
     """
 
     def __init__(self, seed: int, stage: int = 0) -> None:

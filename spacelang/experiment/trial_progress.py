@@ -1,4 +1,4 @@
-"""How a multi-trial search is doing, on the terminal."""
+"""Progress of a multi-trial search on the terminal."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _QUIET = 30.0  # seconds between lines where there is no terminal
 
 
 class TrialProgress:
-    """Trials done, running and failed, the best so far, the time left.
+    """A bar with the trials done, running and failed, the best so far, and the time left.
 
-    Without a terminal it writes a line now and then.
+    Without a terminal it writes a line every half minute.
 
     Args:
         budget: Budget of the search; the number of trials gives the bar its length.
-        console: where to draw; stderr by default.
+        console: Console to draw on; stderr by default.
     """
 
     def __init__(self, budget: Budget, console: Console | None = None) -> None:
@@ -51,7 +51,7 @@ class TrialProgress:
         self.console.print(text, highlight=False, soft_wrap=True)
 
     def update(self, search: TrialSearch) -> None:
-        """Show what the search knows now."""
+        """Show the present state of the search."""
         history = search.history
         ended = history.count("done") + history.count("failed")
         text = describe(search)
@@ -62,7 +62,7 @@ class TrialProgress:
 
 
 def describe(search: TrialSearch) -> str:
-    """One line: counts by state, and the best trial."""
+    """Return one line with the counts by state and the best trial."""
     history = search.history
     counts = [(history.count("done"), "done"), (len(history.running), "running")]
     counts += [(history.count("failed"), "failed"), (history.count("infeasible"), "infeasible")]

@@ -1,4 +1,4 @@
-"""A multi-trial search from its seed to its results."""
+"""Multi-trial search, from its seed to its results."""
 
 from __future__ import annotations
 
@@ -199,7 +199,7 @@ class TrialRun:
         }
 
     def _costs_of(self, proposal: Proposal) -> dict[str, float]:
-        """Costs of the model that is searched for, which may be trained as a smaller one."""
+        """Return the costs of the proposed model of the space, which may be trained as a smaller one."""
         costs = self._costs.concerned(proposal.arch, proposal.overrides)
         return {name: float(cost(proposal.arch)) for name, cost in costs.items()}
 
@@ -227,12 +227,12 @@ class TrialRun:
         """Every trial.
 
         Raises:
-            SpaceError: nothing was run yet.
+            SpaceError: Nothing was run yet.
         """
         if self._history is None:
             raise SpaceError(
-                "nothing was searched yet: call experiment.run(), or experiment.run(resume=True) to go on "
-                f"with the run in {self._folder.root}."
+                "nothing was searched yet: call experiment.run(), or experiment.run(resume=True) to continue "
+                f"the run in {self._folder.root}."
             )
         return self._history
 
@@ -246,17 +246,18 @@ class TrialRun:
             failed, infeasible = self.history.count("failed"), self.history.count("infeasible")
             if self.history.done:
                 raise SpaceError(
-                    f"no architecture of this space was measured: the {len(self.history.done)} trials that "
-                    "were are of the space with other arguments; see experiment.history."
+                    "no architecture of this space was measured: "
+                    f"the {len(self.history.done)} finished trials measured the space with other arguments; "
+                    "see experiment.history."
                 )
             raise SpaceError(
                 f"no trial was measured: {failed} failed and {infeasible} broke a limit; the trials of "
-                "experiment.history tell why."
+                "experiment.history say why."
             )
         return ranked
 
     def instance(self, arch: Architecture) -> nn.Module:
-        """A plain model with the weights its trial trained, or new ones where they were not kept.
+        """Return a plain model with the weights of its trial, or new weights where they were not kept.
 
         Weights of a model with other constructor arguments are not this model's.
         """
@@ -272,15 +273,15 @@ class TrialRun:
 
 
 def mirror(directory: Path, storage: Any, url: str | None = None) -> optuna.Study:
-    """The trials of a run folder as an Optuna study in `storage`.
+    """Return the trials of a run folder as an Optuna study in `storage`.
 
     Args:
-        directory: the run folder.
-        storage: of Optuna.
-        url: of the ledger, where the run folder does not have it whole: passwords are not written there.
+        directory: Run folder.
+        storage: Optuna storage.
+        url: URL of the ledger, needed where it has a password: the run folder does not keep passwords.
 
     Raises:
-        SpaceError: the folder holds no multi-trial search; its ledger needs a password.
+        SpaceError: The folder holds no multi-trial search, or its ledger needs a password.
     """
     folder = RunFolder(directory)
     record = load_yaml(folder.description) if folder.description.exists() else {}
@@ -289,7 +290,7 @@ def mirror(directory: Path, storage: Any, url: str | None = None) -> optuna.Stud
     url = url or record.get("ledger") or str(directory / "trials.db")
     if ":***@" in url:
         raise SpaceError(
-            f"the trials of {str(directory)!r} are in {url}, and the password is not kept; give the whole "
+            f"the trials of {str(directory)!r} are in {url}, and the password is not kept; pass the whole "
             f"URL: spacelang dashboard {directory} --ledger URL."
         )
     ledger = Ledger(url)
@@ -302,7 +303,7 @@ def mirror(directory: Path, storage: Any, url: str | None = None) -> optuna.Stud
 
 
 def _default_objective(evaluator: object) -> Objective:
-    """What an evaluator says it is judged by, if it does."""
+    """Return the evaluator's own objective, or to maximize the metric "default"."""
     objective: Objective = getattr(evaluator, "default_objective", None) or Maximize("default")
     return objective
 

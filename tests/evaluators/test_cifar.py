@@ -162,7 +162,7 @@ def test_offline_says_what_to_do(files: dict[str, bytes], tmp_path: Path) -> Non
 
 
 def test_missing_files_without_download(files: dict[str, bytes], tmp_path: Path) -> None:
-    with pytest.raises(SpaceError, match="give download=True"):
+    with pytest.raises(SpaceError, match="pass download=True"):
         cifar10(tmp_path, download=False)
 
 

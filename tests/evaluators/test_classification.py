@@ -157,7 +157,7 @@ def test_wrong_outputs_are_named() -> None:
         ({"weight_decay": -1}, "weight_decay=-1"),
         ({"label_smoothing": 1.0}, "label_smoothing=1.0"),
         ({"num_classes": 0}, "num_classes=0"),
-        ({"criterion": 3}, "criterion is 3"),
+        ({"criterion": 3}, "criterion=3 must be a loss"),
         ({"criterion": nn.CrossEntropyLoss, "label_smoothing": 0.1}, "smooth in the criterion"),
         ({"export_onnx": True}, "spacelang.export_onnx"),
     ],

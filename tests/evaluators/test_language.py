@@ -142,7 +142,7 @@ TOKENS = torch.zeros(2, 5).long()
         (TOKENS.float(), r"shape \(2, 5\), torch.float32; expected .*torch.int64.*tokens.long\(\)"),
         ((TOKENS, TOKENS.bool()), "torch.bool"),
         ((TOKENS, TOKENS[:, 1:]), r"inputs have shape \(2, 5\) and targets \(2, 4\); expected one shape"),
-        (TOKENS[:, :1], r"\(2, 1\) have no next token; give rows of at least two"),
+        (TOKENS[:, :1], r"\(2, 1\) have no next token; use rows of at least two"),
         ((TOKENS, TOKENS, TOKENS), r"a batch is a tuple of 3; expected tokens .*collate_fn"),
         ({"input_ids": TOKENS}, r"a batch is a dict; expected tokens \(batch, time\), or a pair"),
         ((TOKENS, [1, 2]), "holds a list of 2"),

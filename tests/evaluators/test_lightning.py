@@ -65,7 +65,7 @@ def test_report_after_each_validation_epoch(data, quiet, make_net: Callable) -> 
 
 def test_no_validation_metric_is_an_error(loaders, quiet, make_net: Callable) -> None:
     evaluator = Classification(train_dataloaders=loaders[0], max_epochs=1, **quiet)
-    with pytest.raises(SpaceError, match=r"logged were: train_\w+, train_\w+\. Give val_dataloaders="):
+    with pytest.raises(SpaceError, match=r"logged were: train_\w+, train_\w+\. Pass val_dataloaders="):
         evaluated(evaluator, make_net())
 
 

@@ -62,7 +62,7 @@ def test_modules_that_would_train_something_else(data, make_net: Callable) -> No
 
 def test_bad_models(data, quiet, make_net: Callable) -> None:
     evaluator = Classification(max_epochs=1, **data, **quiet)
-    with pytest.raises(SpaceError, match="Give an object of the class"):
+    with pytest.raises(SpaceError, match="Pass an object of the class"):
         evaluator.fit(nn.Linear)
     with pytest.raises(SpaceError, match=r"is 3; expected an nn.Module"):
         evaluator.fit(3)

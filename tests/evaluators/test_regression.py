@@ -161,7 +161,7 @@ def test_batches_that_are_no_pairs() -> None:
             {"weight_decay": -value_choice([0.1, 0.2], label="wd")},
             "weight_decay=-0.1 must be a number of",
         ),
-        ({"criterion": 3}, r"criterion is 3; expected a loss of \(output, targets\)"),
+        ({"criterion": 3}, r"criterion=3 must be a loss of \(output, targets\)"),
         ({"export_onnx": True}, "spacelang.export_onnx"),
         ({"max_epoch": 3}, "Closest: 'max_epochs'"),
     ],

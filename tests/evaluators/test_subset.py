@@ -132,5 +132,5 @@ def test_refusals(data: Any) -> None:
             subset(Classification(**data), fraction)  # type: ignore[arg-type]
     with pytest.raises(SpaceError, match="got a Functional"):
         subset(Functional(len), 0.5)  # type: ignore[type-var]
-    with pytest.raises(SpaceError, match=r"this evaluator has none\. Of a datamodule"):
+    with pytest.raises(SpaceError, match=r"this evaluator has none\. For the data of a datamodule"):
         subset(Classification(datamodule=LightningDataModule()), 0.5)

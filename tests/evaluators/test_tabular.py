@@ -152,7 +152,7 @@ def test_only_some_metrics() -> None:
         ({"arch": ["{}", "[1]"], "accuracy": [1, 2]}, r"row 2, column 'arch'.*got '\[1\]'"),
         ({"arch": ["conv"], "accuracy": [1]}, "row 1, column 'arch'.*got 'conv'"),
         (table(accuracy=[1, "high"]), "row 2, column 'accuracy': expected a number.*got 'high'"),
-        (table(**{"accuracy@last": [1, 2]}), "'accuracy@last': what follows @ is an epoch"),
+        (table(**{"accuracy@last": [1, 2]}), "'accuracy@last': the part after @ must be an epoch"),
         ({"arch": ["{}", "{ }"], "seed": [4, 4], "accuracy": [1, 2]}, "twice with the same seed: '4', '4'"),
     ],
 )
@@ -174,7 +174,7 @@ def test_a_metric_that_is_not_there() -> None:
         ("t.csv", b"arch,accuracy\n{},1,2\n", "row 1 has 3 cells; the header has 2"),
         ("t.csv", b"arch,accuracy,accuracy\n{},1,2\n", "the column 'accuracy' twice"),
         ("t.csv", b"\xff\xfe", "cannot be read"),
-        ("t.parquet", b"arch", "is no Parquet file"),
+        ("t.parquet", b"arch", "is not a Parquet file"),
     ],
 )
 def test_bad_files(tmp_path: Path, name: str, content: bytes, message: str) -> None:

@@ -269,8 +269,8 @@ class Named(nn.Module):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: ZeroCost("synflo", batch=images()), "'synflo' is no proxy.*Closest: 'synflow'"),
-        (lambda: ZeroCost(batch=images()), "takes the name of a proxy"),
+        (lambda: ZeroCost("synflo", batch=images()), "'synflo' is not a proxy.*Closest: 'synflow'"),
+        (lambda: ZeroCost(batch=images()), "needs the name of a proxy"),
         (lambda: ZeroCost("snip", batch=images()[0]), "the inputs and the targets of one minibatch"),
         (lambda: score("snip", nn.Linear(3, 2), torch.ones(2, 3), loss=lambda o, y: o), r"shape \(2, 2\)"),
         (lambda: score("snip", nn.Linear(3, 2), torch.ones(2, 3), loss=lambda o, y: 1.0), "returned 1.0"),

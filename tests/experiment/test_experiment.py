@@ -185,9 +185,9 @@ def test_arguments_are_checked(finished: Any) -> None:
         Experiment(Two().freeze({"layer": 0}), finished.evaluator, DARTS())
     with pytest.raises(SpaceError, match="third argument of Experiment is a strategy"):
         Experiment(Two(), finished.evaluator, "darts")
-    with pytest.raises(SpaceError, match=r"give an object: DARTS\(\)"):
+    with pytest.raises(SpaceError, match=r"pass an object: DARTS\(\)"):
         Experiment(Two(), finished.evaluator, DARTS)
-    with pytest.raises(SpaceError, match="which Functional cannot"):
+    with pytest.raises(SpaceError, match="evaluator that can train a supernet; got Functional"):
         Experiment(Two(), Functional(lambda model: 1.0), DARTS())
     with pytest.raises(SpaceError, match="seed=-1"):
         Experiment(Two(), finished.evaluator, DARTS(), seed=-1)

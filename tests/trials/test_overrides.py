@@ -210,7 +210,7 @@ def test_a_history_of_other_trials_knows_the_same_spaces() -> None:
 
 def test_a_search_without_results_says_so(tmp_path: Path) -> None:
     experiment = run(tmp_path, PARTIAL)
-    with pytest.raises(SpaceError, match="the 1 trials that were are of the space with other arguments"):
+    with pytest.raises(SpaceError, match="the 1 finished trials measured the space with other arguments"):
         _ = experiment.best
 
 
