@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 
+import networkx as nx
 import pytest
 
 import spacelang
@@ -156,6 +157,72 @@ def test_leaves_import_only_the_core_and_themselves_relatively() -> None:
                 wrong.append(f"{relative(path)}:{line} imports its own leaf absolutely: {name}")
             elif line not in absolute and not name.startswith(f"spacelang.{own}"):
                 wrong.append(f"{relative(path)}:{line} leaves its leaf by a relative import: {name}")
+    assert wrong == []
+
+
+STAIR = (
+    ("files", "errors", "quiet", "randomness", "doors", "arguments"),
+    ("language",),
+    ("nn",),
+    ("graph",),
+    ("supernet",),
+    ("costs",),
+    ("trials", "results"),
+    ("space",),
+    ("experiment",),
+    ("testing", "cli", "__main__"),
+)
+"""Modules and packages of the core; each imports those of its own step and of the steps before."""
+
+
+def import_graph() -> nx.DiGraph:
+    """Modules of the four source folders; an edge is an import, wherever in the module it stands."""
+    modules = {module_name(path): path for path in sources()}
+    graph = nx.DiGraph()
+    graph.add_nodes_from(modules)
+    for importer, path in modules.items():
+        for _, name in imported(path):
+            target = name if name in modules else name.rpartition(".")[0]
+            if target in modules and target != importer:
+                graph.add_edge(importer, target)
+    return graph
+
+
+def test_imports_make_no_circle() -> None:
+    circles = [sorted(c) for c in nx.strongly_connected_components(import_graph()) if len(c) > 1]
+    assert circles == []
+
+
+def test_imports_of_the_core_point_down_the_stair() -> None:
+    step = {name: height for height, names in enumerate(STAIR) for name in names}
+    root = "spacelang"
+    wrong = [
+        f"{importer} imports {target}"
+        for importer, target in import_graph().edges
+        if root not in (importer, target) and not leaf_of(f"{importer}.")
+        if step[importer.split(".")[1]] < step[target.split(".")[1]]
+    ]
+    assert wrong == []
+
+
+def test_modules_have_plain_and_different_names() -> None:
+    paths = [path for path in sources() if path.name not in ("__init__.py", "__main__.py")]
+    assert [relative(path) for path in paths if path.name.startswith("_")] == []
+    homes: dict[str, list[str]] = {}
+    for path in paths:
+        homes.setdefault(path.stem, []).append(path.relative_to(ROOT).parts[0])
+    # Two leaves may have one of a name, such as hub/cells/darts.py and strategies/one_shot/darts.py.
+    shared = {name: at for name, at in homes.items() if len(at) > 1}
+    assert {name: at for name, at in shared.items() if len(set(at)) < len(at) or "spacelang" in at} == {}
+
+
+def test_no_module_imports_a_private_name() -> None:
+    wrong = [
+        f"{relative(path)}:{line} imports {name}"
+        for path in sources()
+        for line, name in imported(path)
+        if name.startswith("spacelang") and re.search(r"\._[a-z]", name, re.IGNORECASE)
+    ]
     assert wrong == []
 
 

@@ -11,7 +11,7 @@ from typing import Any, Self
 from torch import nn
 
 from ..errors import SpaceError, closest, quoted, short
-from ..files.paths import target_path, write_atomic
+from ..files.storage import target_path, write_atomic
 from ..files.yaml_files import dump_yaml, load_yaml
 from ..graph.reading import region_graph
 from ..graph.regions import Cost, Edge, Place

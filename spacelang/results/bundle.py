@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import SpaceError, quoted
-from ..files.paths import file_errors, write_atomic
 from ..files.plain import plain
+from ..files.storage import file_errors, write_atomic
 from ..files.yaml_files import dump_yaml, load_yaml
 from ..language import model_context, require_frozen
 

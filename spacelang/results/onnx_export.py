@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import SpaceError
-from ..files.paths import file_errors, target_path, write_atomic
 from ..files.plain import plain
+from ..files.storage import file_errors, target_path, write_atomic
 from ..graph.tensors import batched_arguments, tensors_in
 from ..language import require_frozen
 from ..quiet import quiet

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from ..errors import SpaceError
-from ..files.paths import target_path, write_atomic
+from ..files.storage import target_path, write_atomic
 from ..language import Space
 from .cell_tables import CellPicture, MergeOp, Picture, picture_of_architecture, picture_of_space
 from .drawing import Box, Edge, Layout, layered_layout, s_curve

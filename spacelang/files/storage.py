@@ -1,4 +1,4 @@
-"""Writing a result so that a reader sees the old file or the whole new one, never a part."""
+"""Files written so that a reader sees the old one or the whole new one, and the folders they go to."""
 
 from __future__ import annotations
 
