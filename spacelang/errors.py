@@ -68,7 +68,7 @@ def require_integer(
 
     Args:
         name: Name of the argument, for the message.
-        value: What was given; booleans are not integers.
+        value: Given value; booleans are not integers.
         least: Smallest legal value; None for no bound.
         most: Largest legal value; None for no bound.
         optional: Whether None is legal, too.
@@ -105,7 +105,7 @@ def require_number(
 
     Args:
         name: Name of the argument, for the message.
-        value: What was given; booleans are not numbers.
+        value: Given value; booleans are not numbers.
         above: Bound that a legal value exceeds.
         least: Smallest legal value.
         below: Bound that a legal value stays under.

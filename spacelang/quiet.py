@@ -1,4 +1,4 @@
-"""Silence: for what libraries say about themselves, and for what a module logs."""
+"""Silence: no remarks of libraries, no logging of a module."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 @contextmanager
 def quiet(names: Sequence[str], level: int) -> Iterator[None]:
-    """Ignore warnings, and what the named loggers say below `level`; exceptions pass."""
+    """Ignore warnings, and messages of the named loggers below `level`; exceptions pass."""
     loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -27,7 +27,7 @@ def quiet(names: Sequence[str], level: int) -> Iterator[None]:
 
 @contextmanager
 def captured_log(module: Any) -> Iterator[dict[str, Any]]:
-    """Keep what a LightningModule logs from its loggers; yields the last values by name."""
+    """Keep a LightningModule's metrics from its loggers; yield the last values by name."""
     values: dict[str, Any] = {}
 
     def log(name: str, value: Any, *args: Any, **kwargs: Any) -> None:

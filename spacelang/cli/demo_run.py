@@ -66,7 +66,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the job found: the architecture dict, and the network's accuracy on the held-out images."""
+    """Result of the job: the architecture dict, and the network's accuracy on the held-out images."""
 
     architecture: Mapping[str, Any]
     test_accuracy: float
@@ -183,14 +183,14 @@ def _export(
 
 
 def _space(splits: Any, width: int, cells: int, **options: Any) -> Any:
-    """The DARTS space for these images; inside `model_context` the network of an architecture."""
+    """Build the DARTS space for these images; inside `model_context` the network of an architecture."""
     channels, size, _ = splits.image_shape
     dataset = (channels, size, splits.num_classes)
     return import_module("spacelang.hub").DARTS(width, cells, dataset, **options)
 
 
 def _trainer_arguments(epochs: int, bar: ProgressBar, **more: Any) -> dict[str, Any]:
-    """Trainer arguments of both trainings; the CPU, where small networks are quick and results repeat."""
+    """Return the Trainer arguments of both trainings, on the CPU, where results repeat."""
     return {
         "max_epochs": epochs,
         "accelerator": "cpu",
@@ -251,7 +251,7 @@ def _summarise(plan: Plan, test_accuracy: float, seconds: float, console: Consol
 
 
 def loading_lines(directory: Path) -> tuple[str, str, str]:
-    """The three lines of Python that load the trained network of a run folder."""
+    """Return the three lines of Python that load the trained network of a run folder."""
     return (
         "from spacelang import load_bundle",
         "from spacelang.hub import DARTS",

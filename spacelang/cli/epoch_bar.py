@@ -19,7 +19,7 @@ class ProgressBar(Callback):
         self._task = TaskID(0)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ProgressBar:
-        """An evaluator copies its Trainer's parts for each fit; a screen cannot be copied."""
+        """Return the bar itself: evaluators copy callbacks for each fit, and a screen cannot be copied."""
         return self
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

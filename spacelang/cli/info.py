@@ -25,7 +25,7 @@ def command() -> None:
 
 
 def _dependencies() -> list[str]:
-    """Names of the required packages and of those in the tensorboard extra."""
+    """Return the names of the required packages and of those in the tensorboard extra."""
     lines = requires("spacelang") or []
     names = [line.split(";")[0].split(">")[0].strip() for line in lines if "extra ==" not in line]
     return [*names, "tensorboard"]

@@ -23,7 +23,7 @@ class LazyGroup(click.Group):
     """A group that imports a command's module when the command is looked up, so that help is quick."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Names of all commands, in the order of the table."""
+        """Return the names of all commands, in the order of the table."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:

@@ -40,7 +40,7 @@ class _Call(NamedTuple):
 
 
 def _decided(arguments: T) -> T:
-    """Copy of arguments, inside `model_context` of what the architecture chose for choices in them."""
+    """Return a copy of arguments; inside `model_context` choices in them are decided."""
     context = current_context()
     if context is None:
         return copy.deepcopy(arguments)
@@ -94,7 +94,7 @@ def _refuse_undecided(model: nn.Module, context: FreezeContext) -> None:
 
 
 class Space(nn.Module, metaclass=_SpaceType):
-    """What `ModelSpace` is without its graph: everything the language alone can say of a space.
+    """A `ModelSpace` without its graph: everything the language alone can say of a space.
 
     Code below `spacelang.space` is written against this class; users inherit `ModelSpace`.
     """
@@ -165,7 +165,7 @@ class Space(nn.Module, metaclass=_SpaceType):
         return built.joined(further_decisions(self)) if current_context() is None else built
 
     def joined(self, decisions: Iterable[Decision]) -> Self:
-        """This space with further decisions that are no part of its models, such as hyper-parameters.
+        """Return this space with further decisions that are not part of its models, such as hyper-parameters.
 
         It shares this space's modules. Its architectures have the labels of both; a label that both have is
         one decision. The models it freezes are those of this space.
@@ -199,7 +199,7 @@ class Space(nn.Module, metaclass=_SpaceType):
     # -- architectures -----------------------------------------------------------------------------
 
     def size(self) -> int:
-        """Exact number of distinct architectures.
+        """Return the exact number of distinct architectures.
 
         Counts canonical architecture dicts: conditional structure, constraints and the order of
         exchangeable slots are taken into account (a `Repeat` of 1 to 3 two-way choices has 14).
@@ -207,7 +207,7 @@ class Space(nn.Module, metaclass=_SpaceType):
         return self.decision_space.size()
 
     def default(self) -> Architecture:
-        """Architecture of first candidates."""
+        """Return the architecture of first candidates."""
         return self.decision_space.default()
 
     def sample(self, rng: np.random.Generator) -> Architecture:
@@ -215,11 +215,11 @@ class Space(nn.Module, metaclass=_SpaceType):
         return self.decision_space.sample(rng)
 
     def grid(self) -> Iterator[Architecture]:
-        """Every architecture once, lazily."""
+        """Yield every architecture once."""
         return self.decision_space.grid()
 
     def neighbours(self, arch: Mapping[str, Any]) -> Iterator[Architecture]:
-        """Every architecture that differs from `arch` in one decision."""
+        """Yield every architecture that differs from `arch` in one decision."""
         return self.decision_space.neighbours(arch)
 
     def mutate(self, arch: Mapping[str, Any], rng: np.random.Generator) -> Architecture:
@@ -231,7 +231,7 @@ class Space(nn.Module, metaclass=_SpaceType):
         return self.decision_space.crossover(a, b, rng)
 
     def canonical(self, arch: Mapping[str, Any]) -> Architecture:
-        """The one dict of all that mean the same: inactive labels dropped, exchangeable slots in order."""
+        """Return the one dict of all that mean the same: no inactive labels, exchangeable slots in order."""
         return self.decision_space.canonical(arch)
 
     def validate(self, arch: object) -> None:
@@ -239,11 +239,11 @@ class Space(nn.Module, metaclass=_SpaceType):
         self.decision_space.validate(arch)
 
     def encode(self, arch: Mapping[str, Any]) -> np.ndarray[Any, np.dtype[np.float32]]:
-        """Fixed-length vector of an architecture: one indicator for every candidate of every decision."""
+        """Return a fixed-length vector: one indicator for every candidate of every decision."""
         return self.decision_space.encode(arch)
 
     def freeze(self, arch: Mapping[str, Any]) -> Self:
-        """Independent plain model of `arch` that inherits this space's weights.
+        """Return an independent plain model of `arch` that inherits this space's weights.
 
         Raises:
             SpaceError: with every problem of `arch`.
@@ -262,18 +262,18 @@ def is_reserved(space_type: type, name: str) -> bool:
 
 
 def slot_order(space: DecisionSpace, arch: Mapping[str, Any]) -> Architecture:
-    """The slots of `arch` as given: canonical order is for comparing, a model keeps its user's order."""
+    """Return the slots of `arch` as given: a model keeps its user's order, not the canonical one."""
     return {label: arch[label] for s in space.symmetries for label in s.labels if label in arch}
 
 
 def own_decisions(space: Space) -> DecisionSpace:
-    """What is decided in the modules of a space, without the decisions it was joined with."""
+    """Return the decisions in the modules of a space, without those it was joined with."""
     own: DecisionSpace = space.__dict__.get("_own_space", space.decision_space)
     return own
 
 
 def further_decisions(space: Space) -> tuple[Decision, ...]:
-    """Decisions that a space was joined with."""
+    """Return the decisions that a space was joined with."""
     own = len(own_decisions(space).sites)
     return tuple(site.decision for site in space.decision_space.sites[own:])
 
@@ -295,7 +295,7 @@ def built_as(model: M, arch: Architecture) -> M:
 
 
 def architecture_of(model: nn.Module) -> Architecture | None:
-    """Architecture that a model was frozen or built as; None of what is no frozen `ModelSpace`.
+    """Return the architecture that a model was frozen or built as; None unless it is a frozen `ModelSpace`.
 
     >>> from spacelang import LayerChoice, ModelSpace, model_context
     >>> class Net(ModelSpace):

@@ -73,28 +73,28 @@ class CellTopology:
         return tuple((source, node) for node in self.nodes for source in range(node))
 
     def rows_into(self, node: int) -> range:
-        """Rows of the edges that enter an intermediate node, by source."""
+        """Return the rows of the edges that enter an intermediate node, by source."""
         first = sum(range(self.num_predecessors, node))
         return range(first, first + node)
 
     def op(self, node: int, slot: int) -> Categorical:
-        """Decision on the operation of a slot."""
+        """Return the decision on the operation of a slot."""
         return Categorical(f"{self.label}/op_{node}_{slot}", self.operations)
 
     def input(self, node: int, slot: int) -> Categorical:
-        """Decision on the node a slot reads."""
+        """Return the decision on the node a slot reads."""
         return Categorical(f"{self.label}/input_{node}_{slot}", range(node))
 
     def slots(self, node: int) -> list[tuple[Categorical, Categorical]]:
-        """`(operation, input)` decisions of a node."""
+        """Return the `(operation, input)` decisions of a node."""
         return [(self.op(node, k), self.input(node, k)) for k in range(self.num_ops_per_node)]
 
     def decisions(self) -> tuple[Decision, ...]:
-        """Every decision, node by node."""
+        """Return every decision, node by node."""
         return tuple(decision for node in self.nodes for slot in self.slots(node) for decision in slot)
 
     def constraints(self) -> Iterable[Constraint]:
-        """With `distinct_inputs`, that no node reads another twice."""
+        """Yield, with `distinct_inputs`, that no node reads another twice."""
         for node in self.nodes if self.distinct_inputs else ():
             inputs = [source for _, source in self.slots(node)]
             yield Constraint(
@@ -104,7 +104,7 @@ class CellTopology:
             )
 
     def chosen(self, arch: Mapping[str, Any]) -> dict[int, list[tuple[int, int]]]:
-        """`{node: [(source, operation index) of each slot]}` under `arch`."""
+        """Return `{node: [(source, operation index) of each slot]}` under `arch`."""
         return {
             node: [
                 (source.parse(arch[source.label]), op.position(arch[op.label]))
@@ -114,7 +114,7 @@ class CellTopology:
         }
 
     def used(self, source: int, node: int, operation: int) -> Condition:
-        """When some slot of `node` applies the operation to `source`."""
+        """Return the condition that some slot of `node` applies the operation to `source`."""
         name = self.operations[operation]
         return AnyOf(
             tuple(
@@ -150,7 +150,7 @@ def _num_outputs(topology: CellTopology, merge_op: MergeOp) -> Any:
 
 
 def loose_ends(topology: CellTopology, sources: Iterable[int]) -> list[int]:
-    """Intermediate nodes that are nobody's source."""
+    """Return the intermediate nodes that are nobody's source."""
     read = set(sources)
     return [node for node in topology.nodes if node not in read]
 
@@ -164,7 +164,7 @@ def _as_list(result: Any, where: str, count: int) -> list[Tensor]:
 
 
 class CellFrame(nn.Module):
-    """What every form of a cell shares: preprocessing, the merge of its nodes, postprocessing."""
+    """The parts that every form of a cell shares: preprocessing, the merge of its nodes, postprocessing."""
 
     def __init__(
         self,

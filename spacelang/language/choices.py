@@ -39,7 +39,7 @@ def made(candidate: Any, where: str, *arguments: Any) -> nn.Module:
 
 
 def named_candidates(candidates: Any, where: str) -> dict[Any, Any]:
-    """Candidates by name; those of a list are named by their index."""
+    """Return candidates by name; those of a list are named by their index."""
     if isinstance(candidates, Mapping):
         for name in candidates:
             if not isinstance(name, str):
@@ -158,7 +158,7 @@ def as_inputs(inputs: tuple[Any, ...], count: int, where: str) -> list[Tensor]:
 
 
 class ChosenInputs(nn.Module):
-    """What an `InputChoice` becomes: picks and joins some of its inputs.
+    """A frozen `InputChoice`: picks and joins some of its inputs.
 
     Args:
         n_candidates: number of inputs given.
@@ -182,7 +182,7 @@ class ChosenInputs(nn.Module):
 
 
 def chosen_inputs(decision: Decision, reduction: Reduction, arch: Mapping[str, Any]) -> ChosenInputs:
-    """Module that picks the inputs `arch` chose."""
+    """Return the module that picks the inputs `arch` chose."""
     position = decision.position(arch[decision.label])
     if isinstance(position, int):
         return ChosenInputs(len(decision.candidates), [position], None)

@@ -19,7 +19,7 @@ class Condition(Protocol):
         ...
 
     def holds(self, arch: Mapping[str, Any]) -> bool:
-        """Whether it is true of `arch`; a statement about a missing label is false."""
+        """Return whether it is true of `arch`; a statement about a missing label is false."""
         ...
 
 
@@ -88,14 +88,14 @@ ALWAYS = AllOf()
 
 
 def both(outer: Condition, inner: Condition) -> Condition:
-    """`outer` and `inner`."""
+    """Return the condition that both hold."""
     if outer == ALWAYS:
         return inner
     return outer if inner == ALWAYS else AllOf((outer, inner))
 
 
 def either(conditions: list[Condition]) -> Condition:
-    """At least one of `conditions`."""
+    """Return the condition that at least one of `conditions` holds."""
     if ALWAYS in conditions:
         return ALWAYS
     return conditions[0] if len(conditions) == 1 else AnyOf(tuple(conditions))
@@ -106,8 +106,8 @@ class Constraint:
     """A statement every architecture must satisfy; vacuous when a decision in it is inactive.
 
     Args:
-        expression: a `Value` that is true or false.
-        message: what the user reads when it is violated.
+        expression: A `Value` that is true or false.
+        message: Text of the error when it is violated.
     """
 
     expression: Value
@@ -138,7 +138,7 @@ class Symmetry:
     architecture has the slots in increasing order.
 
     Args:
-        slots: equally long tuples of labels; position by position they have the same candidates.
+        slots: Equally long tuples of labels; position by position they have the same candidates.
     """
 
     slots: tuple[tuple[str, ...], ...]

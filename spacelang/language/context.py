@@ -31,7 +31,7 @@ class FreezeContext:
             self.depth -= 1
 
     def resolve(self, value: Any) -> Any:
-        """Return what a `Value` is under the architecture, or the value itself when that cannot be told.
+        """Return the plain value of a `Value` under the architecture, or the `Value` while that is not known.
 
         A label that is missing or wrong is no error yet: it may belong to a choice built eagerly inside a
         candidate that is not chosen. What stays undecided in a finished `ModelSpace` is reported by it, all
@@ -45,7 +45,7 @@ class FreezeContext:
         return value if problems and (self.depth > 0 or not present) else value.evaluate(self.arch)
 
     def problems(self, decisions: Iterable[Decision]) -> list[str]:
-        """What keeps `decisions` from being read off the architecture; counts them as asked for."""
+        """Return why `decisions` cannot be read off the architecture; count them as asked for."""
         wanted = {decision.label: decision for decision in decisions}
         self.used.update(wanted)
         return [text for decision in wanted.values() if (text := problem(decision, self.arch))]
@@ -56,12 +56,12 @@ _replace: ContextVar[Callable[[Any], Any] | None] = ContextVar("spacelang_replac
 
 
 def current_context() -> FreezeContext | None:
-    """The `model_context` in force, or None."""
+    """Return the `model_context` in force, or None."""
     return _context.get()
 
 
 def current_architecture() -> Mapping[str, Any] | None:
-    """The architecture of the `model_context` in force (read-only), or None while a space is declared."""
+    """Return the read-only architecture of the `model_context` in force; None while a space is declared."""
     context = _context.get()
     return None if context is None else context.arch
 
@@ -85,7 +85,7 @@ def model_context(arch: Mapping[str, Any]) -> Iterator[None]:
     when chosen.
 
     Args:
-        arch: architecture dict, as exported by an experiment or written by hand.
+        arch: Architecture dict, as exported by an experiment or written by hand.
 
     Raises:
         SpaceError: from the constructor, when a label is missing or a value is not a candidate.
@@ -115,14 +115,14 @@ def model_context(arch: Mapping[str, Any]) -> Iterator[None]:
 
 
 def count_as_used(labels: Iterable[str]) -> None:
-    """Within `model_context`: these labels decide something beside the model, so do not warn of them."""
+    """Count labels as asked for in `model_context`: they decide something else than the model."""
     context = _context.get()
     if context is not None:
         context.used.update(labels)
 
 
 def replacing() -> Callable[[Any], Any] | None:
-    """What `copy_with` puts in place of primitives and values, or None outside it."""
+    """Return the function by which `copy_with` replaces primitives and values, or None outside it."""
     return _replace.get()
 
 

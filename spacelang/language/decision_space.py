@@ -38,10 +38,10 @@ class DecisionSpace:
     """The decisions of a space with their conditions, constraints and symmetries.
 
     Args:
-        sites: where decisions are taken, outer ones first. Sites that share a label share the decision,
-            which is active when any of them exists.
-        constraints: statements every architecture satisfies.
-        symmetries: slots that may be exchanged.
+        sites: Places where decisions are taken, outer ones first. Those that share a label share the
+            decision, which is active when any of them exists.
+        constraints: Statements every architecture satisfies.
+        symmetries: Slots that may be exchanged.
     """
 
     sites: tuple[Site, ...]
@@ -124,13 +124,13 @@ class DecisionSpace:
         return [tuple(self.by_label[x].position(arch[x]) for x in slot) for slot in symmetry.slots]
 
     def active(self, label: str, arch: Mapping[str, Any]) -> bool:
-        """Whether `label` exists under `arch`, whose own labels must all be active."""
+        """Return whether `label` exists under `arch`, whose own labels must all be active."""
         return self.conditions[label].holds(arch)
 
     # -- counting ----------------------------------------------------------------------------------
 
     def size(self) -> int:
-        """Exact number of canonical architectures.
+        """Return the exact number of canonical architectures.
 
         Independent parts multiply; parts that depend on one another through a condition, a constraint or a
         symmetry are counted by branching on their first decision.
@@ -160,7 +160,7 @@ class DecisionSpace:
         return self._count_cache[key]
 
     def _branches(self, labels: tuple[str, ...], arch: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        """`arch` with `labels[0]` decided in every way (or left out when inactive) that no rule forbids."""
+        """Yield `arch` with `labels[0]` decided in every legal way, or left out when inactive."""
         first, undecided = labels[0], set(labels[1:])
         completed = [
             rule
@@ -195,11 +195,11 @@ class DecisionSpace:
     # -- enumerating -------------------------------------------------------------------------------
 
     def grid(self) -> Iterator[Architecture]:
-        """Every canonical architecture once, lazily, in lexicographic order of candidates."""
+        """Yield every canonical architecture once, in lexicographic order of candidates."""
         return self._completions(tuple(self.by_label), {}, {}, (*self._rules, *self._orders))
 
     def at(self, place: int) -> Architecture:
-        """The architecture at a place, counted from 0, of `grid()`; found without going through the others.
+        """Return the architecture at a place of `grid()`, counted from 0, without going through the others.
 
         Raises:
             SpaceError: the grid has no such place.
@@ -217,11 +217,11 @@ class DecisionSpace:
         return arch
 
     def complete(self, partial: Mapping[str, Any]) -> Architecture | None:
-        """First valid architecture (in candidate order) that agrees with `partial`, or None."""
+        """Return the first valid architecture (in candidate order) that agrees with `partial`, or None."""
         return next(self._completions(tuple(self.by_label), {}, partial, self._rules), None)
 
     def default(self) -> Architecture:
-        """First candidate everywhere (the first valid architecture when constraints forbid that)."""
+        """Return the architecture of first candidates, or the first that constraints allow."""
         arch = self.complete({})
         if arch is None:
             raise SpaceError("no architecture satisfies the constraints of this space; loosen one of them.")
@@ -283,7 +283,7 @@ class DecisionSpace:
         )
 
     def mutate(self, arch: Mapping[str, Any], rng: np.random.Generator) -> Architecture:
-        """Change one active decision to another value; decisions that become active are drawn anew.
+        """Change one active decision to another value; decisions that become active are drawn.
 
         Raises:
             SpaceError: `arch` is invalid, or it is the only architecture near.
@@ -323,7 +323,7 @@ class DecisionSpace:
         return first
 
     def redraw(self, arch: Mapping[str, Any], probability: float, rng: np.random.Generator) -> Architecture:
-        """Draw each active decision anew with a probability; it may come out as it was.
+        """Draw each active decision again with a probability; it may come out as it was.
 
         When constraints reject 100 draws in a row, the child is a copy of `arch`.
         """
@@ -338,7 +338,7 @@ class DecisionSpace:
             return None
 
     def neighbours(self, arch: Mapping[str, Any]) -> Iterator[Architecture]:
-        """Every valid architecture that differs in one decision.
+        """Yield every valid architecture that differs in one decision.
 
         Decisions that become active take their first valid candidates.
         """
@@ -357,15 +357,15 @@ class DecisionSpace:
     # -- checking ------------------------------------------------------------------------------------
 
     def problems(self, arch: object) -> list[str]:
-        """Everything wrong with `arch`, one sentence each; empty when it is valid."""
+        """Return everything wrong with `arch`, one sentence each; nothing when it is valid."""
         return self._read(arch)[1]
 
     def unfit(self, arch: Mapping[str, Any]) -> list[str]:
-        """What keeps `arch` from deciding this space; labels it has beside are ignored."""
+        """Return why `arch` does not decide this space; further labels are ignored."""
         return self._decided(arch)[1]
 
     def _read(self, arch: object) -> tuple[Architecture, list[str]]:
-        """The active decisions of `arch`, and everything wrong with it."""
+        """Return the active decisions of `arch`, and everything wrong with it."""
         if not isinstance(arch, Mapping):
             return {}, [f"an architecture is a dict {{label: value}}; got {short(arch)}."]
         unknown = [
@@ -378,7 +378,7 @@ class DecisionSpace:
         return known, unknown + unfit
 
     def _decided(self, arch: Mapping[str, Any]) -> tuple[Architecture, list[str]]:
-        """The active decisions of `arch`, and what keeps it from deciding this space."""
+        """Return the active decisions of `arch`, and why it does not decide this space."""
         known: Architecture = {}
         found = list[str]()
         for label, decision in self.by_label.items():
@@ -413,7 +413,7 @@ class DecisionSpace:
         return kept
 
     def encode(self, arch: Mapping[str, Any]) -> np.ndarray[Any, np.dtype[np.float32]]:
-        """Fixed-length vector: one indicator per candidate of every decision, zeros where inactive."""
+        """Return a fixed-length vector: an indicator per candidate of every decision, 0 where inactive."""
         canonical = self.canonical(arch)
         parts: list[float] = []
         for label, decision in self.by_label.items():

@@ -24,7 +24,7 @@ def exported(value: object) -> object:
 
 
 def _same(given: object, candidate: object) -> bool:
-    """Whether a value of an architecture dict names this candidate: equal, and of the same type."""
+    """Return whether a value of an architecture dict names this candidate: equal, and of the same type."""
     if isinstance(candidate, tuple):
         return (
             isinstance(given, list | tuple)
@@ -72,9 +72,9 @@ class Categorical:
     """One of several candidates: a layer, a value, a depth or a single input.
 
     Args:
-        label: full label.
-        candidates: names, indices or values; at least one, all different.
-        prior: weight of each candidate in random sampling; any scale. None is uniform.
+        label: Full label.
+        candidates: Names, indices or values; at least one, all different.
+        prior: Weight of each candidate in random sampling; any scale. None is uniform.
     """
 
     label: str
@@ -95,7 +95,7 @@ class Categorical:
         return len(self.candidates)
 
     def values(self) -> Iterator[Any]:
-        """Every legal value as an architecture dict holds it, in candidate order."""
+        """Return every legal value as an architecture dict holds it, in candidate order."""
         return (exported(candidate) for candidate in self.candidates)
 
     def parse(self, value: object) -> Any:
@@ -120,7 +120,7 @@ class Categorical:
         return all(type(c) is int and c == i for i, c in enumerate(self.candidates))
 
     def position(self, value: object) -> int:
-        """Position of the candidate that `value` names."""
+        """Return the position of the candidate that `value` names."""
         parsed = self.parse(value)
         return next(i for i, candidate in enumerate(self.candidates) if candidate is parsed)
 
@@ -133,7 +133,7 @@ class Categorical:
         return exported(self.candidates[int(rng.choice(count, p=p))])
 
     def indicator(self, value: object) -> list[float]:
-        """One-hot vector of `value`, (cardinality,)."""
+        """Return the one-hot vector of `value`, (cardinality,)."""
         chosen = self.position(value)
         return [float(i == chosen) for i in range(len(self.candidates))]
 
@@ -145,10 +145,10 @@ class Subset:
     In an architecture dict the value is the sorted list of chosen indices.
 
     Args:
-        label: full label.
-        candidates: 0..n-1.
-        n_chosen: size of the set, 1..n, or None.
-        prior: with `n_chosen` a number, weights of drawing each input without replacement; with None,
+        label: Full label.
+        candidates: Indices 0..n-1.
+        n_chosen: Size of the set, 1..n, or None.
+        prior: Weights of drawing each input without replacement; with `n_chosen=None`,
             the probability in (0, 1) of including each. None is uniform over the legal sets.
     """
 
@@ -188,7 +188,7 @@ class Subset:
         return 2**count - 1 if self.n_chosen is None else math.comb(count, self.n_chosen)
 
     def values(self) -> Iterator[list[int]]:
-        """Every legal set, smaller sets first, then in lexicographic order."""
+        """Yield every legal set, smaller sets first, then in lexicographic order."""
         sizes = range(1, len(self.candidates) + 1) if self.n_chosen is None else [self.n_chosen]
         for size in sizes:
             yield from map(list, itertools.combinations(self.candidates, size))
@@ -226,11 +226,11 @@ class Subset:
                 return [c for c, keep in zip(self.candidates, included, strict=True) if keep]
 
     def position(self, value: object) -> tuple[int, ...]:
-        """Positions of the chosen inputs among the candidates."""
+        """Return the positions of the chosen inputs among the candidates."""
         return tuple(map(self.candidates.index, self.parse(value)))
 
     def indicator(self, value: object) -> list[float]:
-        """Vector with 1 at each chosen input, (n,)."""
+        """Return a vector with 1 at each chosen input, (n,)."""
         chosen = self.parse(value)
         return [float(candidate in chosen) for candidate in self.candidates]
 
@@ -239,7 +239,7 @@ Decision: TypeAlias = Categorical | Subset
 
 
 def problem(decision: Decision, arch: Mapping[str, Any]) -> str | None:
-    """What keeps `decision` from being read off `arch`, or None."""
+    """Return why `decision` cannot be read off `arch`, or None."""
     if decision.label not in arch:
         return f"{decision.label!r} is missing; candidates are {quoted(decision.candidates, 8)}."
     try:

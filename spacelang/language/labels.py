@@ -71,7 +71,7 @@ def label_scope(name: str) -> Iterator[None]:
 def branch_scope(label: str, branch: object) -> Iterator[None]:
     """Number unlabelled choices inside one candidate or block on their own.
 
-    Counts start anew, so building one candidate alone (freezing) numbers it as building all of them does.
+    Counts start at one, so building one candidate alone (freezing) numbers it as building all of them does.
     """
     outer = _scope.get() or _Scope()
     with _entered(_Scope(outer.explicit, f"{label}/{branch}", {})):
@@ -79,7 +79,7 @@ def branch_scope(label: str, branch: object) -> Iterator[None]:
 
 
 def in_scope() -> bool:
-    """Whether missing labels can be numbered here."""
+    """Return whether missing labels can be numbered here."""
     return _scope.get() is not None
 
 

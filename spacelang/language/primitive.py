@@ -94,7 +94,7 @@ class Primitive(Replaceable, metaclass=_PrimitiveType):
         return self.named_children()
 
     def decisions(self) -> tuple[Decision, ...]:
-        """Decisions taken here, not those of nested primitives."""
+        """Return the decisions taken here, not those of nested primitives."""
         raise NotImplementedError(f"{type(self).__name__} must implement decisions()")
 
     def freeze(self, arch: Mapping[str, Any]) -> nn.Module:
@@ -106,15 +106,15 @@ class Primitive(Replaceable, metaclass=_PrimitiveType):
         raise NotImplementedError(f"{type(self).__name__} must implement relax(builder)")
 
     def branches(self) -> Iterable[tuple[Condition, str, nn.Module]]:
-        """Submodules as `(condition under which it is used, name, module)`."""
+        """Return the submodules as `(condition under which it is used, name, module)`."""
         return [(ALWAYS, name, child) for name, child in self.named_children()]
 
     def constraints(self) -> Iterable[Constraint]:
-        """Statements every architecture must satisfy."""
+        """Return statements that every architecture must satisfy."""
         return ()
 
     def symmetries(self) -> Iterable[Symmetry]:
-        """Slots that may be exchanged without changing the model."""
+        """Return slots that may be exchanged without changing the model."""
         return ()
 
     @classmethod
@@ -137,8 +137,8 @@ class Undecided(nn.Module):
     """Stands for a choice the architecture does not decide; `ModelSpace` refuses it in a finished model.
 
     Args:
-        problems: what is missing or wrong, one sentence each.
-        known: attributes the choice has in a space too.
+        problems: Everything missing or wrong, one sentence each.
+        known: Attributes that the choice also has in a space.
     """
 
     def __init__(self, problems: Iterable[str], **known: Any) -> None:
@@ -156,19 +156,19 @@ class Undecided(nn.Module):
 
 
 def held_values(module: nn.Module) -> tuple[Decision, ...]:
-    """Decisions of the values a module keeps as plain attributes."""
+    """Return the decisions of the values a module keeps as plain attributes."""
     return decisions_of(list(vars(module).values()))
 
 
 def is_frozen(module: nn.Module) -> bool:
-    """Whether nothing in `module` is left to choose: no choice, no relaxed one, no value."""
+    """Return whether nothing in `module` is left to choose: no choice, no relaxed one, no value."""
     return not any(isinstance(child, Replaceable) or held_values(child) for child in module.modules())
 
 
 def walk(
     module: nn.Module, condition: Condition = ALWAYS, path: str = ""
 ) -> Iterator[tuple[Condition, str, nn.Module]]:
-    """Every module as `(condition under which it is used, path, module)`, outer ones first."""
+    """Yield every module as `(condition under which it is used, path, module)`, outer ones first."""
     yield condition, path, module
     if isinstance(module, Primitive):
         children = [(both(condition, c), name, child) for c, name, child in module.branches()]
@@ -194,7 +194,7 @@ def collect(module: nn.Module) -> DecisionSpace:
 
 
 def frozen_copy(module: M, arch: Mapping[str, Any]) -> M:
-    """Independent copy of `module` with every choice replaced by what `arch` chose; weights are inherited."""
+    """Return an independent copy of `module` with the choices of `arch`; weights are inherited."""
 
     def replace(item: Any) -> Any:
         return item.evaluate(arch) if isinstance(item, Value) else item.freeze(arch)
@@ -203,7 +203,7 @@ def frozen_copy(module: M, arch: Mapping[str, Any]) -> M:
 
 
 def copied(module: M, replace: Callable[[Any], Any]) -> M:
-    """Deep copy of `module` with a copy of `replace(x)` in place of each choice and value `x`."""
+    """Return a deep copy of `module` with a copy of `replace(x)` in place of each choice and value `x`."""
     with copy_with(replace):
         return copy.deepcopy(module)
 

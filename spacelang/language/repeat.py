@@ -104,7 +104,7 @@ def _depth(depth: Any, label: str | None) -> tuple[Value, str]:
 
 
 def _block_scope(label: str | None, otherwise: str) -> str:
-    """Name under which the blocks of a `Repeat` without a decision of its own are numbered."""
+    """Return the name under which the blocks of a `Repeat` without a decision of its own are numbered."""
     return make_label("depth", label) if label or in_scope() else otherwise
 
 

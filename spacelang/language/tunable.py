@@ -1,4 +1,4 @@
-"""Choices beside a model: values that an evaluator keeps as attributes, searched together with a space."""
+"""Choices outside a model: values that an evaluator keeps as attributes, searched together with a space."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ class Tunable(ABC):  # noqa: B024  (abstract in that classes which do not inheri
         return True if cls is Tunable and all(map(callable, methods)) else super().__subclasshook__(other)
 
     def decisions(self) -> tuple[Decision, ...]:
-        """Decisions that are open; none once they are decided."""
+        """Return the decisions that are open; none once they are decided."""
         return _merged(map(_decisions_in, vars(self).values()))
 
     def decided(self, arch: Mapping[str, Any]) -> Self:
-        """A shallow copy with the values that `arch` chose; labels it has beside are ignored.
+        """Return a shallow copy with the values that `arch` chose; further labels are ignored.
 
         Inside `model_context` the labels used here count as asked for.
 
@@ -64,7 +64,7 @@ class Tunable(ABC):  # noqa: B024  (abstract in that classes which do not inheri
 
 
 def open_decisions(thing: object) -> tuple[Decision, ...]:
-    """Decisions of an evaluator; none of one that is not `Tunable`."""
+    """Return the decisions of an evaluator; none if it is not `Tunable`."""
     return thing.decisions() if isinstance(thing, Tunable) else ()
 
 
@@ -72,8 +72,8 @@ def require_decided(thing: object, why: str) -> None:
     """Refuse an evaluator whose settings are still to be chosen.
 
     Args:
-        thing: the evaluator.
-        why: what of it, and what else to do; a sentence that goes on with "evaluator.decided(...)".
+        thing: The evaluator.
+        why: The reason, and the beginning of a sentence that "evaluator.decided(...)" completes.
 
     Raises:
         SpaceError: it has open decisions.
@@ -107,7 +107,7 @@ def _decisions_of(value: object) -> tuple[Decision, ...]:
 
 
 def _merged(groups: Iterable[tuple[Decision, ...]]) -> tuple[Decision, ...]:
-    """Each decision once; different ones with one label stay, so that a space they join can refuse them."""
+    """Return each decision once; different ones with one label stay, for a space they join to refuse."""
     return tuple(dict.fromkeys(decision for group in groups for decision in group))
 
 

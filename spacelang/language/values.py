@@ -28,15 +28,15 @@ class Value:
     __hash__ = object.__hash__
 
     def decisions(self) -> tuple[Decision, ...]:
-        """Decisions this value depends on, each once."""
+        """Return the decisions this value depends on, each once."""
         raise NotImplementedError
 
     def evaluate(self, arch: Mapping[str, Any]) -> Any:
-        """Value under an architecture dict; `KeyError` when a label it needs is missing."""
+        """Return the value under an architecture dict; `KeyError` when a label it needs is missing."""
         raise NotImplementedError
 
     def possible(self) -> tuple[Any, ...]:
-        """Every value this can take, each once, in order of first appearance."""
+        """Return every value this can take, each once, in order of first appearance."""
         decisions = self.decisions()
         if math.prod(decision.cardinality for decision in decisions) > _MAX_COMBINATIONS:
             raise SpaceError(
@@ -232,7 +232,7 @@ def merge_decisions(groups: Iterable[Iterable[Decision]]) -> tuple[Decision, ...
 
 
 def decisions_of(value: object) -> tuple[Decision, ...]:
-    """Decisions in a value, a plain constant or a list, tuple or dict of them."""
+    """Return the decisions in a value, a plain constant or a list, tuple or dict of them."""
     if isinstance(value, Value):
         return value.decisions()
     if isinstance(value, list | tuple):
@@ -262,9 +262,9 @@ def value_choice(
     `model_context` the chosen value itself.
 
     Args:
-        candidates: different numbers, strings, booleans, None or tuples of them.
-        label: name of the decision; numbered (`value_1`, ...) inside `ModelSpace.__init__` when missing.
-        prior: weight of each candidate in random sampling.
+        candidates: Different numbers, strings, booleans, None or tuples of them.
+        label: Name of the decision; numbered (`value_1`, ...) inside `ModelSpace.__init__` when missing.
+        prior: Weight of each candidate in random sampling.
 
     Raises:
         SpaceError: no candidates, one given twice, or a missing label outside `ModelSpace.__init__`.
@@ -283,17 +283,17 @@ def _apply(name: str, *args: Any) -> Any:
 
 
 def minimum(*values: Any) -> Any:
-    """Smallest of values that may depend on the architecture."""
+    """Return the smallest of values that may depend on the architecture."""
     return reduce(lambda a, b: _apply("minimum", a, b), values)
 
 
 def maximum(*values: Any) -> Any:
-    """Largest of values that may depend on the architecture."""
+    """Return the largest of values that may depend on the architecture."""
     return reduce(lambda a, b: _apply("maximum", a, b), values)
 
 
 def where(condition: Any, yes: Any, no: Any) -> Any:
-    """`yes` if the condition holds under the architecture, else `no`."""
+    """Return `yes` if the condition holds under the architecture, else `no`."""
     return _apply("where", condition, yes, no)
 
 
@@ -303,5 +303,5 @@ def to_int(value: Any) -> Any:
 
 
 def distinct(*values: Any) -> Any:
-    """Whether all values differ."""
+    """Return whether all values differ."""
     return _apply("distinct", *values)

@@ -25,8 +25,8 @@ class LayerSpec:
     """A layer type and its arguments, some of them value choices.
 
     Args:
-        layer_type: class of torch.nn.
-        arguments: constructor arguments by name.
+        layer_type: Class of torch.nn.
+        arguments: Constructor arguments by name.
     """
 
     layer_type: type[nn.Module]
@@ -66,17 +66,17 @@ class LayerSpec:
             raise SpaceError(f"{self} cannot be built with its largest arguments {sizes}: {error}") from error
 
     def _fewest_groups(self, in_channels: int) -> int:
-        """Groups that leave each filter as many channels as any choice does; a depthwise layer stays one."""
+        """Return groups that leave each filter as many channels as any choice; depthwise stays depthwise."""
         ratio: Any = self.arguments["in_channels"] // self.arguments["groups"]
         return in_channels // int(max(ratio.possible()))
 
     def slices(self, largest: nn.Module, layer: nn.Module) -> dict[str, Tensor]:
-        """Parameters and buffers of `largest` cut to the shapes of `layer`, by name; views, not copies."""
+        """Return views of the parameters and buffers of `largest`, cut to the shapes of `layer`, by name."""
         sources = dict(_tensors(largest))
         return {name: self._cut(name, sources.get(name), like, largest) for name, like in _tensors(layer)}
 
     def sliced(self, largest: nn.Module, arch: Mapping[str, Any]) -> nn.Module:
-        """Plain layer of an architecture with copies of its slices of `largest`."""
+        """Return the plain layer of an architecture with copies of its slices of `largest`."""
         sources = dict(_tensors(largest))
         # First weights are overwritten: whatever the default device, draw them where no generator advances.
         device = torch.device("meta" if any(tensor.is_meta for tensor in sources.values()) else "cpu")
@@ -89,7 +89,7 @@ class LayerSpec:
         return layer.train(largest.training)
 
     def first(self, dim: int, room: int) -> int:
-        """Where a slice begins in dimension `dim` of a tensor that is larger by `room`."""
+        """Return where a slice begins in dimension `dim` of a tensor that is larger by `room`."""
         # Kernels are cropped at their centre, channels taken from the first.
         is_convolution = issubclass(self.layer_type, nn.modules.conv._ConvNd)
         return room // 2 if is_convolution and dim >= 2 else 0
@@ -122,7 +122,7 @@ _SHARED: dict[type[nn.Module], str] = {
 
 
 def _stacked_blocks(layer: nn.Module, name: str) -> int:
-    """Number of blocks of equal size that dimension 0 of a tensor of `layer` consists of."""
+    """Return the number of blocks of equal size that dimension 0 of a tensor of `layer` consists of."""
     path, _, name = name.rpartition(".")
     owner = layer.get_submodule(path)
     if isinstance(owner, nn.MultiheadAttention) and name.startswith("in_proj"):
@@ -138,7 +138,7 @@ def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def _largest(value: Any) -> Any:
-    """Largest value an argument can take; of what has no order, the first."""
+    """Return the largest value an argument can take; without an order, the first."""
     if isinstance(value, list | tuple):
         return type(value)(map(_largest, value))
     if not isinstance(value, Value):

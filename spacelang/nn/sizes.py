@@ -18,9 +18,9 @@ class Sizes:
     A size is named as an attribute of the layer or, where it has none, as a constructor argument.
 
     Args:
-        reads: for each of the first arguments of `forward`, by name, `{dimension: size}`.
-        returns: the same for each returned tensor in order; the last entry stands for further tensors too.
-        fixed: constructor arguments no mixture can choose, since outputs would not be alike.
+        reads: `{dimension: size}` of the first arguments of `forward`, by their names.
+        returns: The same for each returned tensor in order; the last entry also stands for further tensors.
+        fixed: Constructor arguments no mixture can choose, since outputs would not be alike.
     """
 
     reads: Mapping[str, Mapping[int, str]]
@@ -28,12 +28,12 @@ class Sizes:
     fixed: tuple[str, ...] = ()
 
     def returned(self, index: int) -> Mapping[int, str]:
-        """Sizes of a returned tensor."""
+        """Return the sizes of a returned tensor."""
         return self.returns[min(index, len(self.returns) - 1)]
 
 
 def sizes_of(layer: nn.Module) -> Sizes | None:
-    """Sizes of a layer of torch.nn; None when they are not known or its output may have any shape."""
+    """Return the sizes of a layer of torch.nn; None if they are unknown or its output may have any shape."""
     if isinstance(layer, LazyModuleMixin):
         return None
     if isinstance(layer, conv._ConvNd):
@@ -51,7 +51,7 @@ def sizes_of(layer: nn.Module) -> Sizes | None:
 
 
 def _through(reads: Mapping[int, str], returns: Mapping[int, str] | None = None) -> Sizes:
-    """Sizes of a layer from one tensor to one tensor."""
+    """Return the sizes of a layer from one tensor to one tensor."""
     return Sizes({"input": reads}, (reads if returns is None else returns,))
 
 

@@ -58,9 +58,9 @@ class ElasticLayer(Mixed):
     combinations it is in: by the call with most channels, of equal ones the first.
 
     Args:
-        groups: tables of the layer's decisions.
-        layer: the primitive.
-        produced: sizes that layers of the network return, to which this one adds its own. Without it a sum of
+        groups: Tables of the layer's decisions.
+        layer: The primitive.
+        produced: Sizes that layers of the network return, to which this one adds its own. Without it a sum of
             choices is refused as an input size, since it may be that of a concatenation.
     """
 
@@ -106,7 +106,7 @@ class ElasticLayer(Mixed):
         return tree_map_only(Tensor, lambda y: sum(gates, y), output) if gates else output
 
     def _chosen(self, columns: tuple[int, ...], args: Any, kwargs: Any) -> Any:
-        """Output of one combination times its weight; without a weight the frozen layer's, bit for bit."""
+        """Return the output of one combination times its weight; without one, exactly the frozen layer's."""
         layer = self._combination(columns).layer.train(self.training)
         output = functional_call(layer, self.spec.slices(self.largest, layer), args, kwargs)
         factors = [
@@ -115,7 +115,7 @@ class ElasticLayer(Mixed):
         return scaled(output, functools.reduce(operator.mul, factors)) if factors else output
 
     def _joint(self, columns: Columns, device: torch.device) -> Tensor:
-        """Product of the groups' weights for each of `itertools.product(*columns)`, (joint choices,)."""
+        """Return the product of the groups' weights for each joint choice of columns, (joint choices,)."""
         joint: Tensor | None = None
         for group, active in zip(self.groups, columns, strict=True):
             if group.weights is None:  # selected: its one column has weight one
@@ -169,7 +169,7 @@ class ElasticLayer(Mixed):
         )
 
     def _refusal(self, columns: Columns) -> str | None:
-        """Why combinations of these columns cannot be mixed, or None."""
+        """Return why combinations of these columns cannot be mixed, or None."""
         count = math.prod(map(len, columns))
         if count <= 1:
             return None

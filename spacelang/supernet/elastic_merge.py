@@ -43,10 +43,10 @@ def make_plan(
     """Plan a mixture.
 
     Args:
-        where, spec, largest, sizes: as in `Plan`.
-        combinations: all different.
-        positions: of each joint choice, its combination.
-        joint: weights of the joint choices, for their device and dtype.
+        where, spec, largest, sizes: See `Plan`.
+        combinations: Different combinations.
+        positions: Position of each joint choice's combination.
+        joint: Weights of the joint choices, for their device and dtype.
     """
     merging = None
     if len(combinations) < len(positions):
@@ -68,7 +68,7 @@ def make_plan(
 def _calls(
     spec: LayerSpec, largest: nn.Module, sizes: Sizes, combinations: Sequence[Combination], like: Tensor
 ) -> list[Call]:
-    """Calls that between them compute every combination, as few as known; `like` has the weights' dtype."""
+    """Return few calls that together compute every combination; `like` has the weights' dtype."""
     buckets: dict[Hashable, list[int]] = {}
     for position, combination in enumerate(combinations):
         key = _key(combination.layer, largest)
@@ -113,7 +113,7 @@ def _mask(
     layers: Sequence[nn.Module | None],
     like: Tensor,
 ) -> Mask:
-    """Mask of parameter `name`, `whole` in the layer that holds all `layers`."""
+    """Return the mask of parameter `name`, `whole` in the layer that holds all `layers`."""
     room = largest.get_parameter(name).shape
 
     def box(layer: nn.Module | None) -> list[tuple[int, int]] | None:
@@ -129,7 +129,7 @@ def _mask(
 
 
 def _key(layer: nn.Module, largest: nn.Module) -> Hashable | None:
-    """Equal for layers that one call computes; None for a layer that is called by itself."""
+    """Return a key that layers of one call have in common; None for a layer that is called by itself."""
     kind = type(layer)
     if isinstance(layer, conv._ConvNd) and isinstance(largest, conv._ConvNd) and kind in _CONVOLUTIONS:
         return _convolution_key(layer, largest)
@@ -166,7 +166,7 @@ def _convolution_key(layer: conv._ConvNd, largest: conv._ConvNd) -> Hashable | N
 
 
 def paddings(layer: conv._ConvNd) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Padding of a convolution before and after, per dimension."""
+    """Return the padding of a convolution before and after, per dimension."""
     if layer.padding == "valid":
         return ((0,) * len(layer.kernel_size),) * 2
     if layer.padding == "same":
@@ -177,7 +177,7 @@ def paddings(layer: conv._ConvNd) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 
 def _holding(layers: Sequence[Any]) -> nn.Module:
-    """Smallest layer of which all of these, equal in `_key`, are slices."""
+    """Return the smallest layer of which all of these, equal in `_key`, are slices."""
     first = layers[0]
 
     def most(name: str) -> Any:

@@ -22,9 +22,9 @@ class Combination:
     """One of the layers an elastic layer can be.
 
     Args:
-        name: what is chosen, for messages.
-        arguments: of its constructor.
-        layer: on the meta device; it holds no numbers.
+        name: Chosen values, for messages.
+        arguments: Constructor arguments.
+        layer: The layer on the meta device; it holds no numbers.
     """
 
     name: str
@@ -32,7 +32,7 @@ class Combination:
     layer: nn.Module
 
     def reads(self, sizes: Sizes) -> dict[str, dict[int, int]]:
-        """For each sized argument of `forward`, by name, the size of its dimensions."""
+        """Return the sizes of dimensions of each sized argument of `forward`, by name."""
         return {tensor: self._sized(dimensions) for tensor, dimensions in sizes.reads.items()}
 
     def _sized(self, dimensions: Mapping[int, str]) -> dict[int, int]:
@@ -41,7 +41,7 @@ class Combination:
         return {d: n for d, n in found.items() if not (dimensions[d] == "num_parameters" and n == 1)}
 
     def size(self, name: str, dim: int) -> int:
-        """Size of a dimension that `Sizes` gives this name."""
+        """Return the size of a dimension that `Sizes` gives this name."""
         value = getattr(self.layer, name, None)
         if value is None:
             value = self.arguments.get(name)
@@ -54,15 +54,15 @@ class Combination:
 
 @dataclass(frozen=True, eq=False)
 class Mask:
-    """How much weight lies on each entry of a tensor of which every combination has a box.
+    """The weight on each entry of a tensor of which every combination has a box.
 
     m = sum_c p_c 1[entry in the box of c]; dimensions along which all boxes are whole have size 1.
 
     Args:
-        first: indicators of the boxes' first dimension, (combinations, n).
-        faces: which face, that is a box without its first dimension, each combination has, (combinations, f).
-        rest: indicators of the faces, (f, product of the other dimensions).
-        shape: of the mask.
+        first: Indicators of the boxes' first dimension, (combinations, n).
+        faces: The face of each combination, its box without the first dimension, (combinations, f).
+        rest: Indicators of the faces, (f, product of the other dimensions).
+        shape: Shape of the mask.
     """
 
     first: Tensor
@@ -71,7 +71,7 @@ class Mask:
     shape: tuple[int, ...]
 
     def __call__(self, weights: Tensor) -> Tensor:
-        """Mask for weights of the combinations, (combinations,)."""
+        """Return the mask for weights of the combinations, (combinations,)."""
         with torch.autocast(weights.device.type, enabled=False):
             return ((self.first * weights[:, None]).T @ self.faces @ self.rest).view(self.shape)
 
@@ -80,9 +80,9 @@ def make_mask(boxes: Sequence[Sequence[tuple[int, int]] | None], shape: Sequence
     """Make the mask of a tensor.
 
     Args:
-        boxes: of each combination `(start, size)` for every dimension; None where it has none.
-        shape: of the tensor.
-        like: weights, for device and dtype.
+        boxes: `(start, size)` of each combination for every dimension; None where it has none.
+        shape: Shape of the tensor.
+        like: Weights, for device and dtype.
     """
     present = [box for box in boxes if box is not None]
     whole = [all(box[dim] == (0, length) for box in present) for dim, length in enumerate(shape)]
@@ -107,11 +107,11 @@ class Call:
     """One call, which computes the weighted sum of some combinations.
 
     Args:
-        position: of the first of them.
-        layer: what is called, on the meta device: the combination, or a layer that holds all of them.
-        reads: as `Combination.reads`.
-        masks: of its parameters.
-        output: of its output along a dimension, `(dimension, mask)`.
+        position: Position of the first of them.
+        layer: Called layer, on the meta device: the combination, or a layer that holds all of them.
+        reads: See `Combination.reads`.
+        masks: Masks of its parameters.
+        output: Mask of its output along a dimension, `(dimension, mask)`.
 
     A call without masks computes one combination, whose weight its output is multiplied by.
     """
@@ -146,19 +146,19 @@ class Call:
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """What an elastic layer does while certain choices are active.
+    """The calls of an elastic layer while certain choices are active.
 
     Args:
-        where: name of the layer, for messages.
-        spec: its type and arguments.
-        largest: its weights.
-        sizes: which dimensions are sized.
-        names: of the combinations.
-        merging: which joint choices make each combination, (combinations, joint choices) of zeros and ones;
+        where: Name of the layer, for messages.
+        spec: Its type and arguments.
+        largest: Its weights.
+        sizes: Its sized dimensions.
+        names: Names of the combinations.
+        merging: Joint choices that make each combination, (combinations, joint choices) of zeros and ones;
             None where each makes its own.
-        calls: between them all combinations.
-        updating: the call that updates running statistics.
-        needs: as `Combination.reads`, the largest sizes of any combination.
+        calls: Calls that together compute all combinations.
+        updating: The call that updates running statistics.
+        needs: Largest sizes of any combination; see `Combination.reads`.
     """
 
     where: str
@@ -172,7 +172,7 @@ class Plan:
     needs: Mapping[str, Mapping[int, int]]
 
     def __call__(self, joint: Tensor, args: Any, kwargs: Any, *, training: bool) -> Any:
-        """Mixture of all combinations, `joint` the weights of the joint choices."""
+        """Compute the mixture of all combinations, `joint` the weights of the joint choices."""
         weights = joint if self.merging is None else (self.merging * joint).sum(1)  # (combinations,)
         self._check(args, kwargs)
         outputs = []
@@ -225,17 +225,17 @@ class Plan:
 
 
 def tensors_in(value: Any) -> list[Tensor]:
-    """Tensors in a value, in order."""
+    """Return the tensors in a value, in order."""
     return [leaf for leaf in tree_flatten(value)[0] if isinstance(leaf, Tensor)]
 
 
 def scaled(output: Any, weight: Tensor) -> Any:
-    """`weight`, zero-dimensional so that it promotes no dtype, times the tensors of an output."""
+    """Return `weight`, zero-dimensional so that it promotes no dtype, times the tensors of an output."""
     return tree_map_only(Tensor, lambda y: weight * y if y.is_floating_point() else y, output)
 
 
 def narrowed(value: Any, sizes: Mapping[int, int]) -> Any:
-    """First entries of every tensor of a value, as many as `sizes` says for each dimension."""
+    """Return the first entries of every tensor of a value, as many as `sizes` says for each dimension."""
 
     def narrow(x: Tensor) -> Tensor:
         for dim, size in sizes.items():

@@ -35,7 +35,7 @@ class Produced:
         return self  # layers of one network share it while it is being made; then it is not changed
 
     def add(self, spec: LayerSpec, sizes: Sizes, layer: nn.Module) -> None:
-        """Take note of what a layer returns, unless it only passes on what it reads."""
+        """Note the sizes that a layer returns, unless it only passes on those it reads."""
         passed = set(next(iter(sizes.reads.values()), {}).values())
         for name in {name for dimensions in sizes.returns for name in dimensions.values()} - passed:
             size = spec.arguments.get(name)
@@ -45,7 +45,7 @@ class Produced:
                     self._sizes.append((size * 2, False, spec))
 
     def holds(self, size: Value, spec: LayerSpec) -> bool:
-        """Whether the first `size` entries of what a layer reads are what its frozen form reads."""
+        """Return whether a layer finds what its frozen form reads in the first `size` entries."""
         if str(size) in (str(other) for other, _, _ in self._sizes):
             return True
         labels = {decision.label for decision in size.decisions()}
@@ -66,7 +66,7 @@ class Produced:
 
 
 def ratio(size: Value, other: Value) -> float | None:
-    """`size / other` if it is the same under every architecture, else None."""
+    """Return `size / other` if it is the same under every architecture, else None."""
     decisions = merge_decisions([size.decisions(), other.decisions()])
     if math.prod(decision.cardinality for decision in decisions) > _MOST_COMPARED:
         return None
@@ -84,7 +84,7 @@ def ratio(size: Value, other: Value) -> float | None:
 
 
 def is_sum(size: Value) -> bool:
-    """Whether a size is a sum or difference, or a multiple of one: likely that of a concatenation."""
+    """Return whether a size is a sum or difference, or a multiple of one: likely that of a concatenation."""
     if not isinstance(size, Expression):
         return False
     if size.name == "*":
@@ -99,7 +99,7 @@ def refusal(
     combinations: Sequence[Combination],
     produced: Produced,
 ) -> str | None:
-    """Why these combinations cannot be mixed, as a sentence without its subject, the layer; or None."""
+    """Return why these combinations cannot be mixed, as a sentence without its subject, or None."""
     if len(combinations) < 2:
         return None
     if sizes is None:
@@ -124,7 +124,7 @@ def refusal(
 
 
 def _different_maps(layers: Sequence[nn.Module]) -> str | None:
-    """Whether feature maps differ in height or width whatever the input."""
+    """Return why feature maps differ in height or width whatever the input, or None."""
     geometries = [list(_geometry(layer)) for layer in layers]
     for dimension in zip(*geometries, strict=False):
         strides = sorted({stride for stride, _, _ in dimension})
@@ -141,7 +141,7 @@ def _different_maps(layers: Sequence[nn.Module]) -> str | None:
 
 
 def _geometry(layer: Any) -> Iterator[tuple[int, int, int]]:
-    """Per dimension: stride, size added before it, and how much more of that changes the output's size."""
+    """Yield per dimension: stride, size added before it, and how much more changes the output's size."""
     if isinstance(layer, conv._ConvNd):
         before, after = paddings(layer)
         for i, (kernel, stride) in enumerate(zip(layer.kernel_size, layer.stride, strict=True)):
@@ -164,7 +164,7 @@ def _geometry(layer: Any) -> Iterator[tuple[int, int, int]]:
 
 
 def _misread(spec: LayerSpec, sizes: Sizes, produced: Produced) -> str | None:
-    """Whether the layer would read other entries of a padded tensor than its frozen form."""
+    """Return why the layer would read other entries of a padded tensor than its frozen form, or None."""
     for leaf in itertools.chain(*map(_leaves, spec.arguments.values())):
         if not isinstance(leaf, Choice):  # a count of the loose ends of a cell
             return f"depends on {leaf}, but in a mixture all that it counts is there"
@@ -181,7 +181,7 @@ def _misread(spec: LayerSpec, sizes: Sizes, produced: Produced) -> str | None:
 
 
 def _leaves(value: Any) -> Iterator[Value]:
-    """Values an argument is computed from."""
+    """Yield the values an argument is computed from."""
     parts = value.args if isinstance(value, Expression) else value
     if isinstance(parts, list | tuple):
         for part in parts:

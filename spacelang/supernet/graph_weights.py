@@ -22,8 +22,8 @@ def weighted_copy(graph: nx.MultiDiGraph, groups: Mapping[str, Group]) -> nx.Mul
     weighs 1. Nodes that pruning leaves without input or without reader are gone.
 
     Args:
-        graph: of `space_graph`.
-        groups: the supernet's, by label.
+        graph: Graph made by `space_graph`.
+        groups: The supernet's groups, by label.
     """
     import networkx as nx  # late: 0.1 s that declaring a space should not cost
 
@@ -40,7 +40,7 @@ def weighted_copy(graph: nx.MultiDiGraph, groups: Mapping[str, Group]) -> nx.Mul
 
 
 def _table(group: Group) -> list[list[float | None]]:
-    """Weight of each entry of a group: None where pruned, 0 where not executed."""
+    """Return the weight of each entry of a group: None where pruned, 0 where not executed."""
     rows, columns = range(len(group.rows)), range(len(group.columns))
     mixture = [[1.0] * len(columns) for _ in rows] if group.weights is None else group.weights.tolist()
     active = [set(row) for row in group.active]
@@ -56,7 +56,7 @@ def _weight(
     groups: Mapping[str, Group],
     tables: Mapping[str, list[list[float | None]]],
 ) -> float | None:
-    """Weight of one edge, or None when it is pruned."""
+    """Return the weight of one edge, or None when it is pruned."""
     labels = attributes.get("groups")
     if not labels or any(label not in tables for label in labels):
         return 1.0
@@ -70,7 +70,7 @@ def _weight(
 
 
 def _concat_weight(group: Group, node: int) -> float:
-    """A mixture keeps every node in a loose-end output, an architecture those nobody reads."""
+    """Return the weight of an edge to a cell's output: an architecture joins only the nodes nobody reads."""
     if not group.is_selected or group.kind != "cell":
         return 1.0
     read = {source for (source, _), active in zip(group.cell.edges, group.active, strict=True) if active}

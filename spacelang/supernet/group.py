@@ -18,11 +18,11 @@ Active: TypeAlias = tuple[tuple[int, ...], ...]
 """For each row of a group the columns that are executed, increasing; twice where two slots chose it."""
 
 Transform: TypeAlias = Callable[[nn.Module, Tensor], Tensor]
-"""What is done to the output of a candidate before it is weighted: `(candidate, output) -> output`."""
+"""Applied to the output of a candidate before it is weighted: `(candidate, output) -> output`."""
 
 
 Kind: TypeAlias = Literal["choice", "subset", "any_subset", "cell"]
-"""What a group chooses: one candidate, `n_chosen` of them, any non-empty set, or the edges of a cell."""
+"""A group chooses one candidate, `n_chosen` of them, any non-empty set, or the edges of a cell."""
 
 
 @dataclass
@@ -30,21 +30,21 @@ class Group:
     """One table of a supernet: a decision (one row), or a cell label (one row per edge).
 
     Args:
-        label: label of the decision, or of the cell.
-        rows: names of the rows; `"{source}->{node}"` for a cell.
-        columns: candidates.
-        decisions: the decisions this table answers.
-        topology: of the cell, or None.
+        label: Label of the decision, or of the cell.
+        rows: Names of the rows; `"{source}->{node}"` for a cell.
+        columns: Candidates.
+        decisions: The decisions this table answers.
+        topology: Topology of the cell, or None.
 
     Attributes:
-        alive: rows x columns, False where pruned.
-        weights: mixture, (rows, columns), or None where every active weight is one.
-        active: columns executed in each row.
-        edges: weight of each row, (rows,), where a cell weighs its edges besides their candidates.
-        adds_gates: whether a candidate that is not executed adds its weight as a plain number.
-        silent: rows x columns, candidates executed though their weight is zero; None for none.
-        is_selected: whether an architecture is selected (and this group active in it).
-        transform: what is done to the output of each candidate; None for nothing.
+        alive: Rows x columns, False where pruned.
+        weights: Mixture, (rows, columns), or None where every active weight is one.
+        active: Columns executed in each row.
+        edges: Weight of each row, (rows,), where a cell weighs its edges apart from their candidates.
+        adds_gates: Whether a candidate that is not executed adds its weight as a plain number.
+        silent: Rows x columns, candidates executed though their weight is zero; None for none.
+        is_selected: Whether an architecture is selected (and this group active in it).
+        transform: Applied to the output of each candidate; None for nothing.
     """
 
     label: str
@@ -85,7 +85,7 @@ class Group:
 
     @property
     def kind(self) -> Kind:
-        """What is chosen: "choice", "subset" (`n_chosen` of one row), "any_subset", or "cell"."""
+        """Kind of choice: "choice", "subset" (`n_chosen` of one row), "any_subset", or "cell"."""
         if self.topology is not None:
             return "cell"
         if not isinstance(self.decisions[0], Subset):
@@ -197,7 +197,7 @@ class Group:
         self.is_selected = any(self.active)
 
     def _counts(self, arch: Mapping[str, Any]) -> list[list[int]]:
-        """How often an architecture uses each entry of the table."""
+        """Return how often an architecture uses each entry of the table."""
         counts = [[0] * len(self.columns) for _ in self.rows]
         if any(decision.label not in arch for decision in self.decisions):
             return counts
@@ -212,11 +212,11 @@ class Group:
         return counts
 
     def apply(self, candidate: nn.Module, output: Any) -> Any:
-        """Output of a candidate after `transform`."""
+        """Return the output of a candidate after `transform`."""
         return output if self.transform is None else self.transform(candidate, output)
 
     def weighted(self, row: int, column: int, term: Tensor) -> Tensor:
-        """`weights[row, column] * edges[row] * term`."""
+        """Return `weights[row, column] * edges[row] * term`."""
         if self.weights is None:
             return term
         if self.silent is not None and self.silent[row][column]:
@@ -226,7 +226,7 @@ class Group:
         return (weight if self.edges is None else weight * self.edges[row]) * term
 
     def gates(self, row: int) -> list[Tensor]:
-        """Weights a row adds as plain numbers: those of live candidates that are not executed."""
+        """Return the weights a row adds as plain numbers: those of live candidates that are not executed."""
         if not self.adds_gates or self.weights is None:
             return []
         idle = (k for k, alive in enumerate(self.alive[row]) if alive and k not in self.active[row])

@@ -31,11 +31,11 @@ class Mixed(Replaceable):
         raise NotImplementedError
 
     def drop_pruned(self) -> None:
-        """Let go of the modules of pruned candidates."""
+        """Remove the modules of pruned candidates."""
 
 
 class Pruned(nn.Module):
-    """Stands where a pruned candidate was."""
+    """A stand-in for a pruned candidate; calling it is an error."""
 
     def forward(self, *args: object, **kwargs: object) -> object:
         raise SpaceError("a pruned candidate was called.")
@@ -148,7 +148,7 @@ class MixedDepth(Mixed):
         return add_weighted(terms, repr(str(self.depth)), gates)
 
     def _depth_weights(self) -> dict[int, Tensor | None]:
-        """Weight of each depth that has one; a single selected depth has weight None."""
+        """Return the weight of each depth that has one; a single selected depth has weight None."""
         selected = {g.label: g.selected for g in self.groups if g.is_selected}
         if len(selected) == len(self.groups):
             return {self.depth.evaluate(selected): None}

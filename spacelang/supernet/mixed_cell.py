@@ -1,4 +1,4 @@
-"""What edges that leave one node have in common, found once so that it is computed once.
+"""Relaxed cells, which compute once what the edges that leave one node have in common.
 
 An operation is usually a sequence that begins without parameters: a ReLU before a convolution, a pooling
 with its normalisation. On the edges that leave one node these beginnings see the same input and give the
@@ -24,7 +24,7 @@ _PURE = (nn.Identity, nn.ReLU, nn.MaxPool2d, nn.AvgPool2d, nn.BatchNorm2d)
 
 
 def _signature(module: nn.Module) -> Hashable | None:
-    """What a parameter-free module computes, or None when it is not known to be one."""
+    """Return a key for what a parameter-free module computes; None when it is not known to be one."""
     if type(module) not in _PURE or getattr(module, "inplace", False) or getattr(module, "affine", False):
         return None
     settings = tuple((name, getattr(module, name)) for name in getattr(module, "__constants__", ()))
@@ -37,7 +37,7 @@ class Steps:
 
     Args:
         shared: `(key, module)` of each shared step; the key stands for the whole beginning up to it.
-        rest: what follows.
+        rest: Modules after it.
     """
 
     shared: tuple[tuple[Hashable, nn.Module], ...]
@@ -95,9 +95,9 @@ class MixedCell(Mixed):
     """A cell whose edges compute mixtures: node_i = sum_{j<i} sum_k w_{ij,k} f_k(node_j).
 
     Args:
-        group: mixture, one row per edge.
-        frame: preprocessing, merging and postprocessing.
-        edges: candidates of each edge, in row order.
+        group: Mixture, one row per edge.
+        frame: Preprocessing, merging and postprocessing.
+        edges: Candidates of each edge, in row order.
 
     Source: DARTS, arXiv:1806.09055, eq. 1 and 2.
     """
@@ -136,7 +136,7 @@ class MixedCell(Mixed):
         return add_weighted(terms, f"node {node} of cell {self.group.label!r}", gates)
 
     def _edge(self, row: int, x: Tensor, cache: dict[Hashable, Tensor]) -> list[tuple[object, Tensor]]:
-        """What an edge adds to its node: `(name, weighted output)` of each executed candidate."""
+        """Return the terms an edge adds to its node: `(name, weighted output)` of each executed candidate."""
         group = self.group
         terms: list[tuple[object, Tensor]] = []
         for k in dict.fromkeys(group.active[row]):
@@ -152,7 +152,7 @@ class MixedCell(Mixed):
         return self._steps[row][column](x, cache)
 
     def _sources(self) -> set[int]:
-        """Nodes read by others; in a soft mixture every node is kept in the output."""
+        """Return the nodes read by others; in a soft mixture every node is kept in the output."""
         if not self.group.is_selected:
             return set()
         return {source for r, (source, _) in enumerate(self.topology.edges) if self.group.active[r]}

@@ -1,4 +1,4 @@
-"""Batch normalisation of one path: running statistics that were mixed from many paths are of none."""
+"""Batch normalisation of one path, since running statistics mixed from many paths fit none."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from ..errors import SpaceError
 
 
 def recalibrate(module: nn.Module, forwards: Iterable[Callable[[], object]]) -> None:
-    """Estimate the running statistics of every batch norm anew: the mean over some forward passes.
+    """Estimate the running statistics of every batch norm again: the mean over some forward passes.
 
     The passes run in training mode and without gradients. Modes and momenta are as before afterwards; a
     module without running statistics is left alone and runs nothing.
 
     Args:
-        module: a plain model, a supernet with one architecture selected, or what holds one.
-        forwards: each runs `module` on a training batch; taken one by one.
+        module: A plain model, a supernet with one architecture selected, or a module that holds one.
+        forwards: Functions that each run `module` on a training batch; called one by one.
 
     Raises:
         SpaceError: there is no pass.
@@ -51,16 +51,16 @@ def recalibrate(module: nn.Module, forwards: Iterable[Callable[[], object]]) -> 
 
 @contextmanager
 def batch_statistics() -> Iterator[None]:
-    """Inside, batch norms take the statistics of their batch, in evaluation too, and remember none."""
+    """Let batch norms use the statistics of their batch, in evaluation too, and remember none."""
     with _batch_norms_with(training=True, track_running_stats=False):
         yield
 
 
 @contextmanager
 def _batch_norms_with(**attributes: Any) -> Iterator[None]:
-    """Inside, batch norms run with these attributes.
+    """Let batch norms run with these attributes.
 
-    They are found when they are called: an elastic layer has those of its slices besides the largest.
+    They are found when they are called, since an elastic layer also has those of its slices.
     """
     before: dict[nn.Module, dict[str, Any]] = {}
 

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 
 class Builder:
-    """What a primitive's `relax` is given: groups by label, and the relaxed forms of built-in choices."""
+    """The argument of a primitive's `relax`: groups by label, and the relaxed forms of built-in choices."""
 
     def __init__(self, cell_type: type[MixedCell] = MixedCell) -> None:
         self.groups: dict[str, Group] = {}
@@ -45,11 +45,11 @@ class Builder:
         self._produced = Produced()
 
     def group(self, decision: Decision) -> Group:
-        """The table of a decision: one row, one column per candidate."""
+        """Return the table of a decision: one row, one column per candidate."""
         return self._shared(Group(decision.label, ("",), decision.candidates, (decision,)))
 
     def cell_group(self, topology: CellTopology) -> Group:
-        """The table of a cell label: one row per edge, one column per operation."""
+        """Return the table of a cell label: one row per edge, one column per operation."""
         rows = tuple(f"{source}->{node}" for source, node in topology.edges)
         group = Group(topology.label, rows, topology.operations, topology.decisions(), topology)
         return self._shared(group)
@@ -105,14 +105,14 @@ class Supernet(nn.Module):
     space is copied, never changed, and parameters of the supernet are the network's weights alone.
 
     Args:
-        space: the space; its present weights are the supernet's first ones.
-        memory_format: layout of 4-dimensional weights; channels_last makes convolutions faster on CPUs
+        space: The space; its present weights are the supernet's first ones.
+        memory_format: Layout of 4-dimensional weights; channels_last makes convolutions faster on CPUs
             and GPUs alike. None leaves them, and so does a network that PyTorch cannot train in that layout
             on this CPU (1x1 convolutions with a stride on 2 to 7 channels, without AVX-512).
-        builder: makes the relaxed forms of choices; a strategy that computes with other ones has its own.
+        builder: Maker of the relaxed forms of choices; a strategy that computes with other ones has its own.
 
     Attributes:
-        groups: the tables mixtures are set on, by label in sorted order.
+        groups: The tables mixtures are set on, by label in sorted order.
     """
 
     def __init__(
@@ -169,13 +169,13 @@ class Supernet(nn.Module):
         """Compute with these weights from now on.
 
         Args:
-            mixture: weights by group label, (rows, columns); groups left out keep theirs.
-            active: by group label, rows x columns of which candidates to execute; all by default. Whether
+            mixture: Weights by group label, (rows, columns); groups left out keep theirs.
+            active: Candidates to execute, rows x columns by group label; all by default. Whether
                 a weight is zero is said here, on the host, so that no device has to be asked.
-            edges: by label of a cell, (rows,), weights of its edges besides those of their candidates.
-            adds_gates: add the weights of candidates that are not executed, as plain numbers, to the sum
+            edges: Weights of a cell's edges, (rows,) by its label, apart from those of their candidates.
+            adds_gates: Add the weights of candidates that are not executed, as plain numbers, to the sum
                 of those that are.
-            silent: by group label, rows x columns, candidates that are executed though their weight is zero,
+            silent: Candidates executed though their weight is zero, rows x columns by group label,
                 for the gradient of that weight alone: nothing of their own is kept for the backward pass.
 
         Raises:
@@ -209,7 +209,7 @@ class Supernet(nn.Module):
         """Apply `transform(candidate, output)` to the output of every candidate of layer choices and cells.
 
         Dropout between candidates and their mixture is one. It is the caller's to do nothing in evaluation
-        mode. None takes it away.
+        mode. None removes it.
         """
         for group in self.groups.values():
             group.transform = transform
@@ -224,7 +224,7 @@ class Supernet(nn.Module):
         """Remove candidates for good, from the graph and from the computation; their weights are freed.
 
         Args:
-            alive: by group label, rows x columns, False for what goes. What was pruned stays pruned.
+            alive: Rows x columns by group label, False for candidates to remove. Pruned ones stay pruned.
         """
         for label, rows in alive.items():
             self._group(label).check_prunable(rows)
@@ -250,7 +250,7 @@ class Supernet(nn.Module):
         return self.groups[label]
 
     def soft_refusals(self) -> list[str]:
-        """Choices that cannot compute a mixture of several candidates, one sentence each."""
+        """Return the choices that cannot compute a mixture of several candidates, one sentence each."""
         return [
             f"{child.soft_refusal} (at {path.removeprefix('network.')})"
             for path, child in self.named_modules()
@@ -267,7 +267,7 @@ class Supernet(nn.Module):
         return weighted_copy(self._space_graph, self.groups)
 
     def freeze(self, arch: Mapping[str, Any]) -> nn.Module:
-        """Independent plain model of an architecture with this supernet's weights.
+        """Return an independent plain model of an architecture with this supernet's weights.
 
         Raises:
             SpaceError: with every problem of `arch`, or it needs a pruned candidate.
@@ -277,7 +277,7 @@ class Supernet(nn.Module):
 
 
 def edge_by_edge(space: Space) -> Supernet:
-    """Supernet that computes every operation on every edge by itself: the reference to compare with."""
+    """Return a supernet that computes every operation on every edge by itself, to compare with."""
     supernet = Supernet.__new__(Supernet)
     nn.Module.__init__(supernet)
     supernet._build(space, Builder(EdgeByEdgeCell))
