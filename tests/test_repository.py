@@ -226,6 +226,19 @@ def test_no_module_imports_a_private_name() -> None:
     assert wrong == []
 
 
+def test_everybody_outside_the_core_uses_its_doors() -> None:
+    modules = {module_name(path): path for path in sources() if relative(path).startswith("spacelang/")}
+    deep = {name for name, path in modules.items() if name.count(".") > 1 and path.name != "__init__.py"}
+    wrong = []
+    for path in all_python():
+        if relative(path).startswith(("spacelang/", "tests/")):
+            continue
+        for node in ast.walk(parsed(path)):
+            if isinstance(node, ast.ImportFrom) and node.level == 0 and node.module in deep:
+                wrong.append(f"{relative(path)}:{node.lineno} imports from {node.module}")
+    assert wrong == []
+
+
 def test_nothing_imports_a_folder_as_a_top_level_name() -> None:
     wrong = []
     for path in all_python():
