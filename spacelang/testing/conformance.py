@@ -21,6 +21,7 @@ def check_strategy(strategy: Any, *, epochs: int = 3, trials: int = 24) -> Confo
 
     - keep architecture parameters out of the network's,
     - derive valid architectures, five without duplicates, of which the first is the best,
+    - have distributions whose rows sum to one, if it is differentiable,
     - give, frozen, what the supernet gives with that architecture selected,
 
     and on the first space that has a cell it takes (else the first it takes)

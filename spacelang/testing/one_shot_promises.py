@@ -65,7 +65,34 @@ def _check_search(strategy: Any, space: ModelSpace, epochs: int, folder: Path) -
     distinct = {json.dumps(space.canonical(arch), sort_keys=True) for arch in archs}
     require(len(distinct) == len(archs), "derived architectures repeat")
     require(archs[0] == experiment.best, "the first of five is not the best")
+    _check_distributions(experiment)
     _check_frozen(experiment)
+
+
+def _check_distributions(experiment: Experiment) -> None:
+    """Require that a strategy with probabilities has rows that sum to one, where candidates are left."""
+    search: Any = experiment.search
+    tables = search.distributions() if hasattr(search, "distributions") else {}
+    shares = search.edge_shares() if hasattr(search, "edge_shares") else {}
+    for label, table in tables.items():
+        group = experiment.supernet.groups[label]
+        alive = torch.tensor(group.alive, device=table.device)
+        what = f"the distribution of {label!r}"
+        require(table.shape == alive.shape and bool((table >= 0).all()), f"{what} has negative entries")
+        require(not table[~alive].any(), f"{what} has a share for pruned candidates")
+        if group.kind == "any_subset":  # independent probabilities of being in the set
+            require(bool((table <= 1).all()), f"{what} has entries above one")
+        else:
+            _require_ones(table.sum(dim=1)[alive.any(dim=1)], f"rows of {what}")
+        if label in shares:
+            nodes = [list(group.cell.rows_into(node)) for node in group.cell.nodes]
+            open_nodes = [rows for rows in nodes if alive[rows].any()]
+            sums = [shares[label][rows].sum() for rows in open_nodes]
+            _require_ones(torch.stack(sums), f"edge shares of {label!r}")
+
+
+def _require_ones(sums: torch.Tensor, what: str) -> None:
+    require(bool(((sums - 1).abs() < 1e-4).all()), f"{what} sum to {sums.tolist()}, not to one")
 
 
 def _check_frozen(experiment: Experiment) -> None:

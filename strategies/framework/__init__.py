@@ -43,6 +43,8 @@ from .scoring import untouched as untouched
 from .search import Extra as Extra
 from .search import OneShot as OneShot
 from .search import OneShotSearch as OneShotSearch
+from .stages import load_optimizer_states as load_optimizer_states
+from .stages import optimizer_states as optimizer_states
 from .trainer import Training as Training
 from .update import FirstOrder as FirstOrder
 from .update import SecondOrder as SecondOrder

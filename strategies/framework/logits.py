@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -63,6 +63,25 @@ class ArchitectureParameters:
         self.optimizer.zero_grad()
         for label, kept in before.items():  # else Adam's weight decay and momentum would go on moving them
             self.logits[label].data[settled[label]] = kept
+
+    def continue_from(
+        self, previous: ArchitectureParameters, kept: Mapping[str, Tensor], *, moments: bool
+    ) -> None:
+        """Begin with another's logits, zero where they are not `kept`.
+
+        Args:
+            previous: Logits of the same groups.
+            kept: By group label, boolean, in the shape of the logits.
+            moments: Whether to begin with its moments too.
+        """
+        for label, parameter in self.logits.items():
+            mask, before = kept[label], previous.logits[label]
+            parameter.data = before.detach().cpu() * mask
+            if moments and before in previous.optimizer.state:
+                self.optimizer.state[parameter] = {
+                    name: value.detach().cpu() * mask if value.dim() else value.detach().clone()
+                    for name, value in previous.optimizer.state[before].items()
+                }
 
     @contextmanager
     def constant(self) -> Iterator[None]:

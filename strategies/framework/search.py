@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -18,6 +18,7 @@ from spacelang.randomness import torch_generator
 from spacelang.supernet import Supernet
 
 from .relaxation import Moment
+from .stages import load_optimizer_states, optimizer_states
 from .trainer import Training
 
 
@@ -49,6 +50,11 @@ class OneShot(KnownArguments):
     def samples_paths(self) -> bool:
         """Whether a step may leave candidates, and so weights, unused."""
         return any(extra.drops_candidates for extra in self.extras)
+
+    @property
+    def carries_optimizers(self) -> bool:
+        """Whether optimisers and schedulers continue from stage to stage, in place of beginning again."""
+        return False
 
     def extras_of(self, stage: int) -> tuple[Extra[Any], ...]:
         """Return the extras of a stage: the user's, and after them any that are part of the strategy."""
@@ -149,6 +155,7 @@ class OneShotSearch(pl.Callback):
         records: Numbers kept over the epochs, by name.
         stopped: Why the search ended early; empty while it has not.
         moment: The present epoch and its generator.
+        ending: State of optimisers and schedulers at the end of training, if a later stage continues with it.
     """
 
     def __init__(
@@ -168,6 +175,8 @@ class OneShotSearch(pl.Callback):
         self.records: dict[str, list[float]] = {}
         self.stopped = ""
         self.moment = Moment(0, 1, torch_generator(seed, stage))
+        self.ending: dict[str, Any] | None = None
+        self._beginning: tuple[dict[str, Any], Mapping[str, Mapping[int, Tensor]]] | None = None
         self._training: Training | None = None
         self._val_dataloader = val_dataloader
 
@@ -207,6 +216,18 @@ class OneShotSearch(pl.Callback):
         self.stopped = reason
         self.training.trainer.should_stop = True
 
+    def continue_optimizers(
+        self, previous: OneShotSearch, copied: Mapping[str, Mapping[int, Tensor]]
+    ) -> None:
+        """Begin with the optimisers and schedulers that the search of the stage before ended with.
+
+        Args:
+            previous: The search of the stage before; one that was not trained leaves nothing to continue.
+            copied: By parameter name of the supernet, see `load_optimizer_states`.
+        """
+        if self.strategy.carries_optimizers and previous.ending is not None:
+            self._beginning = previous.ending, copied
+
     def enlarge_batches(self, samples: int) -> None:
         """Add `samples` to the size of training and validation batches, from the next epoch on."""
         self.training.enlarge_batches(samples)
@@ -217,6 +238,11 @@ class OneShotSearch(pl.Callback):
         """Check that the module can be searched."""
         self._training = Training(trainer, pl_module, self._val_dataloader)
         self.training.check(self.supernet)
+        if self._beginning is not None:  # a checkpoint of this stage, if any, is loaded after this hook
+            states, copied = self._beginning
+            prefix = next(name for name, child in pl_module.named_modules() if child is self.supernet)
+            inside = {f"{prefix}.{name}": sources for name, sources in copied.items()}
+            load_optimizer_states(trainer, pl_module, states, inside)
         transforming = [extra for extra in self.extras if type(extra).transform is not Extra.transform]
 
         def transform(candidate: nn.Module, output: Tensor) -> Tensor:
@@ -249,6 +275,11 @@ class OneShotSearch(pl.Callback):
         for extra in self.extras:
             extra.epoch_end(self)
 
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Keep the state of optimisers and schedulers for the next stage."""
+        if self.strategy.carries_optimizers and self.stage + 1 < self.strategy.stages:
+            self.ending = optimizer_states(trainer, pl_module)
+
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Let go of the Trainer."""
         self.training.close()
@@ -270,6 +301,7 @@ class OneShotSearch(pl.Callback):
             "alive": {label: torch.tensor(group.alive) for label, group in self.supernet.groups.items()},
             "records": {name: list(values) for name, values in self.records.items()},
             "stopped": self.stopped,
+            **({} if self.ending is None else {"ending": self.ending}),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -277,6 +309,7 @@ class OneShotSearch(pl.Callback):
         self.supernet.prune({label: alive.tolist() for label, alive in state["alive"].items()})
         self.records = {name: list(values) for name, values in state["records"].items()}
         self.stopped = state["stopped"]
+        self.ending = state.get("ending")
 
 
 Search = TypeVar("Search", bound=OneShotSearch, contravariant=True)

@@ -38,17 +38,20 @@ class DrNAS(Differentiable):
     A search may have stages, each with wider operations of fewer kinds, as
     `DrNAS(partial_channels=(6, 4), operations=(4,))`, the paper's on CIFAR-10 with 36 channels and 20 cells.
     Between two, every edge of a cell, and every layer choice, keeps its operations of largest alpha; the
-    alphas of the others become zero. Weights and statistics go on, new channels being copies of random old
-    ones, which changes the function the network computes. A stage is a fit of its own: the evaluator's
-    `max_epochs`, `warmup_epochs`, schedulers, and the optimisers with their momentum begin anew.
+    alphas of the others become zero. Weights, statistics and the states of optimisers continue; new channels
+    are copies of random old ones, which changes the function the network computes. A stage is a fit of its
+    own, with the evaluator's `max_epochs`, and begins with `warmup_epochs`.
 
     Args:
-        partial_channels: of each stage, K: the operations of cells have 1/K of the channels, as in `PCDARTS`
+        partial_channels: K of each stage: the operations of cells have 1/K of the channels, as in `PCDARTS`
             (without its edge weights); 1 for all.
-        operations: number kept after each stage but the last.
+        operations: Numbers of operations kept after each stage but the last.
         warmup_epochs: Epochs of every stage that train weights alone; 10 of 25 in the paper.
         kl_weight: Factor of sum_e KL(Dir(beta_e) || Dir(1)) in the loss of the logits. The authors' code has
             1e-3, and then no weight decay.
+        carry_optimizers: Whether momentum, learning-rate schedules and the moments of the logits continue
+            from stage to stage, as in the authors' code. A schedule must then span the epochs of all stages,
+            such as `CosineAnnealingLR(optimizer, 50)` for two stages of 25.
 
     Source: DrNAS, Chen et al. 2021, arXiv:2006.10355, and the authors' code.
     """
@@ -58,6 +61,7 @@ class DrNAS(Differentiable):
     learning_rate: float = 6e-4
     warmup_epochs: int = 10
     kl_weight: float = 0.0
+    carry_optimizers: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -78,6 +82,10 @@ class DrNAS(Differentiable):
     @property
     def stages(self) -> int:
         return len(self.partial_channels)
+
+    @property
+    def carries_optimizers(self) -> bool:
+        return self.carry_optimizers
 
     @property
     def relaxation(self) -> Dirichlet:
@@ -106,21 +114,24 @@ class DrNAS(Differentiable):
 
 
 def proceed(previous: GradientSearch, search: GradientSearch, kept: int) -> None:
-    """Begin `search` where the one of the stage before ended, with `kept` candidates an edge or layer."""
+    """Begin `search` where that of the stage before ended, with `kept` candidates of each edge or layer."""
     searched = operations(search.supernet)
-    alive = {}
-    for label, logits in search.parameters.logits.items():
-        alpha = previous.parameters.logits[label].detach().cpu()
+    masks = {}
+    for label, logits in previous.parameters.logits.items():
+        alpha = logits.detach().cpu()
         mask = alive_mask(previous.supernet.groups[label], alpha)
         if label in searched:
-            alive[label] = mask = mask & largest(alpha.masked_fill(~mask, -torch.inf), kept)
-        logits.data = alpha * mask
-    search.supernet.prune({label: mask.tolist() for label, mask in alive.items()})
-    widen(previous.supernet, search.supernet, search.moment.generator)
+            mask = mask & largest(alpha.masked_fill(~mask, -torch.inf), kept)
+        masks[label] = mask
+    carries = search.strategy.carries_optimizers
+    search.parameters.continue_from(previous.parameters, masks, moments=carries)
+    search.supernet.prune({label: mask.tolist() for label, mask in masks.items() if label in searched})
+    copied = widen(previous.supernet, search.supernet, search.moment.generator)
+    search.continue_optimizers(previous, copied)
 
 
 def largest(scores: Tensor, count: int) -> Tensor:
-    """Which entries are among the `count` largest of their row, the first of equal ones; boolean."""
+    """Return which entries are among the `count` largest of their row, the first of equal ones; boolean."""
     order = scores.argsort(dim=1, descending=True, stable=True)
     return torch.zeros_like(scores, dtype=torch.bool).scatter(1, order[:, :count], True)
 
@@ -143,7 +154,7 @@ class Dirichlet(Softmax):
 
 
 def concentration(alpha: Tensor) -> Tensor:
-    """beta = elu(alpha) + 1."""
+    """Return beta = elu(alpha) + 1."""
     return F.elu(alpha) + 1
 
 
@@ -169,7 +180,7 @@ class DirichletSample(torch.autograd.Function):
 
 
 def kl_to_uniform(beta: Tensor, alive: Tensor) -> Tensor:
-    """KL(Dir(beta) || Dir(1)) of each row over its alive entries, (rows,)."""
+    """Return KL(Dir(beta) || Dir(1)) of each row over its alive entries, (rows,)."""
     beta = beta.where(alive, 1)  # such entries add nothing to the sums below
     total, count = (beta * alive).sum(dim=1), alive.sum(dim=1)
     normaliser = total.lgamma() - count.to(beta.dtype).lgamma() - beta.lgamma().sum(dim=1)

@@ -20,7 +20,7 @@ from spacelang.supernet import Builder, Group, MixedCell, add_weighted
 
 
 def partial_supernet(space: ModelSpace, partial: int) -> Supernet:
-    """Supernet of a rebuilt `space` whose cells' operations have 1/`partial` of their channels.
+    """Return the supernet of a rebuilt `space` whose cells' operations have 1/`partial` of their channels.
 
     Raises:
         SpaceError: a candidate of a cell cannot be made with fewer channels; names it and its layer.
@@ -56,12 +56,12 @@ class PartialCell(MixedCell):
 
     with b the weight of the edge. The bypass is the identity, or a 2x2 max-pooling where the candidates have
     stride 2. An architecture frozen from it has partial channels too, its operations inside
-    `PartialOperation`; what one retrains is the architecture dict, in a network of full channels.
+    `PartialOperation`; retrain the architecture dict in a network of full channels.
 
     Args:
-        group: mixture, one row per edge.
-        cell: gives preprocessing, merging and postprocessing.
-        edges: candidates of each edge, made for C/K channels.
+        group: Table of mixture weights, one row per edge.
+        cell: Gives preprocessing, merging and postprocessing.
+        edges: Candidates of each edge, made for C/K channels.
         partial: K.
     """
 
@@ -113,7 +113,7 @@ class PartialOperation(nn.Module):
 
 
 def parted(x: Tensor, partial: int) -> tuple[Tensor, Tensor]:
-    """The first C/K channels and the others.
+    """Return the first C/K channels and the others.
 
     Raises:
         SpaceError: these are no feature maps, or K does not divide C.
@@ -128,7 +128,7 @@ def parted(x: Tensor, partial: int) -> tuple[Tensor, Tensor]:
 
 
 def bypass(rest: Tensor, size: torch.Size) -> Tensor:
-    """The channels no operation sees, (B, C, H, W) -> (B, C, *size): as they are, or 2x2 max-pooled.
+    """Return the channels no operation sees, (B, C, H, W) -> (B, C, *size): as they are, or 2x2 max-pooled.
 
     Raises:
         SpaceError: neither has that size.
@@ -164,7 +164,7 @@ def joined(mixed: Tensor, rest: Tensor, groups: int) -> Tensor:
 
 
 def slimmed_edges(cell: Cell, partial: int) -> nn.ModuleList:
-    """Candidates of each edge of a cell with 1/`partial` of their channels."""
+    """Return the candidates of each edge of a cell with 1/`partial` of their channels."""
     return nn.ModuleList(
         nn.ModuleList(
             _slimmed_candidate(candidate, partial, f"cell {cell.label!r}, candidate {name!r}")
@@ -185,10 +185,10 @@ def _slimmed_candidate(candidate: nn.Module, partial: int, where: str) -> nn.Mod
 
 
 def slimmed(module: nn.Module, partial: int) -> nn.Module:
-    """Copy of `module` with 1/`partial` of its channels, its weights newly drawn.
+    """Return a copy of `module` with 1/`partial` of its channels, its weights newly drawn.
 
     A module may say how with a method `partial(k) -> nn.Module`; of others, convolutions and batch norms are
-    made anew and what has neither parameters nor buffers is copied.
+    made again, and a module without parameters and buffers is copied.
 
     Raises:
         SpaceError: names the layer that is none of these, or whose channels `partial` does not divide.
@@ -214,7 +214,7 @@ def slimmed(module: nn.Module, partial: int) -> nn.Module:
 
 
 def _slimmed_layer(layer: nn.Module, partial: int) -> nn.Module | None:
-    """What takes the place of a layer; None where its parts say all."""
+    """Return the replacement of a layer; None where its parts are replaced one by one."""
     own = getattr(layer, "partial", None)
     if callable(own):
         slim: nn.Module = own(partial)
@@ -229,7 +229,9 @@ def _slimmed_layer(layer: nn.Module, partial: int) -> nn.Module | None:
             channels, layer.eps, layer.momentum, layer.affine, track_running_stats=layer.track_running_stats
         )
     if any(True for _ in layer.parameters(recurse=False)) or any(True for _ in layer.buffers(recurse=False)):
-        raise SpaceError("has weights of its own, and only those of Conv2d and BatchNorm2d can be made anew.")
+        raise SpaceError(
+            "has weights of its own, and only those of Conv2d and BatchNorm2d can be made again."
+        )
     return None
 
 
@@ -260,29 +262,44 @@ def _share(channels: int, partial: int) -> int:
 # -- from fewer partial channels to more -----------------------------------------------------------------
 
 
-def widen(narrow: Supernet, wide: Supernet, generator: torch.Generator) -> None:
-    """Give `wide` the weights and statistics of `narrow`, a supernet of the same space with larger K.
+def widen(narrow: Supernet, wide: Supernet, generator: torch.Generator) -> dict[str, dict[int, Tensor]]:
+    """Copy the weights and statistics of `narrow` to `wide`, a supernet of the same space with smaller K.
 
     Where a candidate has more channels than before, the new ones are copies of its old ones, drawn at random:
     of n old and m new channels, in every tensor of the candidate, channel i >= n is channel c(i). Layers that
     read them are not divided accordingly, so the function changes, as in the code of the authors of DrNAS
     (arXiv:2006.10355) and unlike Net2Wider.
+
+    Returns:
+        By name of a tensor that grew, for each dimension that did, the old index that every new one copies.
     """
     given = narrow.state_dict()
     for name, tensor in wide.state_dict().items():
         if given[name].shape == tensor.shape:
             tensor.copy_(given[name])
-    for old, new in zip(_candidates(narrow), _candidates(wide), strict=True):
-        _widen_candidate(old, new, generator)
+    copied: dict[str, dict[int, Tensor]] = {}
+    for (_, old), (prefix, new) in zip(_candidates(narrow), _candidates(wide), strict=True):
+        for name, sources in _widen_candidate(old, new, generator).items():
+            copied[f"{prefix}.{name}"] = sources
+    return copied
 
 
-def _candidates(supernet: Supernet) -> list[nn.Module]:
-    cells = [module for module in supernet.modules() if isinstance(module, MixedCell)]
-    return [candidate for cell in cells for edge in cell.edges for candidate in edge.children()]
+def _candidates(supernet: Supernet) -> list[tuple[str, nn.Module]]:
+    """Return the candidates of every cell, by the name that they have in the supernet."""
+    return [
+        (f"{name}.edges.{row}.{column}", candidate)
+        for name, cell in supernet.named_modules()
+        if isinstance(cell, MixedCell)
+        for row, edge in enumerate(cell.edges)
+        for column, candidate in edge.named_children()
+    ]
 
 
-def _widen_candidate(narrow: nn.Module, wide: nn.Module, generator: torch.Generator) -> None:
+def _widen_candidate(
+    narrow: nn.Module, wide: nn.Module, generator: torch.Generator
+) -> dict[str, dict[int, Tensor]]:
     sources: dict[tuple[int, int], Tensor] = {}
+    copied: dict[str, dict[int, Tensor]] = {}
     given = narrow.state_dict()
     for name, tensor in wide.state_dict().items():
         value = given[name]
@@ -291,9 +308,11 @@ def _widen_candidate(narrow: nn.Module, wide: nn.Module, generator: torch.Genera
                 if sizes not in sources:
                     sources[sizes] = channel_sources(*sizes, generator)
                 value = value.index_select(dim, sources[sizes].to(value.device))
+                copied.setdefault(name, {})[dim] = sources[sizes]
         tensor.copy_(value)
+    return copied
 
 
 def channel_sources(old: int, new: int, generator: torch.Generator) -> Tensor:
-    """Old channel that each new one copies: all in order, then random ones, (new,)."""
+    """Return the old channel that each new one copies: all in order, then random ones, (new,)."""
     return torch.cat([torch.arange(old), torch.randint(old, (new - old,), generator=generator)])

@@ -30,10 +30,10 @@ class SGAS(Differentiable):
     Args:
         criterion: 1 scores importance x certainty, 2 also x stability; each min-max normalised over all
             edges of the cell label.
-        first_decision: epoch, from 0, after whose training the first decision is taken.
-        period: epochs between decisions.
-        window: epochs over which stability is averaged.
-        batch_growth: samples by which training and validation batches grow with every decision, as pruning
+        first_decision: Epoch, from 0, that ends with the first decision.
+        period: Epochs between decisions.
+        window: Epochs over which stability is averaged.
+        batch_growth: Samples by which training and validation batches grow with every decision, as pruning
             frees memory (the authors' code: 8).
 
     Source: SGAS, Li et al. 2020, arXiv:1912.00195, eq. 5 to 10.
@@ -80,19 +80,19 @@ class GreedySoftmax(Softmax):
 
 
 def importance(probabilities: Tensor) -> Tensor:
-    """S_EI: probability that an edge is not none, (edges,)."""
+    """Return S_EI, the probability that an edge is not none, (edges,)."""
     return probabilities.sum(dim=1)
 
 
 def certainty(probabilities: Tensor) -> Tensor:
-    """S_SC = 1 - H(p) / log n, p the distribution over the n operations that are not none, (edges,)."""
+    """Return S_SC = 1 - H(p) / log n, p the distribution over the n operations but none, (edges,)."""
     p = without_none(probabilities)
     entropy: Tensor = -torch.special.xlogy(p, p).sum(dim=1)
     return 1 - entropy / math.log(p.shape[1])
 
 
 def stability(probabilities: Tensor, history: Sequence[Tensor]) -> Tensor:
-    """S_SS: mean over recorded epochs of the histogram intersection sum_o min(p_o, p_o^t), (edges,)."""
+    """Return S_SS, the mean over epochs of the histogram intersection sum_o min(p_o, p_o^t), (edges,)."""
     p = without_none(probabilities)
     if not history:
         return p.new_zeros(len(p))
@@ -100,12 +100,12 @@ def stability(probabilities: Tensor, history: Sequence[Tensor]) -> Tensor:
 
 
 def without_none(probabilities: Tensor) -> Tensor:
-    """Probabilities given that an edge is not none, (edges, operations)."""
+    """Return probabilities given that an edge is not none, (edges, operations)."""
     return probabilities / probabilities.sum(dim=1, keepdim=True)
 
 
 def normalised(scores: Tensor) -> Tensor:
-    """Min-max normalisation over all edges; zeros when all are equal."""
+    """Return the min-max normalisation over all edges; zeros when all are equal."""
     low, high = scores.min(), scores.max()
     return (scores - low) / (high - low) if high > low else torch.zeros_like(scores)
 
@@ -123,11 +123,11 @@ class EdgeScores:
 def edge_scores(
     tables: Sequence[Tensor], histories: Sequence[Sequence[Tensor]], criterion: Literal[1, 2]
 ) -> EdgeScores:
-    """Scores of every edge of some tables together.
+    """Return scores of every edge of some tables together.
 
     Args:
-        tables: probabilities, each (edges, operations); the number of operations may differ.
-        histories: of each table, the distributions without none recorded so far.
+        tables: Probabilities, each (edges, operations); the number of operations may differ.
+        histories: For each table, the distributions without none recorded so far.
         criterion: 1 or 2.
     """
     pairs = zip(tables, histories, strict=True)
@@ -149,12 +149,12 @@ class GreedyDecision:
     """One line of the trace.
 
     Args:
-        epoch: after whose training it was taken.
-        group: label of the cell or choice.
-        row: the edge's row.
-        operation: column of the operation kept.
-        score: of the edge, the product of its normalised criteria.
-        importance, certainty, stability: of the edge, not normalised.
+        epoch: Epoch that ended with it.
+        group: Label of the cell or choice.
+        row: Row of the edge.
+        operation: Column of the operation kept.
+        score: Product of the edge's normalised criteria.
+        importance, certainty, stability: Criteria of the edge, not normalised.
     """
 
     epoch: int
@@ -168,12 +168,12 @@ class GreedyDecision:
 
 
 def next_edge(scores: Tensor, open_rows: Sequence[int]) -> int:
-    """The open edge of the highest score; the first of equal ones."""
+    """Return the open edge of the highest score; the first of equal ones."""
     return max(open_rows, key=lambda row: (float(scores[row]), -row))
 
 
 def decide(group: Group, row: int, operation: int) -> list[list[bool]]:
-    """Which candidates are left when `row` keeps one operation; a full node loses its other edges."""
+    """Return which candidates are left when `row` keeps one operation; a full node loses its other edges."""
     alive = [list(entries) for entries in group.alive]
     alive[row] = [column == operation for column in range(len(group.columns))]
     if group.kind == "cell":
@@ -187,8 +187,13 @@ def decide(group: Group, row: int, operation: int) -> list[list[bool]]:
 
 
 def is_decided(entries: Sequence[bool]) -> bool:
-    """Whether one candidate is left."""
+    """Return whether one candidate is left."""
     return sum(entries) == 1
+
+
+def _takes_part(group: Group) -> bool:
+    """Return whether a group has something to decide greedily."""
+    return not group.is_subset and len(group.columns) > 1
 
 
 class GreedySchedule(Schedule):
@@ -203,8 +208,21 @@ class GreedySchedule(Schedule):
         self.trace: list[GreedyDecision] = []
         self._history: dict[str, list[Tensor]] = {}
 
+    def epochs_needed(self, search: GradientSearch) -> int | None:
+        """Return the epochs that decide all edges, one at a time in each cell label and elsewhere."""
+        open_groups = [group for group in search.supernet.groups.values() if _takes_part(group)]
+        cells = [group.cell for group in open_groups if group.kind == "cell"]
+        edges = [
+            sum(min(cell.num_ops_per_node, len(cell.rows_into(node))) for node in cell.nodes)
+            for cell in cells
+        ]
+        decisions = max(len(open_groups) - len(cells), *edges, 0)
+        if not decisions:
+            return None
+        return self.strategy.first_decision + (decisions - 1) * self.strategy.period + 1
+
     def train_start(self, search: GradientSearch) -> None:
-        """Give a resumed search the batches it had."""
+        """Enlarge the batches of a resumed search as before."""
         self._enlarge_batches(search)
 
     def epoch_end(self, search: GradientSearch, epoch: int) -> None:
@@ -224,10 +242,10 @@ class GreedySchedule(Schedule):
             ]
 
     def _tables(self, search: GradientSearch) -> dict[str, Tensor]:
-        """Probabilities of every edge as if nothing were pruned: decided edges keep taking part in scores."""
+        """Return probabilities as if nothing were pruned: decided edges keep taking part in scores."""
         tables = {}
         for label, group in search.supernet.groups.items():
-            if not group.is_subset and len(group.columns) > 1:
+            if _takes_part(group):
                 logits = search.parameters.logits[label].detach().double().cpu()
                 table = logits.softmax(dim=1)
                 tables[label] = table[:, 1:] if group.kind == "cell" else table
@@ -256,7 +274,7 @@ class GreedySchedule(Schedule):
             search.enlarge_batches(times * self.strategy.batch_growth)
 
     def summary(self, search: GradientSearch) -> dict[str, Any]:
-        """The trace, with names."""
+        """Return the trace, with names."""
         groups = search.supernet.groups
         return {
             "decisions": [

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning.pytorch as pl
@@ -14,6 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from spacelang import InputChoice, LayerChoice, ModelSpace, SpaceError, Supernet
 from spacelang.randomness import torch_generator
 from spacelang.strategies import DrNAS, Moment, top_architectures
+from spacelang.strategies.framework import load_optimizer_states, optimizer_states
 from spacelang.strategies.one_shot.drnas import DirichletSample, concentration, kl_to_uniform, largest
 
 from ..toys.search_script import make, outcome
@@ -312,6 +316,88 @@ def test_a_search_resumes_between_its_stages_and_in_the_second(tmp_path: Path) -
     resumed = make(tmp_path / "run", epochs=2, method=STAGES)
     resumed.run(resume=True)
     assert outcome(resumed) == outcome(whole)
+
+
+class Watch(pl.Callback):
+    """Note learning rates, and momentum and moments of the logits around the end of the first stage."""
+
+    def __init__(self) -> None:
+        self.rates: list[float] = []
+        self.seen: list[tuple[dict[str, Tensor], Any, dict[str, list[list[bool]]]]] = []
+
+    def __deepcopy__(self, memo: Any) -> Watch:
+        return self  # each fit copies the user's callbacks
+
+    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        self.rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+        if trainer.current_epoch == 0:
+            self.note(trainer, pl_module)
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        self.note(trainer, pl_module)
+
+    def note(self, trainer: Any, pl_module: Any) -> None:
+        state = trainer.optimizers[0].state
+        momentum = {
+            name: state[p]["momentum_buffer"].clone()
+            for name, p in pl_module.named_parameters()
+            if "momentum_buffer" in state.get(p, {})
+        }
+        (search,) = (c for c in trainer.callbacks if hasattr(c, "moment"))
+        alive = {label: group.alive for label, group in search.supernet.groups.items()}
+        self.seen.append((momentum, search.state_dict()["moments"], alive))
+
+
+def staged(folder: Path, **settings: Any) -> Watch:
+    """Two stages of two epochs, with a cosine over four."""
+    watch = Watch()
+    make(folder, epochs=4, max_epochs=2, method=replace(STAGES, **settings), callbacks=[watch]).run()
+    return watch
+
+
+def test_optimisers_and_schedules_continue_in_the_next_stage(tmp_path: Path) -> None:
+    watch = staged(tmp_path / "run", warmup_epochs=0)
+    cosine = [1e-3 + 0.024 * (1 + math.cos(math.pi * t / 4)) / 2 for t in range(4)]
+    assert watch.rates == pytest.approx(cosine)
+    _, (old, old_moments, _), (new, moments, alive), _ = watch.seen
+    grown = 0
+    for name, buffer in new.items():
+        before = old[name]
+        if before.shape == buffer.shape:
+            assert torch.equal(buffer, before)
+            continue
+        grown += 1
+        assert torch.equal(buffer[tuple(slice(n) for n in before.shape)], before)
+        # New channels copy old ones: every slice of the buffer is one that was there.
+        rows = {tuple(row.flatten().tolist()) for row in buffer[:, : before.shape[1]] if buffer.dim() > 1}
+        assert rows <= {tuple(row.flatten().tolist()) for row in before}
+    assert grown > 0
+    steps = 2 * 3  # two epochs of three batches
+    for label, state in moments.items():
+        assert state["step"] == old_moments[label]["step"] == steps
+        for name in ("exp_avg", "exp_avg_sq"):
+            assert torch.equal(state[name], old_moments[label][name] * torch.tensor(alive[label]))
+            assert state[name].any()
+
+
+def test_optimisers_may_begin_again(tmp_path: Path) -> None:
+    watch = staged(tmp_path / "run", warmup_epochs=0, carry_optimizers=False)
+    assert watch.rates[:2] == watch.rates[2:]
+    momentum, moments, _ = watch.seen[2]
+    assert not momentum
+    assert not moments
+
+
+def test_other_optimisers_cannot_continue() -> None:
+    module = torch.nn.Linear(1, 1)
+    sgd = torch.optim.SGD(module.parameters(), lr=0.1)
+    trainer: Any = SimpleNamespace(optimizers=[sgd], lr_scheduler_configs=[])
+    states = optimizer_states(trainer, module)  # type: ignore[arg-type]
+    trainer.optimizers = [sgd, sgd]
+    with pytest.raises(
+        SpaceError, match=r"configure_optimizers made other optimizers .* carry_optimizers=False"
+    ):
+        load_optimizer_states(trainer, module, states, {})  # type: ignore[arg-type]
 
 
 def test_a_later_stage_needs_the_one_before() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from spacelang import LayerChoice, ModelSpace, SpaceError, Supernet
 from spacelang.strategies import GDAS, GumbelDARTS, Moment, top_architectures
 from spacelang.strategies.framework import annealed
 from spacelang.strategies.one_shot import gumbel as module
+from spacelang.testing import toy_spaces
 
 from ..toys.search_script import make
 from .test_derivation import OneCell, oracle_logits, probabilities, slots_of
@@ -127,3 +129,19 @@ def test_a_gdas_search_runs_one_operation_per_edge(tmp_path: Path) -> None:
 def test_bad_temperatures_are_named(make_strategy: type[GDAS]) -> None:
     with pytest.raises(SpaceError, match=r"temperature=0.0 must be a number above 0"):
         make_strategy(temperature=(1.0, 0.0))
+
+
+def test_features_that_a_space_leaves_unused_are_named_once(tmp_path: Path) -> None:
+    """Cells with distinct inputs have no pairs on one edge; sets are mixed."""
+    assert GDAS().unused_features(Supernet(OneCell(distinct_inputs=False))) == []
+    (sentence,) = GDAS().unused_features(Supernet(OneCell(distinct_inputs=True)))
+    assert sentence.startswith("nodes of 'cell' read distinct inputs, so none can keep two operations of one")
+    assert GDAS().unused_features(Supernet(toy_spaces()["Inputs"])) == [
+        "'any', 'two' choose several inputs, which are mixed and not sampled."
+    ]
+    with pytest.warns(UserWarning, match="GDAS: nodes of 'normal', 'reduce' read distinct inputs") as caught:
+        make(tmp_path / "run", epochs=2, method=GDAS()).run()
+    assert len([w for w in caught if "distinct inputs" in str(w.message)]) == 1
+    with warnings.catch_warnings():  # a resumed search has said it before
+        warnings.filterwarnings("error", ".*distinct inputs")
+        make(tmp_path / "run", epochs=2, method=GDAS()).run(resume=True)

@@ -56,3 +56,22 @@ def test_the_logit_for_none_has_a_gradient(supernet: Supernet) -> None:
     (gradient,) = torch.autograd.grad(mixture.sum(), logits)
     # The sum of the kept weights is 1 - p_none, and d p_none / d alpha_none = p (1 - p) with p = 1/3.
     assert gradient[:, 0].tolist() == pytest.approx([-2 / 9, -2 / 9])
+
+
+def test_rows_of_a_distribution_sum_to_one(supernet: Supernet) -> None:
+    """None is never derived: the others divide its share in proportion. Inputs of any set have no sum."""
+    logits = {label: torch.randn(Softmax().shape(group)) for label, group in supernet.groups.items()}
+    tables = {label: Softmax().distribution(group, logits[label]) for label, group in supernet.groups.items()}
+    for label in ("cell", "layer", "two"):
+        assert tables[label].sum(dim=1).tolist() == pytest.approx([1.0] * len(tables[label]))
+    assert torch.allclose(tables["cell"], logits["cell"][:, 1:].softmax(dim=1))
+    assert torch.equal(tables["any"], logits["any"].sigmoid())
+
+
+def test_pruned_rows_have_no_distribution() -> None:
+    pruned = Supernet(Space())
+    pruned.prune({"cell": [[False, False], [False, True]], "layer": [[True, False, True]]})
+    cell = Softmax().distribution(pruned.groups["cell"], torch.zeros(2, 3))
+    layer = Softmax().distribution(pruned.groups["layer"], torch.zeros(1, 3))
+    assert cell.tolist() == [[0, 0], [0, 1]]
+    assert layer[0].tolist() == pytest.approx([0.5, 0, 0.5])

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import lightning.pytorch as pl
 import pytest
@@ -337,3 +338,83 @@ def test_the_architecture_step_computes_no_weight_gradient() -> None:
         loss().backward()
     assert len(masks) == 4
     assert all(mask[1] for mask in masks)
+
+
+# -- a strategy's own terms, and logits that rest ------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pulled(DARTS):
+    """Adds 5 * alpha_0 to the logits' loss and 7 * w to the weights'."""
+
+    def objective(self, loss: Tensor, search: Any, phase: str) -> Tensor:
+        if self.order == 1:
+            assert search.parameters.logits["layer"].requires_grad == (phase == "logits")
+        if phase == "logits":
+            return loss + 5 * search.parameters.logits["layer"][0, 0]
+        return loss + 7 * search.supernet.network.weight.weight.sum()
+
+
+def test_a_strategy_adds_terms_to_both_steps(tmp_path: Path) -> None:
+    """The step worked by hand above, with 5 on the first logit and 7 on the weight."""
+    search, module, _ = searched(tmp_path, Pulled(init_scale=0, weight_decay=0), train=[1.0], val=[3.0])
+    moments = search.state_dict()["moments"]["layer"]
+    assert moments["exp_avg"][0].tolist() == pytest.approx([(-0.1875 + 5) / 2, 0.1875 / 2])
+    p1 = search.probabilities()["layer"][0, 1].item()
+    slope = 1 + p1
+    expected = 0.5 - 0.1 * (2 * (0.5 * slope - 1) * slope + 7)
+    assert module.model.network.weight.weight.item() == pytest.approx(expected, rel=1e-6)
+    assert "training_step" not in vars(module)  # the module is as it was
+
+
+def test_the_second_order_unrolls_the_weights_own_term(tmp_path: Path) -> None:
+    """w' = w - xi (dL_train/dw + 7), and the gradient at w' has 5 on the first logit.
+
+    At alpha = 0: slope 1.5, dL_train/dw = 2 (.75 - 1) 1.5 = -.75, so w' = .5 - .1 (6.25) = -.125.
+    First part at x = 3, y = 2: r = -.5625 - 2, dL/dp = 2 r w' x (1, 2), times p (g - sum p g).
+    """
+    strategy = Pulled(order=2, init_scale=0, weight_decay=0)
+    search, _, _ = searched(tmp_path, strategy, train=[1.0], val=[3.0])
+    w, xi, x = -0.125, 0.1, 3.0
+    g = 2 * (w * x * 1.5 - 2) * w * x
+    first = [0.5 * (g - 1.5 * g), 0.5 * (2 * g - 1.5 * g)]
+    # d^2 L_train / (d alpha d w) at w = .5, x = 1, y = 1: d/dw of 2 (w s - 1) w, times the same factors.
+    mixed = 2 * (2 * 0.5 * 1.5 - 1)
+    v = 2 * (w * x * 1.5 - 2) * x * 1.5  # dL_val / dw'
+    second = [0.5 * (mixed - 1.5 * mixed), 0.5 * (2 * mixed - 1.5 * mixed)]
+    expected = [5 + first[0] - xi * second[0] * v, first[1] - xi * second[1] * v]
+    found = search.state_dict()["moments"]["layer"]["exp_avg"][0].tolist()
+    assert found == pytest.approx([e / 2 for e in expected], rel=1e-5)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resting(DARTS):
+    """Leaves the logits alone after the first two steps."""
+
+    @property
+    def update(self) -> Any:
+        return UntilTwo(self)
+
+
+class UntilTwo:
+    steps: ClassVar[dict[int, int]] = {}
+
+    def __init__(self, strategy: Resting) -> None:
+        self.key = id(strategy)
+
+    def gradients(self, step: Any) -> Any:
+        self.steps[self.key] = self.steps.get(self.key, 0) + 1
+        if self.steps[self.key] > 2:
+            return [None] * len(step.logits)
+        return torch.autograd.grad(step.val_loss(), step.logits)
+
+
+def test_logits_without_a_gradient_rest(tmp_path: Path) -> None:
+    """Neither momentum nor weight decay moves them, and their moments stay as they are."""
+    settings = {"init_scale": 1.0, "weight_decay": 1.0, "learning_rate": 0.1}
+    two, _, _ = searched(tmp_path, Resting(**settings), train=[1.0] * 2, val=[3.0])
+    many, _, _ = searched(tmp_path, Resting(**settings), train=[1.0] * 6, val=[3.0])
+    assert torch.equal(two.parameters.logits["layer"], many.parameters.logits["layer"])
+    before, after = (search.state_dict()["moments"]["layer"] for search in (two, many))
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert before["step"] == 2

@@ -12,6 +12,7 @@ from torch import nn
 
 from spacelang import Cell, ModelSpace, SpaceError, Supernet
 from spacelang.files import load_yaml
+from spacelang.hub import DARTS as DartsSpace
 from spacelang.strategies import SGAS
 from spacelang.strategies.one_shot.sgas import (
     certainty,
@@ -23,6 +24,7 @@ from spacelang.strategies.one_shot.sgas import (
     stability,
     without_none,
 )
+from spacelang.testing import toy_spaces
 
 from ..toys.search_script import make, outcome
 
@@ -200,3 +202,20 @@ def test_bad_settings_are_named(settings: dict[str, int]) -> None:
     (name,) = settings
     with pytest.raises(SpaceError, match=f"{name}="):
         SGAS(**settings)  # type: ignore[arg-type]
+
+
+def test_too_few_epochs_are_named(tmp_path: Path) -> None:
+    """The paper's cells of 14 edges take 8 decisions: after epochs 9, 14, ..., 44, so 45 epochs."""
+    strategy = SGAS()
+    assert needed(strategy, DartsSpace(2, 3, (1, 8, 10))) == 45
+    assert needed(SGAS(first_decision=0, period=1), DartsSpace(2, 3, (1, 8, 10))) == 8
+    assert needed(SGAS(first_decision=2, period=3), toy_spaces()["Layers"]) == 2 + 2 * 3 + 1  # one at a time
+    assert needed(strategy, toy_spaces()["Values"]) is not None
+    quick = SGAS(first_decision=1, period=2)  # two nodes of two slots: 1 + 3 * 2 + 1
+    with pytest.warns(UserWarning, match=r"SGAS needs 8 epochs to decide everything, and the Trainer has 1"):
+        make(tmp_path / "run", epochs=1, method=quick).run()
+
+
+def needed(strategy: SGAS, space: ModelSpace) -> int | None:
+    search = strategy.attach(strategy.supernet(space))
+    return search.schedule.epochs_needed(search)  # type: ignore[attr-defined]
