@@ -131,11 +131,11 @@ class MixedCell(Mixed):
         rows = self.topology.rows_into(node)
         terms: list[tuple[object, Tensor]] = []
         for source, row in enumerate(rows):
-            terms += self._edge(row, states[source], caches[source])
+            terms += self.edge_terms(row, states[source], caches[source])
         gates = [gate for row in rows for gate in self.group.gates(row)]
         return add_weighted(terms, f"node {node} of cell {self.group.label!r}", gates)
 
-    def _edge(self, row: int, x: Tensor, cache: dict[Hashable, Tensor]) -> list[tuple[object, Tensor]]:
+    def edge_terms(self, row: int, x: Tensor, cache: dict[Hashable, Tensor]) -> list[tuple[object, Tensor]]:
         """Return the terms an edge adds to its node: `(name, weighted output)` of each executed candidate."""
         group = self.group
         terms: list[tuple[object, Tensor]] = []

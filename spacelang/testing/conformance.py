@@ -1,4 +1,4 @@
-"""The conformance kit: what every strategy must do, as one check."""
+"""The conformance kit: the promises of every strategy, as one check."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ def check_strategy(strategy: Any, *, epochs: int = 3, trials: int = 24) -> Confo
 
     - propose valid architectures, notes and overrides of plain values, and leave the history as it was,
     - propose the same from the same seed, whatever was drawn from global generators,
-    - propose the same when they are begun anew from the history, with one trial running or with three,
+    - propose the same when they begin again from the history, with one trial running or with three,
     - end a search only with `Exhausted`, which says why,
-    - if they stop trials, say the same however often they are asked, also when they are begun anew from the
+    - if they stop trials, say the same however often they are asked, also when they begin again from the
       history, and let some trials run to their end.
 
     Args:
-        strategy: settings with which something happens within `epochs` or `trials`.
-        epochs: of a one-shot search, at least 2; every stage takes that many.
-        trials: of a multi-trial search.
+        strategy: Settings with which something happens within `epochs` or `trials`.
+        epochs: Epochs of a one-shot search, at least 2, in every stage.
+        trials: Trials of a multi-trial search.
 
     Returns:
-        Which spaces it searched and which it refused.
+        The spaces it searched and those it refused.
 
     Raises:
         AssertionError: a promise was broken; says which, and on which space.

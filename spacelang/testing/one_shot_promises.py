@@ -1,4 +1,4 @@
-"""What every strategy that trains a supernet must do."""
+"""The promises of every strategy that trains a supernet."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def _require_ones(sums: torch.Tensor, what: str) -> None:
 
 
 def _check_frozen(experiment: Experiment) -> None:
-    """A frozen model computes what its supernet does."""
+    """Require that a frozen model computes the same as its supernet."""
     supernet, x = experiment.supernet.double().eval(), example_batch()
     frozen = supernet.freeze(experiment.best).eval()
     supernet.select(experiment.best)

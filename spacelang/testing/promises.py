@@ -1,4 +1,4 @@
-"""What all checks of strategies share."""
+"""Helpers of all checks of strategies."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from ..space import ModelSpace
 
 @dataclass(frozen=True)
 class Conformance:
-    """What a strategy does with the toy spaces.
+    """Results of a strategy on the toy spaces.
 
     Attributes:
-        searched: names of the spaces it searched.
-        refused: by name of the others, why.
-        exhausted: names of those on which a multi-trial search ended by itself.
-        stopped: names of those on which it ended trials early.
+        searched: Names of the spaces it searched.
+        refused: Reasons by name of the other spaces.
+        exhausted: Names of the spaces on which a multi-trial search ended by itself.
+        stopped: Names of the spaces on which it ended trials early.
     """
 
     searched: tuple[str, ...]

@@ -26,14 +26,14 @@ from .monitor import Monitor
 
 @dataclass(frozen=True)
 class StopOnSkips(LogitsExtra):
-    """Stop when the derived architecture has more than `most` skip connections in a cell.
+    """A stop when the derived architecture has more than `most` skip connections in a cell.
 
     A candidate is a skip connection if its name contains "skip" or if it is an `nn.Identity`. Epochs that
     train weights alone are not judged.
 
     Args:
-        most: skip connections that are still good.
-        cells: shell-style pattern of the labels of the cells to count in, each by itself.
+        most: Most skip connections of a cell that are still good.
+        cells: Shell-style pattern of the labels of the cells to count in, each by itself.
 
     Source: DARTS+, Liang et al. 2019, arXiv:1909.06035, criterion 1.
     """
@@ -65,13 +65,13 @@ class StopOnSkips(LogitsExtra):
 
 @dataclass(frozen=True)
 class StopOnStableRanking(LogitsExtra):
-    """Stop when the ranking of the learnable operations has not changed on any edge for some epochs.
+    """A stop when the ranking of the learnable operations has not changed on any edge for some epochs.
 
     Learnable is an operation with weights. Layer choices count like edges. Epochs that train weights alone
     do not count.
 
     Args:
-        epochs: how long; 10 in the paper as we recall it.
+        epochs: Number of epochs without change; 10 in the paper as we recall it.
 
     Source: DARTS+, Liang et al. 2019, arXiv:1909.06035, criterion 1*.
     """
@@ -97,7 +97,7 @@ class StopOnStableRanking(LogitsExtra):
 
 
 def is_stable(tables: Sequence[Tensor], rows: Sequence[Sequence[int]], epochs: int) -> bool:
-    """Whether the ranking of some columns of each row is the same in the last `epochs + 1` tables."""
+    """Return whether the ranking of some columns of each row is the same in the last `epochs + 1` tables."""
     if len(tables) <= epochs:
         return False
     rankings = [
@@ -108,7 +108,7 @@ def is_stable(tables: Sequence[Tensor], rows: Sequence[Sequence[int]], epochs: i
 
 
 def _learnable(supernet: Supernet) -> Mapping[str, list[list[int]]]:
-    """Columns of operations with weights in each row of a cell or layer choice, by label."""
+    """Return the columns of operations with weights in each row of a cell or layer choice, by label."""
     return {
         label: [
             [k for k, modules in enumerate(row) if any(list(m.parameters()) for m in modules)]
@@ -120,18 +120,18 @@ def _learnable(supernet: Supernet) -> Mapping[str, list[list[int]]]:
 
 @dataclass(frozen=True)
 class StopOnEigenvalue(LogitsExtra):
-    """Stop when the curvature of the validation loss in the logits grows, and return to before it grew.
+    """A stop when the curvature of the validation loss in the logits grows, and a return to before it grew.
 
     It measures the largest eigenvalue of the Hessian (see `Monitor`) and averages it over `window`
     neighbouring measurements. When an average is more than `factor` times the one `distance` measurements
     before it, the search stops and derives the architecture of the epoch of that earlier one.
 
     Args:
-        every: epochs between measurements.
-        window: measurements in an average, centred; odd.
-        distance: measurements between the averages compared.
-        factor: growth that is still good.
-        first_epoch: the earliest epoch, from 0, to return to.
+        every: Epochs between measurements.
+        window: Measurements in an average, centred; odd.
+        distance: Measurements between the averages compared.
+        factor: Largest growth that is still good.
+        first_epoch: Earliest epoch, from 0, to return to.
 
     Source: R-DARTS, Zela et al. 2020, arXiv:1909.09656, section 4.3, as in the authors' code.
     """
@@ -152,7 +152,7 @@ class StopOnEigenvalue(LogitsExtra):
     def check(self, strategy: OneShot, supernet: Supernet) -> None:
         super().check(strategy, supernet)
         if any(isinstance(extra, Monitor) and extra.eigenvalue for extra in strategy.extras):
-            raise SpaceError("StopOnEigenvalue records the eigenvalue already; write Monitor() beside it.")
+            raise SpaceError("StopOnEigenvalue records the eigenvalue already; combine it with Monitor().")
 
     def epoch_end(self, search: GradientSearch) -> None:
         if search.moment.epoch % self.every:
@@ -172,7 +172,7 @@ class StopOnEigenvalue(LogitsExtra):
 
 
 def local_averages(values: Sequence[float], window: int) -> list[float]:
-    """Means over a centred window, cut off at the start; the last values, not yet centres, have none."""
+    """Return means over a centred window, cut off at the start; the last values are not yet centres."""
     half = window // 2
     windows = [values[max(0, i - half) : i + half + 1] for i in range(len(values) - half)]
     return [sum(window) / len(window) for window in windows]

@@ -14,7 +14,7 @@ from ..framework import GradientSearch, LogitsExtra, Rate, rate_at, require_rate
 
 @dataclass(frozen=True)
 class EntropyPenalty(LogitsExtra):
-    """Add weight * H to the loss of the logits, H the mean entropy of the undecided edges and choices.
+    """A term weight * H in the loss of the logits, H the mean entropy of the undecided edges and choices.
 
     H = -sum_k p_k log p_k in nats, p being `Relaxation.distribution`; in a choice of any set of inputs it is
     the sum over inputs of -p log p - (1 - p) log (1 - p). A positive weight urges the search to decide, a

@@ -1,4 +1,4 @@
-"""Monitor: what goes wrong in a differentiable search, in numbers."""
+"""Monitor: the troubles of a differentiable search in numbers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ..framework import (
 
 @dataclass(frozen=True)
 class Monitor(LogitsExtra):
-    """Record and log how many operations are skip connections and, when asked, the curvature.
+    """A record of how many operations are skip connections and, if wished, of the curvature.
 
     After every epoch `skip_ratio/{label}` is the share of skip connections (candidates with "skip" in their
     name, or that are an `nn.Identity`) among the operations that the derived architecture has in the cells
@@ -30,10 +30,10 @@ class Monitor(LogitsExtra):
     them leaves the search as it would have been.
 
     Args:
-        eigenvalue: measure it, on one validation batch, by some tens of passes forwards and backwards.
-        every: epochs between two measurements of it.
+        eigenvalue: Whether to measure it, on one validation batch, by some tens of passes forwards and back.
+        every: Epochs between two measurements of it.
 
-    Source: of the eigenvalue, R-DARTS, Zela et al. 2020, arXiv:1909.09656, section 4.
+    Source: R-DARTS, Zela et al. 2020, arXiv:1909.09656, section 4.
     """
 
     eigenvalue: bool = False
@@ -58,7 +58,7 @@ class Monitor(LogitsExtra):
 
 
 def skip_ratios(search: GradientSearch) -> dict[str, float]:
-    """Share of skip connections in the derived architecture: by label of each cell, and of all layers."""
+    """Return the share of skip connections in the derived architecture, for each cell and for all layers."""
     supernet, arch = search.supernet, search.derive()[0]
     totals: dict[str, list[int]] = {}
     for label, skipped in count_skips(supernet, skips(supernet), arch).items():

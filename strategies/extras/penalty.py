@@ -23,7 +23,7 @@ _FORMS = ("linear", "above", "below", "absolute", "log")
 
 @dataclass(frozen=True, eq=False)
 class Penalty(LogitsExtra):
-    """Let the logits trade the validation loss for parameters, FLOPs or latency.
+    """A trade of the validation loss for parameters, FLOPs or latency, in the loss of the logits.
 
     E is the expected cost of an architecture under the present distributions, differentiable in the logits
     (`spacelang.costs.expected_cost`). The logits follow

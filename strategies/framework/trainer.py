@@ -51,7 +51,7 @@ class Training:
             raise SpaceError(f"{name} does not contain the supernet; pass it as its model.")
 
     def validation_loader(self) -> Iterable[Any]:
-        """Where validation batches come from.
+        """Return the loader of validation batches.
 
         Raises:
             SpaceError: there are none.
@@ -68,9 +68,8 @@ class Training:
             loaders = next(iter(loaders.values())) if isinstance(loaders, dict) else loaders[0]
         if not loaders:
             raise SpaceError(
-                "the search needs validation batches: give val_dataloaders to the evaluator (or to "
-                "Trainer.fit), or val_dataloader to strategy.attach. limit_val_batches=0 also takes them "
-                "away."
+                "the search needs validation batches: pass val_dataloaders to the evaluator (or to "
+                "Trainer.fit), or val_dataloader to strategy.attach. limit_val_batches=0 also removes them."
             )
         return loaders  # type: ignore[no-any-return]
 
@@ -79,11 +78,11 @@ class Training:
         self._batches = cycle(self.validation_loader())
 
     def validation_batch(self) -> Any:
-        """The next validation batch, over and over, treated as Lightning treats training batches."""
+        """Return the next validation batch, over and over, treated as Lightning treats training batches."""
         return self.on_device(next(self._batches))
 
     def on_device(self, batch: Any) -> Any:
-        """A batch of a loader as `training_step` gets it."""
+        """Return a batch of a loader as `training_step` gets it."""
         batch = self.trainer.precision_plugin.convert_input(batch)
         batch = self.module._on_before_batch_transfer(batch, dataloader_idx=0)
         return self.trainer.strategy.batch_to_device(batch, dataloader_idx=0)
@@ -128,7 +127,7 @@ class Training:
         return [self.mean(t) if count > 0 else None for t, count in zip(filled, counts, strict=True)]
 
     def log(self, metrics: Mapping[str, float]) -> None:
-        """Hand metrics to every logger of the user."""
+        """Pass metrics to every logger of the user."""
         for logger in self.trainer.loggers:
             logger.log_metrics(dict(metrics), step=self.trainer.global_step)
 
@@ -139,7 +138,7 @@ class Training:
             SpaceError: a loader without a batch size, or a Trainer limited to some of the batches.
         """
         if self.trainer.limit_train_batches != 1.0:
-            raise SpaceError("batches cannot grow under Trainer(limit_train_batches=...); take it away.")
+            raise SpaceError("batches cannot grow under Trainer(limit_train_batches=...); remove it.")
         loop: Any = self.trainer.fit_loop
         train = loop._combined_loader
         for loader in (*train.flattened, self.validation_loader()):
@@ -151,7 +150,7 @@ class Training:
                 )
             self._batch_sizes.setdefault(sampler, sampler.batch_size)
             sampler.batch_size = self._batch_sizes[sampler] + samples
-        # What Lightning worked out from the number of batches when it set up the loaders.
+        # Lightning computed these from the number of batches when it set up the loaders.
         train.limits = [len(loader) for loader in train.flattened]
         loop.max_batches = max(train.limits)
         if isinstance(self.trainer.val_check_interval, float):
@@ -166,7 +165,7 @@ class Training:
 
 
 def cycle(loader: Iterable[Any]) -> Iterator[Any]:
-    """Batches of a loader over and over, each pass newly shuffled by the loader.
+    """Yield batches of a loader over and over, each pass shuffled again by the loader.
 
     Raises:
         SpaceError: the loader has none.
@@ -177,13 +176,13 @@ def cycle(loader: Iterable[Any]) -> Iterator[Any]:
             empty = False
             yield batch
         if empty:
-            raise SpaceError("the validation loader has no batch; give it more data or a smaller batch size.")
+            raise SpaceError("the validation loader has no batch; use more data or a smaller batch size.")
 
 
 def release(optimizers: Iterable[torch.optim.Optimizer], module: nn.Module) -> None:
-    """Take weights that were pruned from a module out of its optimisers.
+    """Remove from optimisers the weights that were pruned from their module.
 
-    What is left is what optimisers made for the pruned module would have, so that a resumed search fits.
+    Optimisers made for the pruned module would have the same weights, so that a resumed search fits.
     """
     present = set(module.parameters())
     for optimizer in optimizers:
@@ -196,10 +195,10 @@ def release(optimizers: Iterable[torch.optim.Optimizer], module: nn.Module) -> N
 
 @contextmanager
 def progress(trainer: pl.Trainer, title: str, total: int) -> Iterator[Callable[[], None]]:
-    """Show a bar of `total` steps if the Trainer shows one; yields what to call after each step."""
+    """Show a bar of `total` steps if the Trainer shows one; yield a function to call after each step."""
     bar: Any = trainer.progress_bar_callback
     if isinstance(bar, RichProgressBar) and bar.is_enabled and bar.progress is not None:
-        lines = bar.progress  # a second display of rich's beside the Trainer's is not possible
+        lines = bar.progress  # rich cannot show a second display next to the Trainer's
         task = lines.add_task(title, total=total)
         yield lambda: lines.update(task, advance=1, refresh=True)
     elif isinstance(bar, TQDMProgressBar) and bar.is_enabled:

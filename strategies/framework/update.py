@@ -19,15 +19,15 @@ from spacelang import SpaceError
 
 @dataclass(frozen=True)
 class Step:
-    """What an update may use.
+    """The losses and state that an update may use.
 
     Args:
-        logits: the architecture parameters, one tensor a group.
-        train_loss: L_train on the coming training batch, at the present weights and logits.
-        val_loss: L_val on a new validation batch.
-        module: whose parameters are the weights.
-        optimizers: the user's.
-        generator: what a random relaxation draws from.
+        logits: The architecture parameters, one tensor a group.
+        train_loss: Computes L_train on the coming training batch, at the present weights and logits.
+        val_loss: Computes L_val on a new validation batch.
+        module: Owner of the weights.
+        optimizers: The user's optimisers.
+        generator: Source of a relaxation's random draws.
     """
 
     logits: Sequence[Tensor]
@@ -42,7 +42,11 @@ class Update(Protocol):
     """Computes the gradient of the logits."""
 
     def gradients(self, step: Step) -> Sequence[Tensor | None]:
-        """One gradient for each of `step.logits`; None where the loss does not depend on it."""
+        """Return one gradient for each of `step.logits`.
+
+        None leaves these logits and their moments as they are in this step, without weight decay: where the
+        loss does not depend on them, or where the update lets them rest.
+        """
         ...
 
 
@@ -65,8 +69,9 @@ class SecondOrder:
     buffers of the module and generators are restored bit for bit.
 
     Args:
-        hvp: "finite" for the paper's central difference with eps = 0.01 / ||v||; "exact" for a forward-mode
-            derivative of the reverse pass. Across the kinks of ReLU and max-pooling the two differ much.
+        hvp: Second derivative: "finite" for the paper's central difference with eps = 0.01 / ||v||; "exact"
+            for a forward-mode derivative of the reverse pass. Across the kinks of ReLU and max-pooling the two
+            differ much.
 
     Source: DARTS, arXiv:1806.09055, eq. 7 and 8.
     """
@@ -133,7 +138,7 @@ class SecondOrder:
 def forward_over_reverse(
     step: Step, weights: Sequence[nn.Parameter], direction: Sequence[Tensor]
 ) -> list[Tensor | None]:
-    """d^2 L_train / (d alpha d w) . v as the tangent along v of a reverse pass, grad_alpha L_train.
+    """Return d^2 L_train / (d alpha d w) . v as the tangent along v of a reverse pass, grad_alpha L_train.
 
     Raises:
         RuntimeError: PyTorch has no forward-mode derivative of an operation's backward pass, as of
@@ -158,7 +163,7 @@ def forward_over_reverse(
 def reverse_over_reverse(
     step: Step, weights: Sequence[nn.Parameter], direction: Sequence[Tensor]
 ) -> Sequence[Tensor | None]:
-    """The same product as the gradient in alpha of grad_w L_train . v: slower, and every operation has it."""
+    """Return the same product as the gradient in alpha of grad_w L_train . v: slower, for all operations."""
     gradients = torch.autograd.grad(step.train_loss(), weights, create_graph=True, allow_unused=True)
     terms = [(g * d).sum() for g, d in zip(gradients, direction, strict=True) if g is not None]
     return torch.autograd.grad(torch.stack(terms).sum(), step.logits, allow_unused=True)
@@ -184,7 +189,7 @@ def _difference(a: Tensor | None, b: Tensor | None) -> Tensor | None:
 
 @dataclass(frozen=True)
 class SgdSettings:
-    """How SGD will move one weight."""
+    """The settings with which SGD will move one weight."""
 
     learning_rate: float
     momentum: float
@@ -192,7 +197,7 @@ class SgdSettings:
     buffer: Tensor | None
 
     def displacement(self, weight: Tensor, gradient: Tensor | None) -> Tensor:
-        """xi (mu b + grad + lambda w)."""
+        """Return xi (mu b + grad + lambda w)."""
         if gradient is None:
             return torch.zeros_like(weight)
         total = gradient + self.weight_decay * weight
@@ -202,7 +207,7 @@ class SgdSettings:
 
 
 def sgd_settings(optimizers: Sequence[torch.optim.Optimizer]) -> dict[nn.Parameter, SgdSettings]:
-    """Settings by weight.
+    """Return settings by weight.
 
     Raises:
         SpaceError: another optimiser than SGD, or SGD with dampening, Nesterov momentum or maximize.
@@ -241,7 +246,7 @@ class Backup:
         self._own = (generator, generator.get_state()) if generator is not None else None
 
     def restore(self) -> None:
-        """Put everything back as it was."""
+        """Restore everything."""
         with torch.no_grad():
             for tensor, copy in self._copies:
                 tensor.copy_(copy)
@@ -256,7 +261,7 @@ class Backup:
 def restored(
     module: nn.Module, weights: Sequence[Tensor], generator: torch.Generator | None = None
 ) -> Iterator[Backup]:
-    """Undo at the end whatever happens to weights, buffers and generators inside."""
+    """Undo at the end every change to weights, buffers and generators inside."""
     backup = Backup(module, weights, generator)
     try:
         yield backup

@@ -69,9 +69,9 @@ class PartialCell(MixedCell):
         super().__init__(group, cell.frame, edges)
         self.partial = partial
 
-    def _edge(self, row: int, x: Tensor, cache: dict[Hashable, Tensor]) -> list[tuple[object, Tensor]]:
+    def edge_terms(self, row: int, x: Tensor, cache: dict[Hashable, Tensor]) -> list[tuple[object, Tensor]]:
         seen, rest = parted(x, self.partial)
-        terms = super()._edge(row, seen, cache)
+        terms = super().edge_terms(row, seen, cache)
         if not terms:
             return []
         name = f"edge {self.group.rows[row]}"

@@ -45,16 +45,16 @@ class PDARTS(Differentiable):
     again.
 
     Args:
-        overrides: arguments of the space's constructor in each stage; their number is that of the stages.
-        drops: operations dropped after each stage but the last. With `none` an edge of eight operations
+        overrides: Arguments of the space's constructor in each stage; their number is that of the stages.
+        drops: Operations dropped after each stage but the last. With `none` an edge of eight operations
             has 8, 5 and 3, of which the derivation keeps one.
-        skip_dropout: in each stage, rate p of dropout on the outputs of `nn.Identity` candidates. It falls
+        skip_dropout: Rate p of dropout on the outputs of `nn.Identity` candidates in each stage. It falls
             with the epochs as in `SkipDropout`. The paper's values as we recall them; the command of the
             authors' repository has 0.1 in the first stage.
-        most_skips: most skip connections in a cell; None for no limit.
-        cells: shell-style pattern of the labels of the cells it holds for, each by itself.
-        none: as in `DARTS`.
-        warmup_epochs: of each stage.
+        most_skips: Most skip connections in a cell; None for no limit.
+        cells: Shell-style pattern of the labels of the cells it holds for, each by itself.
+        none: Zero operation, as in `DARTS`.
+        warmup_epochs: Epochs of each stage that train weights alone.
 
     Source: P-DARTS, Chen et al. 2019, arXiv:1904.12760, sections 3.2 and 3.3, as in the authors' code.
     """
@@ -75,7 +75,7 @@ class PDARTS(Differentiable):
         if stages < 1 or len(self.drops) != stages - 1 or len(self.skip_dropout) != stages:
             raise SpaceError(
                 f"overrides={self.overrides} has {stages} stages, drops={self.drops} {len(self.drops) + 1} "
-                f"and skip_dropout={self.skip_dropout} {len(self.skip_dropout)}; give n, n - 1 and n entries."
+                f"and skip_dropout={self.skip_dropout} {len(self.skip_dropout)}; set n, n - 1 and n entries."
             )
         for i, count in enumerate(self.drops):
             require_integer(f"drops[{i}]", count, least=0)
@@ -99,7 +99,7 @@ class PDARTS(Differentiable):
         return Supernet(self._rebuilt(space, stage))
 
     def _rebuilt(self, space: ModelSpace, stage: int) -> ModelSpace:
-        """The space of a stage.
+        """Return the space of a stage.
 
         Raises:
             SpaceError: the space takes no such arguments, or has other decisions with them.
@@ -109,7 +109,7 @@ class PDARTS(Differentiable):
             rebuilt = space.rebuild(**overrides)
         except SpaceError as error:
             raise SpaceError(
-                f"PDARTS builds {type(space).__name__} anew for each stage, for stage {stage + 1} of "
+                f"PDARTS builds {type(space).__name__} again for each stage, for stage {stage + 1} of "
                 f"{self.stages} with {overrides}: {error} Write PDARTS(overrides=...) with one dict of "
                 "arguments for each stage."
             ) from error
@@ -153,7 +153,7 @@ class PDARTS(Differentiable):
             wanted *= 2
 
     def restricted(self, supernet: Supernet, probabilities: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Probabilities with zeros for skip connections, so many that few enough are derived."""
+        """Return probabilities with zeros for skip connections, so many that few enough are derived."""
         tables = {label: table.clone() for label, table in probabilities.items()}
         while True:
             (arch,) = top_architectures(supernet, tables, 1)
@@ -169,7 +169,7 @@ class PDARTS(Differentiable):
         return skips_of_cells(supernet, self.cells)
 
     def _excess(self, supernet: Supernet, arch: Architecture) -> list[str]:
-        """Cells with too many skip connections."""
+        """Return the cells with too many skip connections."""
         assert self.most_skips is not None
         counts = count_skips(supernet, self._skips(supernet), arch)
         return [label for label, count in counts.items() if count > self.most_skips]
@@ -192,16 +192,16 @@ def _rule_out(group: Group, table: Tensor, skips: set[int], arch: Architecture) 
 
 @dataclass(frozen=True)
 class SurvivorSoftmax(Softmax):
-    """Softmax over the operations that earlier stages have left, `none` too only where they have left it.
+    """Softmax over the operations that earlier stages have left, and over `none` where they have left it.
 
     Args:
-        without_none: by label, rows whose `none` was dropped.
+        without_none: By label, rows whose `none` was dropped.
     """
 
     without_none: Mapping[str, frozenset[int]] = field(default_factory=dict)
 
     def survivors(self, group: Group, like: Tensor) -> Tensor:
-        """Which logits take part, boolean, in the shape of the group's logits."""
+        """Return which logits take part, boolean, in the shape of the group's logits."""
         alive = alive_mask(group, like)
         if not self.has_none(group):
             return alive
@@ -217,10 +217,10 @@ class SurvivorSoftmax(Softmax):
 
 
 def drop_least_probable(previous: GradientSearch, supernet: Supernet, count: int) -> SurvivorSoftmax:
-    """Prune from `supernet` what is least probable at the end of another search of the same groups.
+    """Prune the candidates of `supernet` that were least probable in another search of the same groups.
 
     Returns:
-        The relaxation of what is left, in which `none` may be dropped too.
+        The relaxation of the candidates left, in which `none` may be dropped too.
     """
     relaxation = previous.relaxation
     assert isinstance(relaxation, SurvivorSoftmax)
@@ -245,10 +245,10 @@ def keep_most_probable(logits: Tensor, survivors: Tensor, count: int, *, none: b
     Of equal ones the first goes.
 
     Args:
-        logits: (rows, columns).
-        survivors: boolean, (rows, columns).
-        count: how many go.
-        none: whether column 0 is that of `none`, which is no operation.
+        logits: Numbers, (rows, columns).
+        survivors: Booleans, (rows, columns).
+        count: Number of survivors to drop.
+        none: Whether column 0 is that of `none`, which is not an operation.
 
     Returns:
         The survivors left, boolean, (rows, columns).

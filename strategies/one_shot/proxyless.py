@@ -26,12 +26,12 @@ class ProxylessNAS(Differentiable):
     the most probable candidates.
 
     Args:
-        mode: whose logits a step moves. "full": of all candidates, which all run, as the authors' code does
-            by default. "two": of two candidates sampled by their probabilities, as in the paper; only these
-            run, and the probabilities of the others stay as they are. That needs Adam without momentum and
-            weight decay.
-        warmup_epochs, update_every, learning_rate, betas, weight_decay: as the authors' code; for searches
-            of fewer than 120 epochs shorten the warm-up.
+        mode: Logits that a step moves. "full": those of all candidates, which all run, as in the authors'
+            code by default. "two": those of two candidates sampled by their probabilities, as in the paper;
+            only these run, and the probabilities of the others stay as they are. That needs Adam without
+            momentum and weight decay.
+        warmup_epochs, update_every, learning_rate, betas, weight_decay: Defaults of the authors' code; for
+            searches of fewer than 120 epochs shorten the warm-up.
 
     An `InputChoice` of several inputs samples a set: `n_chosen` different inputs by their probabilities, or
     each input with its own where any set may be chosen. All inputs are there anyway, so both modes move all
@@ -74,7 +74,8 @@ class BinaryGates(Softmax):
 
     Args:
         none: as in `Softmax`.
-        pairs: let a step of the logits run and move two sampled candidates only, p renormalised over them.
+        pairs: Whether a step of the logits runs and moves two sampled candidates only, p renormalised over
+            them.
 
     Source: ProxylessNAS, arXiv:1812.00332, eq. 4; section 3.2.1 for pairs.
     """
@@ -130,9 +131,9 @@ def sampled(probabilities: Tensor, count: int, generator: torch.Generator) -> Te
     """Draw up to `count` different entries of each row, one after the other by their probabilities.
 
     Args:
-        probabilities: (rows, columns), up to a factor per row; an entry of zero is never drawn.
-        count: fewer are drawn where fewer are possible.
-        generator: on the CPU.
+        probabilities: Table, (rows, columns), up to a factor per row; an entry of zero is never drawn.
+        count: Number of entries; fewer are drawn where fewer are possible.
+        generator: Source of the draws, on the CPU.
 
     Returns:
         Which were drawn, boolean (rows, columns).

@@ -313,7 +313,7 @@ def test_cells_without_a_limit_are_named() -> None:
     ("settings", "message"),
     [
         ({"drops": (3, 2, 2)}, r"drops=\(3, 2, 2\) 4"),
-        ({"skip_dropout": (0.0, 0.4)}, "give n, n - 1 and n entries"),
+        ({"skip_dropout": (0.0, 0.4)}, "set n, n - 1 and n entries"),
         ({"drops": (3, -1)}, r"drops\[1\]=-1 must be"),
         ({"most_skips": -1}, "most_skips=-1"),
         ({"skip_dropout": (0.0, 0.4, 1.0)}, "p=1.0"),
