@@ -70,7 +70,7 @@ class SecondOrder:
 
     Args:
         hvp: Second derivative: "finite" for the paper's central difference with eps = 0.01 / ||v||; "exact"
-            for a forward-mode derivative of the reverse pass. Across the kinks of ReLU and max-pooling the two
+            for a forward-mode derivative of the reverse pass. Across the kinks of ReLU and max-pooling they
             differ much.
 
     Source: DARTS, arXiv:1806.09055, eq. 7 and 8.
