@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from spacelang import LayerChoice
 from spacelang.errors import SpaceError
+from spacelang.graph import Wire, Wiring
 from spacelang.language import Categorical, Decision, Relaxer, Value, current_architecture
 from spacelang.supernet import Group
 
@@ -62,6 +63,31 @@ class SparseNodes:
         if not all(group.is_selected for group in groups):
             return None
         return self.present({group.label: group.selected for group in groups})
+
+
+@dataclass(frozen=True)
+class Present:
+    """A node of a sparse cell is not empty.
+
+    Args:
+        nodes: Nodes of the cell.
+        position: Which of them, from 0.
+    """
+
+    nodes: SparseNodes
+    position: int
+
+    @property
+    def labels(self) -> frozenset[str]:
+        """Labels of every edge of the cell."""
+        return frozenset(decision.label for decision in self.nodes.decisions())
+
+    def holds(self, arch: Mapping[str, Any]) -> bool:
+        """Return whether it has something to add under `arch`."""
+        return self.labels <= arch.keys() and self.position in self.nodes.present(arch)
+
+    def __str__(self) -> str:
+        return f"node {INPUTS + self.position} of {self.nodes.kind} is not empty"
 
 
 class EdgesIn(Value):
@@ -157,6 +183,17 @@ class SparseCell(nn.Module):
         self.inputs = inputs
         self.edges = nn.ModuleList(map(nn.ModuleList, edges))
         self.drop_path = nn.Identity() if drop_path is None else DropPath(drop_path)
+
+    def wiring(self) -> Wiring:
+        """Return the graph of the cell."""
+        count = self.nodes.num_nodes
+        edges = [
+            Wire(source, INPUTS + position, f"edges.{position}.{source}", absent="none")
+            for position, row in enumerate(self.nodes.rows)
+            for source in range(len(row))
+        ]
+        joined = [Wire(INPUTS + k, INPUTS + count, when=Present(self.nodes, k)) for k in range(count)]
+        return Wiring(self.nodes.kind, INPUTS, count, (*edges, *joined))
 
     @property
     def num_outputs(self) -> int:

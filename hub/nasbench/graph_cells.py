@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from spacelang.errors import SpaceError
-from spacelang.language import Condition, Constraint, Decision, Primitive, Relaxer
+from spacelang.graph import Wire, Wiring
+from spacelang.language import Categorical, Condition, Constraint, Decision, Primitive, Relaxer
 from spacelang.supernet import Group, Mixed
 
-from .matrices import OPERATIONS, Allowed, CellGraph, GraphLimits
+from .matrices import OPERATIONS, Allowed, CellGraph, GraphLimits, Reads
 
 
 class GraphCell(nn.Module):
@@ -120,6 +121,23 @@ class GraphCellChoice(Primitive):
         yield from (branch for branch in super().branches() if branch[1] == "largest")
         for index, (condition, _) in enumerate(self.limits.conditional()):
             yield condition, f"conditional.{index}", self.conditional[index]
+
+    def wiring(self) -> Wiring:
+        """Return the graph of the cell: two nodes for each vertex, what it reads and what it computes."""
+        inner = self.limits.max_vertices - 2
+        output = 2 * inner + 1
+        wires = []
+        for index, (_, decision) in enumerate(self.limits.conditional()):
+            vertex = int(decision.label.rsplit("_", 1)[1])
+            if isinstance(decision, Categorical):
+                wires.append(Wire(2 * vertex - 1, 2 * vertex, f"conditional.{index}"))
+                continue
+            for source in range(vertex):
+                wires.append(Wire(2 * source, output, when=Reads(self.limits, vertex, source, True)))
+                if vertex <= inner:
+                    when = Reads(self.limits, vertex, source, False)
+                    wires.append(Wire(2 * source, 2 * vertex - 1, when=when))
+        return Wiring("cell", 1, 2 * inner, tuple(wires))
 
     def constraints(self) -> Iterable[Constraint]:
         for vertices in range(2, self.limits.max_vertices + 1):

@@ -152,6 +152,40 @@ class GraphLimits:
         return arch
 
 
+@dataclass(frozen=True)
+class Reads:
+    """A vertex of a cell reads another.
+
+    Args:
+        limits: Decisions of the cell.
+        vertex: Vertex that reads; one above 0.
+        source: Vertex that is read.
+        is_output: Whether the vertex is the output of the cell, or lies before it.
+    """
+
+    limits: GraphLimits
+    vertex: int
+    source: int
+    is_output: bool
+
+    @property
+    def labels(self) -> frozenset[str]:
+        """Labels of the number of vertices and of what the vertex reads."""
+        return frozenset((self.limits.num_vertices.label, self.limits.inputs(self.vertex).label))
+
+    def holds(self, arch: Mapping[str, Any]) -> bool:
+        """Return whether the cell of `arch` has the edge."""
+        if not self.labels <= arch.keys():
+            return False
+        graph = self.limits.graph(arch)
+        inside = graph.output == self.vertex if self.is_output else graph.output > self.vertex
+        return inside and self.source in graph.reads(self.vertex)
+
+    def __str__(self) -> str:
+        output = f"the output is {'' if self.is_output else 'behind '}vertex {self.vertex}"
+        return f"{self.limits.inputs(self.vertex).label} contains {self.source} and {output}"
+
+
 @cache
 def _completions(vertices: int, vertex: int, edges: int, read: frozenset[int]) -> int:
     """Count the inputs possible from `vertex` on, with so many edges left and these vertices read."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from spacelang import LayerChoice
 from spacelang.errors import SpaceError, require_integer
+from spacelang.graph import Wire, Wiring
 
 from ..images import Dataset, resolve_images
 from ..operations.cell_operations import cifar_stem, make_operation, relu_conv_bn
@@ -87,6 +88,15 @@ class EdgeCell(nn.Module):
             )
             for node in range(1, NODES)
         )
+
+    def wiring(self) -> Wiring:
+        """Return the graph of the cell."""
+        wires = (
+            Wire(source, node, f"edges.{node - 1}.{source}", absent="none")
+            for node in range(1, NODES)
+            for source in range(node)
+        )
+        return Wiring("cell", 1, NODES - 2, tuple(wires))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the last node."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from ..language import Cell, Decision, InputChoice, LayerChoice, Primitive, Repeat, Subset
+from ..language import Categorical, Cell, Decision, InputChoice, LayerChoice, Primitive, Repeat, Subset
 from ..language.cell import CellTopology
 from ..language.conditions import ALWAYS, Condition, Is
 from ..language.primitive import held_values
@@ -72,9 +72,17 @@ def base_name(module: nn.Module, path: str) -> str:
     return path or type(module).__name__
 
 
-def layout(primitive: Primitive, path: str) -> Region:
-    """Return the region of a choice, not yet placed under any condition."""
+def layout(primitive: Primitive, path: str, *, on_wire: bool = False) -> Region:
+    """Return the region of a choice, not yet placed under any condition.
+
+    Args:
+        primitive: The choice.
+        path: Where it is.
+        on_wire: Whether it stands on a wire of a cell; there a primitive that is a decision and nothing else
+            is written as its candidates, which are the operations of the cell.
+    """
     region = Region(base_name(primitive, path), type(primitive).__name__, "", {})
+    operation = _bare_decision(primitive) if on_wire else None
     if isinstance(primitive, LayerChoice):
         _layer_choice(primitive, region)
     elif isinstance(primitive, InputChoice):
@@ -83,9 +91,18 @@ def layout(primitive: Primitive, path: str) -> Region:
         _repeat(primitive, region)
     elif isinstance(primitive, Cell):
         _cell(primitive, region)
+    elif isinstance(operation, Categorical):
+        _candidates(operation, region)
     else:
         _layer(primitive, region)
     return region
+
+
+def _bare_decision(primitive: Primitive) -> Decision | None:
+    """Return the decision of a primitive that has one, and no modules or weights; None of any other."""
+    decisions = primitive.decisions()
+    empty = not any(primitive.children()) and not any(primitive.parameters(recurse=False))
+    return decisions[0] if len(decisions) == 1 and empty else None
 
 
 def held_region(module: nn.Module, path: str) -> Region | None:
@@ -128,13 +145,18 @@ def _edge(
 
 
 def _layer_choice(choice: LayerChoice, region: Region) -> None:
+    _candidates(choice.decision, region)
+
+
+def _candidates(decision: Categorical, region: Region) -> None:
+    """One edge for every candidate of a decision."""
     _nodes(region)
-    region.label = choice.label
-    for k, name in enumerate(choice.decision.candidates):
-        chosen = Is(Choice(choice.decision), (name,))
+    region.label = decision.label
+    for k, name in enumerate(decision.candidates):
+        chosen = Is(Choice(decision), (name,))
         region.edges[f"candidates.{k}"] = _edge(
-            region, "in", "out", name, "candidate", chosen, (choice.decision,),
-            candidate=name, groups=[choice.label], row=0, columns=[k],
+            region, "in", "out", name, "candidate", chosen, (decision,),
+            candidate=name, groups=[decision.label], row=0, columns=[k],
         )  # fmt: skip
 
 
@@ -189,7 +211,7 @@ def _columns_by_depth(repeat: Repeat) -> dict[int, list[int]]:
 
 def _cell(cell: Cell, region: Region) -> None:
     topology = cell.topology
-    region.topology, region.label = topology, topology.label
+    region.is_cell, region.topology, region.label = True, topology, topology.label
     region.loose_end = cell.frame.merge_op == "loose_end"
     _nodes(region, topology.num_predecessors)
     region.nodes |= {f"node_{node}": {"kind": "node", "index": node} for node in topology.nodes}

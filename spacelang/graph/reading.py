@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from weakref import WeakKeyDictionary
 
@@ -13,6 +13,7 @@ from ..language import Cell, Primitive, Space
 from ..language.conditions import ALWAYS, Condition, both
 from .choice_regions import held_region, layout
 from .regions import Cost, Edge, End, Place, Region, RegionGraph, name_regions
+from .wiring import Wire, Wired, Wiring, put_on_wire, wired_region
 
 # A space never changes after its construction, and no graph refers to its space.
 _known: WeakKeyDictionary[Space, RegionGraph] = WeakKeyDictionary()
@@ -64,12 +65,15 @@ class _Reader:
     def __init__(self, graph: RegionGraph) -> None:
         self.graph = graph
         self._regions: dict[Hashable, Region] = {}
+        self._wires: dict[str, tuple[Region, Wiring, Wire]] = {}  # by the path of the choice on it
 
     def read(
         self, module: nn.Module, condition: Condition, path: str, context: _Context, relative: str
     ) -> None:
         """Collect `module`, which lies at `path`, and at `relative` inside its context."""
         context.cost.add_parameters(module)
+        if isinstance(module, Wired) and any(isinstance(m, Primitive) for m in module.modules()):
+            context, relative = self._wire(module, condition, path, context), ""
         if isinstance(module, Primitive):
             self._read_choice(module, condition, path, context, relative)
             return
@@ -79,10 +83,24 @@ class _Reader:
         for name, child in module.named_children():
             self.read(child, condition, _join(path, name), context, _join(relative, name))
 
+    def _wire(self, module: nn.Module, condition: Condition, path: str, context: _Context) -> _Context:
+        """Collect the wiring of a cell of one's own; what is in it is known by the cell."""
+        assert isinstance(module, Wired)
+        wiring = module.wiring()
+        wires = tuple((wire.source, wire.target, wire.choice, str(wire.when)) for wire in wiring.wires)
+        key = ("wired", wiring.label, wiring.num_inputs, wiring.num_nodes, wires)
+        cell = self._place(wired_region(module, wiring), key, condition, path, context)
+        self._wires |= {
+            _join(path, wire.choice): (cell, wiring, wire) for wire in wiring.wires if wire.choice
+        }
+        return replace(context, key=key)
+
     def _read_choice(
         self, choice: Primitive, condition: Condition, path: str, context: _Context, relative: str
     ) -> None:
-        fresh = layout(choice, path)
+        fresh = layout(choice, path, on_wire=path in self._wires)
+        if path in self._wires:
+            put_on_wire(fresh, *self._wires[path])
         # Expressions may differ from cell to cell; then their regions do, too.
         key: Hashable = (context.key, relative, *(str(edge.local) for edge in fresh.edges.values()))
         if isinstance(choice, Cell):

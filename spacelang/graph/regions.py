@@ -109,7 +109,8 @@ class Region:
         edges: edge of each branch of the primitive, by the branch's name.
         places: where its modules are.
         name: what node names begin with.
-        topology: of a cell.
+        is_cell: whether it is the graph of a cell, which a picture shows as one.
+        topology: of a `Cell`.
         loose_end: of a cell, whether only nodes nobody reads are its output.
         signatures: of a loose-end cell, what the modules at (row, column) are, for telling edges apart.
         held: expressions a plain module keeps as attributes, by name.
@@ -123,6 +124,7 @@ class Region:
     edges: dict[str, Edge] = field(default_factory=dict)
     places: list[Place] = field(default_factory=list)
     name: str = ""
+    is_cell: bool = False
     topology: CellTopology | None = None
     loose_end: bool = False
     signatures: dict[tuple[int, int], list[str]] = field(default_factory=dict)

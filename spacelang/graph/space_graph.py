@@ -156,6 +156,8 @@ def _node_attributes(end: End) -> dict[str, Any]:
         "region": region.name,
         "paths": [place.path for place in region.places],
     }
+    if region.is_cell:
+        attributes["cell"] = region.label
     if region.condition != ALWAYS:
         attributes["condition"] = str(region.condition)
     return {**region.nodes[end.local], **attributes}

@@ -6,6 +6,7 @@ from .cell import Cell as Cell
 from .cell import CellFrame as CellFrame
 from .cell import CellTopology as CellTopology
 from .cell import FrozenCell as FrozenCell
+from .cell import cells_in as cells_in
 from .choices import ChosenInputs as ChosenInputs
 from .choices import InputChoice as InputChoice
 from .choices import LayerChoice as LayerChoice

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,7 +13,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from ..errors import SpaceError, listed
+from ..errors import SpaceError, listed, quoted
 from .choices import as_inputs, made, named_candidates, sum_in_order
 from .conditions import AllOf, AnyOf, Condition, Constraint, Is, Symmetry
 from .context import FreezeContext
@@ -122,6 +123,59 @@ class CellTopology:
                 for op, chosen in self.slots(node)
             )
         )
+
+
+_LABEL = re.compile(r"(?P<cell>.+)/(?P<kind>op|input)_(?P<node>[0-9]{1,6})_(?P<slot>[0-9]{1,6})\Z", re.ASCII)
+
+
+def cells_in(arch: Mapping[str, Any]) -> tuple[dict[str, list[tuple[int, int, str]]], list[str]]:
+    """Recognise the cells of an architecture whose space is not known, by the labels of `CellTopology`.
+
+    Returns:
+        `{cell: [(node, source, operation) of each slot]}`, node by node, and the labels of no cell.
+
+    Raises:
+        SpaceError: the labels of a cell contradict each other, or an input is not an earlier node.
+    """
+    found: dict[str, dict[str, set[tuple[int, int]]]] = {}
+    for label in arch:
+        if match := _LABEL.match(label):
+            kinds = found.setdefault(match["cell"], {"op": set(), "input": set()})
+            kinds[match["kind"]].add((int(match["node"]), int(match["slot"])))
+    # One kind alone: labels that only look like a cell's.
+    found = {cell: kinds for cell, kinds in found.items() if kinds["op"] and kinds["input"]}
+    cells = {}
+    for cell, kinds in found.items():
+        _check_slots(cell, kinds["op"], kinds["input"])
+        cells[cell] = [
+            (node, _source(arch, f"{cell}/input_{node}_{k}", node), str(arch[f"{cell}/op_{node}_{k}"]))
+            for node, k in sorted(kinds["op"])
+        ]
+    others = [label for label in arch if not ((match := _LABEL.match(label)) and match["cell"] in cells)]
+    return cells, others
+
+
+def _check_slots(cell: str, operations: set[tuple[int, int]], inputs: set[tuple[int, int]]) -> None:
+    for node, slot in sorted(operations ^ inputs):
+        lacking = "input" if (node, slot) in operations else "op"
+        raise SpaceError(
+            f"cell {cell!r} has no '{cell}/{lacking}_{node}_{slot}'; each slot needs op and input."
+        )
+    nodes = sorted({node for node, _ in operations})
+    missing = [node for node in range(nodes[0], nodes[-1] + 1) if node not in nodes][:3]
+    if missing:
+        raise SpaceError(f"cell {cell!r} has nodes {quoted(nodes)} and none numbered {quoted(missing)}.")
+
+
+def _source(arch: Mapping[str, Any], label: str, node: int) -> int:
+    """Return an input choice, an int or a list of one, as a node index below `node`."""
+    value = arch[label]
+    single = value[0] if isinstance(value, list | tuple) and len(value) == 1 else value
+    if type(single) is not int or not 0 <= single < node:
+        raise SpaceError(
+            f"{label!r} got {value!r:.60}; expected an int from 0 to {node - 1}, or a list of one."
+        )
+    return single
 
 
 class LooseEnds(Value):

@@ -5,17 +5,30 @@ from __future__ import annotations
 import io
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
-from ..errors import SpaceError
+import torch
+
+from ..errors import SpaceError, require_one_of
 from ..files.storage import target_path, write_atomic
-from ..language import Space
-from .cell_tables import CellPicture, MergeOp, Picture, picture_of_architecture, picture_of_space
+from ..language import Space, architecture_of
+from ..randomness import global_generators_kept, torch_generators_kept
+from ..supernet import Supernet
+from .cell_pictures import (
+    CellNode,
+    CellPicture,
+    MergeOp,
+    Picture,
+    picture_of_architecture,
+    picture_of_labels,
+    picture_of_space,
+    picture_of_supernet,
+)
 from .drawing import Box, Edge, Layout, layered_layout, s_curve
 
 if TYPE_CHECKING:
@@ -28,6 +41,11 @@ _LABEL_SIZE, _NODE_SIZE, _TITLE_SIZE, _TABLE_SIZE = 11.5, 13.5, 15.0, 10.5  # po
 _MARGIN, _CELL_GAP, _TITLE_SPACE, _NOTE_SPACE, _ROW = 0.22, 0.65, 0.50, 0.38, 0.28  # inches
 _ROWS_PER_BLOCK = 16
 _LONGEST_LABEL, _LONGEST_TEXT = 28, 44  # characters
+_UNDATED: dict[str, dict[str, None]] = {  # what would make two files of one picture differ
+    ".svg": {"Date": None, "Creator": None},
+    ".png": {"Software": None},
+    ".pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+}
 _INK, _LINE, _FAINT = "#1a1a1a", "#5c6670", "#dfe3e6"
 
 
@@ -41,47 +59,72 @@ class _Style:
     height: float
 
 
-_INPUT = _Style("#b4eeb4", "#4f8f4f", 0.74, 0.46)
-_INTERMEDIATE = _Style("#add8e6", "#4a86a0", 0.46, 0.46)
-_OUTPUT = _Style("#eee8aa", "#a89b3c", 0.60, 0.46)
+_STYLES = {
+    "input": _Style("#b4eeb4", "#4f8f4f", 0.74, 0.46),
+    "node": _Style("#add8e6", "#4a86a0", 0.46, 0.46),
+    "operation": _Style("#add8e6", "#4a86a0", 0.46, 0.46),
+    "output": _Style("#eee8aa", "#a89b3c", 0.60, 0.46),
+}
+
+
+Drawable: TypeAlias = Mapping[str, Any] | Space | type[Space] | Supernet
+"""An architecture dict, a space or its class, a network that knows its architecture, or a supernet."""
 
 
 @overload
 def draw(
-    arch_or_space: Mapping[str, Any] | Space, path: None = None, *, merge_op: MergeOp = "all"
+    subject: Drawable,
+    path: None = None,
+    *,
+    space: Space | type[Space] | None = None,
+    merge_op: MergeOp = "all",
 ) -> Figure: ...
 
 
 @overload
 def draw(
-    arch_or_space: Mapping[str, Any] | Space, path: str | os.PathLike[str], *, merge_op: MergeOp = "all"
+    subject: Drawable,
+    path: str | os.PathLike[str],
+    *,
+    space: Space | type[Space] | None = None,
+    merge_op: MergeOp = "all",
 ) -> Path: ...
 
 
 def draw(
-    arch_or_space: Mapping[str, Any] | Space,
+    subject: Drawable,
     path: str | os.PathLike[str] | None = None,
     *,
+    space: Space | type[Space] | None = None,
     merge_op: MergeOp = "all",
 ) -> Path | Figure:
-    """Draw the cells of an architecture or a space side by side, and its other decisions as a table.
+    """Draw cells side by side, and the other decisions as a table.
 
-    Inputs are green, intermediate nodes blue, the output yellow; operations stand on the edges. The same
-    input gives the same bytes.
+    Inputs are green, intermediate nodes blue, the output yellow; operations stand on the edges, or in blue
+    boxes where a node is an operation, as in NAS-Bench-101. The same input gives the same bytes.
 
     Args:
-        arch_or_space: an architecture dict, in which `{cell}/op_{i}_{k}` and `{cell}/input_{i}_{k}` make a
-            cell, or a space, whose edges show how many candidates they have.
-        path: file ending in .svg or .png; without it the figure is returned.
-        merge_op: which intermediate nodes lead to the output: "all", or with "loose_end" those nobody reads.
+        subject: Subject of the picture. Of an architecture dict or a frozen `ModelSpace` the operations are
+            shown, of a space (or its class) how many candidates each edge has, and of a `Supernet` the
+            strongest candidate of each edge; there the width of a line is the candidate's weight, and
+            pruned edges are absent.
+        path: File ending in .svg, .png or .pdf; without it the figure is returned.
+        space: Space of an architecture dict, or its class; its graph says what is a cell. Without it, cells
+            made by `Cell` are recognised by their labels `{cell}/op_{i}_{k}` and `{cell}/input_{i}_{k}`.
+        merge_op: Intermediate nodes that lead to the output of a cell recognised by labels: "all", or with
+            "loose_end" those nobody reads. A space knows it.
 
     Raises:
-        SpaceError: a cell whose keys contradict each other, another file ending, or a missing folder.
+        SpaceError: a cell whose keys contradict each other, an architecture that is not of the space,
+            another file ending, or a missing folder.
 
     Source: the figures of DARTS, arXiv:1806.09055.
     """
-    target = None if path is None else target_path(path, (".svg", ".png"))
-    picture = _read(arch_or_space, merge_op)
+    target = None if path is None else target_path(path, tuple(_UNDATED))
+    require_one_of("merge_op", merge_op, ("all", "loose_end"))
+    picture = _picture(subject, space, merge_op)
+    if not picture.cells and not picture.rows:
+        raise SpaceError("there is nothing to draw: no decisions.")
     with _own_style():
         figure = _figure(picture)
         if target is None:
@@ -91,21 +134,43 @@ def draw(
     return target
 
 
-def _read(arch_or_space: Mapping[str, Any] | Space, merge_op: MergeOp) -> Picture:
-    if merge_op not in ("all", "loose_end"):
-        raise SpaceError(f"merge_op={merge_op!r} must be 'all' or 'loose_end'.")
-    if isinstance(arch_or_space, Mapping):
-        picture = picture_of_architecture(arch_or_space, merge_op)
-    elif hasattr(arch_or_space, "decisions"):
-        picture = picture_of_space(arch_or_space.decisions, merge_op)
-    else:
-        given = type(arch_or_space).__name__
-        raise SpaceError(f"draw got a {given}; expected an architecture dict or a ModelSpace.")
-    if not picture.cells and not picture.rows:
-        raise SpaceError(
-            "there is nothing to draw: no decisions. A frozen model is drawn from its architecture dict."
-        )
-    return picture
+def _picture(subject: object, space: Space | type[Space] | None, merge_op: MergeOp) -> Picture:
+    """Read what is to be drawn."""
+    if isinstance(subject, Mapping):
+        if space is None:
+            return picture_of_labels(subject, merge_op)
+        return picture_of_architecture(subject, _space(space))
+    if isinstance(subject, Supernet):
+        return picture_of_supernet(subject)
+    if isinstance(subject, Space) and not subject.decisions:
+        arch = architecture_of(subject)
+        if arch is None:
+            raise SpaceError("there is nothing to draw: no decisions.")
+        return picture_of_architecture(arch, _declared(subject.rebuild))
+    if isinstance(subject, Space) or (isinstance(subject, type) and issubclass(subject, Space)):
+        return picture_of_space(_space(subject))
+    raise SpaceError(
+        f"draw got a {type(subject).__name__}; expected an architecture dict, a ModelSpace or its class, or "
+        "a Supernet."
+    )
+
+
+def _space(space: Space | type[Space]) -> Space:
+    if isinstance(space, Space):
+        return space
+    if isinstance(space, type) and issubclass(space, Space):
+        return _declared(space)
+    raise SpaceError(f"space={space!r:.60} must be a ModelSpace or its class.")
+
+
+def _declared(make: Callable[[], Space]) -> Space:
+    """Build a space of which only the graph is needed: without memory for weights, where that works."""
+    try:
+        with torch_generators_kept(), torch.device("meta"):
+            return make()
+    except Exception:  # any user code runs here; the second try says what is wrong
+        with global_generators_kept():
+            return make()
 
 
 @contextmanager
@@ -126,8 +191,7 @@ def _own_style() -> Iterator[None]:
 
 def _rendered(figure: Figure, kind: str) -> bytes:
     buffer = io.BytesIO()
-    nothing = {"Date": None, "Creator": None} if kind == "svg" else {"Software": None}
-    figure.savefig(buffer, format=kind, dpi=200, metadata=nothing)
+    figure.savefig(buffer, format=kind, dpi=200, metadata=_UNDATED[f".{kind}"])
     return buffer.getvalue()
 
 
@@ -174,22 +238,24 @@ def _row_height(row: list[tuple[CellPicture, Layout]]) -> float:
     return _TITLE_SPACE + max(layout.height for _, layout in row) + note
 
 
-def _style(cell: CellPicture, node: int) -> _Style:
-    if node < cell.num_predecessors:
-        return _INPUT
-    return _INTERMEDIATE if node < cell.num_predecessors + cell.num_nodes else _OUTPUT
+def _style(node: CellNode) -> _Style:
+    """Return colours and size of a node; a box is as wide as the operation in it."""
+    style = _STYLES[node.kind]
+    if node.kind != "operation":
+        return style
+    return replace(style, width=_text_width(_short(node.text), _LABEL_SIZE) + 0.24)
 
 
 def _layout(cell: CellPicture) -> Layout:
-    output = cell.num_predecessors + cell.num_nodes
     height = _LABEL_SIZE * 1.45 / 72
     edges = [
         Edge(edge.source, edge.target, (_text_width(_short(edge.label), _LABEL_SIZE) + 0.12, height))
+        if edge.label
+        else Edge(edge.source, edge.target)
         for edge in cell.edges
     ]
-    edges += [Edge(node, output) for node in cell.outputs]
-    styles = [_style(cell, node) for node in range(output + 1)]
-    return layered_layout([(style.width, style.height) for style in styles], edges, sinks=(output,))
+    styles = [_style(node) for node in cell.nodes]
+    return layered_layout([(s.width, s.height) for s in styles], edges, sinks=(len(styles) - 1,))
 
 
 def _short(text: str, longest: int = _LONGEST_LABEL) -> str:
@@ -219,13 +285,15 @@ def _draw_cell(axes: Axes, cell: CellPicture, layout: Layout, x: float, y: float
     _write(axes, centre, y + 0.15, _short(cell.title), _TITLE_SIZE, f"title:{cell.title}")
     below = _NOTE_SPACE if cell.note else 0.0
     top = y + _TITLE_SPACE + (row_height - _TITLE_SPACE - below - layout.height) / 2
-    for route in layout.routes:
-        _draw_route(axes, [(x + px, top + py) for px, py in route])
-    for edge, box in zip(cell.edges, layout.labels, strict=False):
-        assert box is not None
-        _draw_label(axes, _short(edge.label), _moved(box, x, top), f"label:{edge.source}->{edge.target}")
-    for node, box in enumerate(layout.nodes):
-        _draw_node(axes, _node_name(cell, node), _style(cell, node), _moved(box, x, top), f"node:{node}")
+    strongest = max((edge.weight for edge in cell.edges if edge.weight is not None), default=1.0)
+    for edge, route in zip(cell.edges, layout.routes, strict=True):
+        share = None if edge.weight is None else edge.weight / strongest
+        _draw_route(axes, [(x + px, top + py) for px, py in route], share)
+    for edge, box in zip(cell.edges, layout.labels, strict=True):
+        if box is not None:
+            _draw_label(axes, _short(edge.label), _moved(box, x, top), f"label:{edge.source}->{edge.target}")
+    for index, (node, box) in enumerate(zip(cell.nodes, layout.nodes, strict=True)):
+        _draw_node(axes, node, _moved(box, x, top), f"node:{index}")
     if cell.note:
         _write(axes, centre, y + row_height - 0.12, cell.note, _TABLE_SIZE, "note", color=_LINE)
 
@@ -234,17 +302,10 @@ def _moved(box: Box, x: float, y: float) -> Box:
     return Box(box.x + x, box.y + y, box.width, box.height)
 
 
-def _node_name(cell: CellPicture, node: int) -> str:
-    if node < cell.num_predecessors:
-        return f"$c_{{k-{cell.num_predecessors - node}}}$"
-    if node < cell.num_predecessors + cell.num_nodes:
-        return str(node - cell.num_predecessors)
-    return "$c_{k}$"
-
-
-def _draw_node(axes: Axes, name: str, style: _Style, box: Box, gid: str) -> None:
+def _draw_node(axes: Axes, node: CellNode, box: Box, gid: str) -> None:
     from matplotlib.patches import FancyBboxPatch
 
+    style = _STYLES[node.kind]
     patch = FancyBboxPatch(
         (box.x - box.width / 2, box.y - box.height / 2),
         box.width,
@@ -257,7 +318,10 @@ def _draw_node(axes: Axes, name: str, style: _Style, box: Box, gid: str) -> None
         gid=gid,
     )
     axes.add_patch(patch)
-    _write(axes, box.x, box.y, name, _NODE_SIZE, f"name:{name}", math=True)
+    if node.kind == "operation":
+        _write(axes, box.x, box.y, _short(node.text), _LABEL_SIZE, f"name:{node.text}")
+    else:
+        _write(axes, box.x, box.y, node.text, _NODE_SIZE, f"name:{node.text}", math=True)
 
 
 def _draw_label(axes: Axes, text: str, box: Box, gid: str) -> None:
@@ -268,8 +332,8 @@ def _draw_label(axes: Axes, text: str, box: Box, gid: str) -> None:
     _write(axes, box.x, box.y, text, _LABEL_SIZE, gid)
 
 
-def _draw_route(axes: Axes, points: list[tuple[float, float]]) -> None:
-    """Draw an edge through its way points, with an arrow head at the end."""
+def _draw_route(axes: Axes, points: list[tuple[float, float]], share: float | None) -> None:
+    """Draw an edge through its way points, with an arrow head at the end; wider the larger its share."""
     from matplotlib.patches import PathPatch, Polygon
     from matplotlib.path import Path as Curve
 
@@ -279,7 +343,8 @@ def _draw_route(axes: Axes, points: list[tuple[float, float]]) -> None:
     for start, end in pairwise(line):
         vertices += [*s_curve(start, end), end]
         codes += [Curve.CURVE4] * 3
-    axes.add_patch(PathPatch(Curve(vertices, codes), fill=False, edgecolor=_LINE, linewidth=1.1, zorder=1))
+    width = 1.1 if share is None else 0.4 + 3.2 * share
+    axes.add_patch(PathPatch(Curve(vertices, codes), fill=False, edgecolor=_LINE, linewidth=width, zorder=1))
     corners = [(tip_x, tip_y), (tip_x - head, tip_y - half), (tip_x - head, tip_y + half)]
     axes.add_patch(Polygon(corners, closed=True, facecolor=_LINE, edgecolor="none", zorder=3))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from itertools import combinations, pairwise
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
-from matplotlib.transforms import Bbox
 
 from spacelang import LayerChoice, ModelSpace, SpaceError, draw, value_choice
+
+from ..toys.pictures import boxes, check_nothing_overlaps
 
 OPS = [
     "skip_connect",
@@ -55,29 +56,6 @@ def cell_nodes(draw_: st.DrawFn, num_predecessors: int = 2) -> list[list[tuple[s
     ]
 
 
-def boxes(figure: Figure, kind: str) -> list[tuple[str, Bbox]]:
-    """What is really painted: pixel extents of the artists of a kind."""
-    renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
-    artists = [*figure.axes[0].texts, *figure.axes[0].patches]
-    named = [(str(artist.get_gid()), artist) for artist in artists]
-    return [(gid, artist.get_window_extent(renderer)) for gid, artist in named if gid.startswith(kind)]
-
-
-def overlap(one: Bbox, other: Bbox) -> bool:
-    return one.x0 < other.x1 and other.x0 < one.x1 and one.y0 < other.y1 and other.y0 < one.y1
-
-
-def check_nothing_overlaps(figure: Figure) -> None:
-    labels, nodes, titles = boxes(figure, "label:"), boxes(figure, "node:"), boxes(figure, "title:")
-    rows = boxes(figure, "row:")
-    for (name, one), (other_name, other) in combinations([*labels, *nodes, *titles, *rows], 2):
-        assert not overlap(one, other), f"{name} and {other_name}"
-    page = figure.bbox
-    for name, box in [*labels, *nodes, *titles, *rows]:
-        assert page.x0 <= box.x0 <= box.x1 <= page.x1, name
-        assert page.y0 <= box.y0 <= box.y1 <= page.y1, name
-
-
 @given(st.lists(cell_nodes(), min_size=1, max_size=3))
 @settings(max_examples=25, deadline=None)
 def test_nothing_overlaps_in_random_cells(cells: list[list[list[tuple[str, int]]]]) -> None:
@@ -93,14 +71,13 @@ def test_nothing_overlaps_in_random_cells(cells: list[list[list[tuple[str, int]]
 @settings(max_examples=40, deadline=None)
 def test_edges_keep_clear_of_boxes_and_foreign_labels(nodes: list[list[tuple[str, int]]]) -> None:
     """In inches, on the layout itself: a curve meets only the boxes at its ends and its own label."""
-    from spacelang.results.cell_tables import picture_of_architecture
+    from spacelang.results.cell_pictures import picture_of_labels
     from spacelang.results.drawing import s_curve
     from spacelang.results.pictures import _layout
 
-    (cell,) = picture_of_architecture(arch_of({"normal": nodes}), "all").cells
+    (cell,) = picture_of_labels(arch_of({"normal": nodes}), "all").cells
     layout = _layout(cell)
     ends = [(edge.source, edge.target) for edge in cell.edges]
-    ends += [(node, len(layout.nodes) - 1) for node in cell.outputs]
     for index, route in enumerate(layout.routes):
         foreign = [box for node, box in enumerate(layout.nodes) if node not in ends[index]]
         foreign += [box for at, box in enumerate(layout.labels) if box is not None and at != index]
