@@ -87,49 +87,41 @@ def picture_of_architecture(arch: Mapping[str, Any], space: Space) -> Picture:
     known = space.decision_space.by_label
     own = space.canonical({label: value for label, value in arch.items() if label in known})
     cells = tuple(_cells(architecture_graph(space, own), _operations).values())
-    drawn = _labels_of_cells(space_graph(space))
-    rows = [(label, _value_text(own.get(label, arch[label]))) for label in arch if _is_row(label, known, own)]
-    return Picture(cells, tuple(row for row in rows if row[0] not in drawn), ("decision", "choice"))
-
-
-def _is_row(label: str, known: Mapping[str, Decision], own: Mapping[str, Any]) -> bool:
-    """Whether a label is decided: one of the space that is active, or one that is not of the space."""
-    return label in own or label not in known
+    others = {label: value for label, value in arch.items() if label not in known}
+    drawn = _labels_of_cells(space)
+    rows = [(label, _value_text(value)) for label, value in (own | others).items() if label not in drawn]
+    return Picture(cells, tuple(rows), ("decision", "choice"))
 
 
 def picture_of_space(space: Space) -> Picture:
     """Show every edge that may be chosen, with its number of candidates."""
-    graph = space_graph(space)
     slots = {r.name: r.topology.num_ops_per_node for r in region_graph(space).regions if r.topology}
     cells = [
         replace(cell, note=_slots_note(slots[name])) if name in slots else cell
-        for name, cell in _cells(graph, _numbers).items()
+        for name, cell in _cells(space_graph(space), _numbers).items()
     ]
-    drawn = _labels_of_cells(graph)
+    drawn = _labels_of_cells(space)
     rows = [(d.label, _candidates_text(d)) for d in space.decisions if d.label not in drawn]
     return Picture(tuple(cells), tuple(rows), ("decision", "candidates"))
 
 
 def picture_of_supernet(supernet: Supernet) -> Picture:
     """Show the strongest candidate of each edge that is left, with its weight in the present mixture."""
-    graph = supernet.graph
-    drawn = _labels_of_cells(graph) | {
-        label for label, group in supernet.groups.items() if group.kind == "cell"
-    }
-    rows = [(label, _mixture_text(g)) for label, g in supernet.groups.items() if label not in drawn]
+    drawn = _labels_of_cells(supernet._space[0])
+    choices = {label: group for label, group in supernet.groups.items() if group.kind != "cell"}
+    rows = [(label, _mixture_text(group)) for label, group in choices.items() if label not in drawn]
     note = "each edge shows its strongest candidate and its weight"
-    cells = [replace(cell, note=note) for cell in _cells(graph, _strongest).values()]
+    cells = [replace(cell, note=note) for cell in _cells(supernet.graph, _strongest).values()]
     return Picture(tuple(cells), tuple(rows), ("decision", "mixture"))
 
 
-def _labels_of_cells(graph: nx.MultiDiGraph) -> set[str]:
-    """Labels that the edges of cells depend on."""
+def _labels_of_cells(space: Space) -> set[str]:
+    """Return the labels that the edges of cells depend on."""
     return {
         label
-        for source, _, edge in graph.edges(data=True)
-        if "cell" in graph.nodes[source]
-        for label in edge.get("decisions", ())
-        if edge["kind"] != "contains"
+        for edge in region_graph(space).edges
+        if edge.source.region.is_cell and edge.kind != "contains"
+        for label in edge.attributes.get("decisions", ())
     }
 
 
