@@ -30,7 +30,7 @@ def test_every_entry_has_a_row() -> None:
     )
     assert "\n| `darts-digits` (weights) | 29,210 |" in tables
     assert "137,247,488 at 3x224x224<br>13,188,608 at 3x64x64" in tables
-    assert "\n\nNo entries; `DigitsCells.table` has results of all" in tables
+    assert "\n\nNo entries; `DigitsCells.table` has the results of all" in tables
     assert "## NASBench101\n\nCells that are graphs of up to 7 vertices and 9 edges" in tables
 
 
