@@ -18,7 +18,7 @@ HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 SCRIPT = re.compile(r"`(?:python )?([\w/]+\.py)\b")
 FOLDERS = ("benchmarks", "docs", "evaluators", "examples", "hub", "spacelang", "strategies", "tests")
 ALL_PAGES = [*sorted(ROOT.glob("*.md")), *sorted(p for name in FOLDERS for p in (ROOT / name).rglob("*.md"))]
-READMES = [ROOT / name / "README.md" for name in ("hub", "benchmarks")]
+READMES = [page for page in ALL_PAGES if page.name == "README.md" and page.parent != ROOT]
 
 # One epoch shows whether an example works; its accuracy does not matter here.
 FEWER_EPOCHS = (re.compile(r"max_epochs=\d+"), "max_epochs=1")
