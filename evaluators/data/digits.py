@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch.utils.data import TensorDataset
 
-from spacelang.errors import SpaceError
+from spacelang.errors import SpaceError, require_integer
 
 from .splits import DataSplits
 
@@ -29,6 +29,7 @@ def digits(test_fraction: float = 0.2, seed: int = 0) -> DataSplits:
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
+    require_integer("seed", seed, least=0)
     source = load_digits()
     count, classes = len(source.target), len(source.target_names)
     held_out = round(count * test_fraction) if 0 < test_fraction < 1 else 0

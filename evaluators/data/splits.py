@@ -42,12 +42,14 @@ def split_half(dataset: Dataset[Sample], seed: int = 0) -> tuple[Subset[Sample],
     The split depends on `seed` and the length alone, and leaves the global generators as they are.
 
     Raises:
-        SpaceError: The data set has fewer than two samples.
+        SpaceError: The data set has fewer than two samples, or the seed is not an integer of at least 0.
     """
+    require_integer("seed", seed, least=0)
     count = _length(dataset)
     if count < 2:
         raise SpaceError(f"the data set has {count} samples; expected at least 2 to split it into halves.")
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
+    generator = torch.Generator().manual_seed(seed)  # as ever: published tables are about these halves
+    order = torch.randperm(count, generator=generator).tolist()
     return Subset(dataset, order[: count // 2]), Subset(dataset, order[count // 2 :])
 
 

@@ -17,7 +17,8 @@ from torch.utils.data import (
     SubsetRandomSampler,
 )
 
-from spacelang.errors import SpaceError, require_number, short
+from spacelang.errors import SpaceError, require_integer, require_number, short
+from spacelang.randomness import torch_generator
 
 from .lightning_training import Lightning, Loaders
 
@@ -57,6 +58,7 @@ def subset(evaluator: E, fraction: float, *, seed: int = 0) -> E:
             f"subset takes a Lightning or Classification evaluator; got a {type(evaluator).__name__}."
         )
     require_number("fraction", fraction, above=0, most=1)
+    require_integer("seed", seed, least=0)
     if evaluator.train_dataloaders is None:
         raise SpaceError(
             "subset takes a part of train_dataloaders, and this evaluator has none. For the data "
@@ -83,7 +85,7 @@ def _reduced_loader(loader: Any, fraction: float, seed: int) -> DataLoader[Any]:
             f"fraction={fraction} leaves {count} of {len(indices)} samples, less than one batch of "
             f"{loader.batch_size}, and the loader drops incomplete batches."
         )
-    drawn = torch.randperm(len(indices), generator=torch.Generator().manual_seed(seed))[:count]
+    drawn = torch.randperm(len(indices), generator=torch_generator(seed))[:count]
     kept = [indices[i] for i in sorted(drawn.tolist())]  # without shuffling they keep their order
     settings = {name: getattr(loader, name) for name in _SETTINGS}
     return DataLoader(Subset(loader.dataset, kept), shuffle=shuffle, **settings)

@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch.plugins.io import CheckpointIO
 
 from ..errors import SpaceError
-from ..files.storage import atomic_file
+from ..files import atomic_file
 
 
 class AtomicCheckpointIO(CheckpointIO):

@@ -12,7 +12,7 @@ import torch
 
 from ..arguments import ArgumentError, refuse_unknown
 from ..errors import SpaceError, quoted, require_integer, require_one_of
-from ..files.storage import fresh_run_folder
+from ..files import fresh_run_folder
 from ..language import Architecture, Space, Value, architecture_of, is_frozen, open_decisions
 from ..randomness import global_generators_kept
 from ..supernet import Supernet

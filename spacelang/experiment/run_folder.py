@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import SpaceError
-from ..files import dump_yaml, load_yaml
-from ..files.storage import write_atomic
+from ..files import dump_yaml, load_yaml, write_atomic
 from ..language import Architecture
 
 # What must agree between a run and its resumption; versions and threads may differ with a warning.

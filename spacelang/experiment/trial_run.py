@@ -87,20 +87,20 @@ class TrialSettings(Budget):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_integer("keep_weights", self.keep_weights, least=0)
-        for objective in self.objectives:
-            if not isinstance(objective, Objective):
-                raise SpaceError(
-                    f"objectives holds {objective!r}; expected Maximize(metric) or Minimize(metric)."
-                )
-        for limit in self.limits:
-            if not isinstance(limit, CostLimit):
-                raise SpaceError(
-                    f'limits holds {limit!r}; expected such as CostLimit("params", at_most=1e6).'
-                )
+        _require_list("objectives", self.objectives, Objective, "Maximize(metric) or Minimize(metric)")
+        _require_list("limits", self.limits, CostLimit, 'CostLimit("params", at_most=1e6)')
         if self.executor is not None and not isinstance(self.executor, Executor):
             raise SpaceError(
                 f"executor={self.executor!r}; expected one such as ProcessPool() or RayExecutor()."
             )
+
+
+def _require_list(name: str, values: object, kind: type, expected: str) -> None:
+    if not isinstance(values, list | tuple):
+        raise SpaceError(f"{name}={values!r} must be a list of {expected}.")
+    for value in values:
+        if not isinstance(value, kind):
+            raise SpaceError(f"{name} holds {value!r}; expected {expected}.")
 
 
 class TrialRun:

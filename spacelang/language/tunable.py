@@ -1,4 +1,8 @@
-"""Choices outside a model: values that an evaluator keeps as attributes, searched together with a space."""
+"""Choices outside a model: values that an evaluator keeps as attributes, searched together with a space.
+
+`Tunable` belongs to the language and not to the protocols of evaluators (`spacelang.trials`): it finds,
+evaluates and freezes value choices by the language's own means, and settings within settings may be tunable.
+"""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ class Work:
             metrics = as_metrics(self._evaluate(trial, report))
         except _Stop:
             metrics = reports[-1].metrics
-        except Exception:  # a trial may raise anything; the search goes on
+        except Exception:  # a trial may raise anything; the search continues
             error = traceback.format_exc()
         return Outcome(trial.number, metrics, tuple(reports), error, time.perf_counter() - start)
 

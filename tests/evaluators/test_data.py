@@ -137,6 +137,9 @@ def test_other_bad_input(splits: DataSplits) -> None:
         split_half(numbers(1))
     with pytest.raises(SpaceError, match=r"DataSplits.train"):
         search_loaders(splits)
+    for split in (lambda: split_half(numbers(9), seed=-1), lambda: digits(seed=-1)):
+        with pytest.raises(SpaceError, match="seed=-1 must be an integer of at least 0"):
+            split()
     with pytest.raises(SpaceError, match="num_workers=-1"):
         search_loaders(numbers(100), batch_size=2, num_workers=-1)
 
