@@ -109,7 +109,7 @@ def refuse_unknown(
             `target` alone is meant; one that has `**kwargs` then takes any.
 
     Raises:
-        ArgumentError: names every unknown argument, and what to write instead.
+        ArgumentError: Names every unknown argument, and what to write instead.
     """
     own, accepts_any = _parameters(target)
     if accepts_any and passed_to is None:

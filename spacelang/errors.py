@@ -74,7 +74,7 @@ def require_integer(
         optional: Whether None is legal, too.
 
     Raises:
-        SpaceError: names the argument, what was given and what is legal.
+        SpaceError: Names the argument, what was given and what is legal.
 
     >>> require_integer("max_epochs", 0, least=1)
     Traceback (most recent call last):
@@ -113,7 +113,7 @@ def require_number(
         optional: Whether None is legal, too.
 
     Raises:
-        SpaceError: names the argument, what was given and what is legal.
+        SpaceError: Names the argument, what was given and what is legal.
 
     >>> require_number("learning_rate", -1.0, above=0)
     Traceback (most recent call last):
@@ -142,7 +142,7 @@ def require_one_of(name: str, value: object, options: Iterable[object]) -> None:
     """Raise unless `value` is one of `options`.
 
     Raises:
-        SpaceError: names the argument, what was given, the options, and the closest of them.
+        SpaceError: Names the argument, what was given, the options, and the closest of them.
 
     >>> require_one_of("mode", "mx", ("max", "min"))
     Traceback (most recent call last):
@@ -157,7 +157,7 @@ def require_all(check: Callable[..., None], settings: object, *names: str, **bou
     """Apply a check to several attributes: `require_all(require_integer, self, "width", "depth", least=1)`.
 
     Raises:
-        SpaceError: from the first attribute that fails.
+        SpaceError: From the first attribute that fails.
     """
     for name in names:
         check(name, getattr(settings, name), **bounds)

@@ -76,7 +76,7 @@ def run(plan: Plan, console: Console | None = None) -> Outcome:
     """Do the whole job below `plan.directory`, saying on `console` what happens.
 
     Raises:
-        SpaceError: the folder cannot be written, or the exported network differs from the trained one.
+        SpaceError: The folder cannot be written, or the exported network differs from the trained one.
     """
     console = console or Console(highlight=False)
     start = time.perf_counter()

@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Ctrl-C one line and status 130. Anything else is a defect and keeps its traceback.
 
     Args:
-        arguments: words after the program's name; `None` takes them from `sys.argv`.
+        arguments: Words after the program's name; `None` takes them from `sys.argv`.
     """
     try:
         status = spacelang.main(arguments, prog_name="spacelang", standalone_mode=False)

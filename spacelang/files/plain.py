@@ -14,11 +14,11 @@ def plain(data: object, where: str = "data") -> Any:
     """Copy `data` into dicts, lists, str, int, float, bool and None; tuples become lists.
 
     Args:
-        data: nested dicts (scalar keys), lists and tuples of scalars.
-        where: how an error message names the top of `data`.
+        data: Nested dicts (scalar keys), lists and tuples of scalars.
+        where: How an error message names the top of `data`.
 
     Raises:
-        SpaceError: a value of another type, a text outside Unicode, or nesting deeper than 64 (a cycle too);
+        SpaceError: A value of another type, a text outside Unicode, or nesting deeper than 64 (a cycle too);
             names the place.
     """
     return _plain(data, where, 0)

@@ -20,7 +20,7 @@ def write_atomic(path: Path, data: bytes) -> None:
     temporary file.
 
     Raises:
-        SpaceError: the folder is missing or cannot be written.
+        SpaceError: The folder is missing or cannot be written.
     """
     with file_errors(f"cannot write '{path}'"), atomic_file(path) as file:
         file.write(data)
@@ -69,7 +69,7 @@ def target_path(path: str | os.PathLike[str], suffixes: tuple[str, ...]) -> Path
     """Return `path` as a Path whose ending is one of `suffixes` and whose folder exists.
 
     Raises:
-        SpaceError: another ending, a missing folder, or a folder of that name.
+        SpaceError: Another ending, a missing folder, or a folder of that name.
     """
     target = Path(path)
     if target.suffix.lower() not in suffixes:

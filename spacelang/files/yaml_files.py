@@ -39,15 +39,15 @@ def load_yaml(path_or_text: str | os.PathLike[str], *, max_bytes: int = MAX_BYTE
     """Read one YAML document from a file or from a text.
 
     Args:
-        path_or_text: a `Path`, or a str. A str without a line break that ends in `.yaml` or `.yml` is a path;
+        path_or_text: A `Path`, or a str. A str without a line break that ends in `.yaml` or `.yml` is a path;
             any other str is the YAML itself.
-        max_bytes: longest document read, in bytes of UTF-8.
+        max_bytes: Longest document read, in bytes of UTF-8.
 
     Returns:
         dicts, lists, str, int, float, bool and None.
 
     Raises:
-        SpaceError: the file cannot be read, or the document is empty, too long, not YAML, nested deeper than
+        SpaceError: The file cannot be read, or the document is empty, too long, not YAML, nested deeper than
             64, or uses an anchor, alias, tag, duplicate key or second document; names file, line and column.
     """
     text, source = _read(path_or_text, max_bytes)
@@ -68,7 +68,7 @@ def dump_yaml(data: object) -> str:
     that any other reader gives the same data. Key order is kept; lists of scalars are written on one line.
 
     Raises:
-        SpaceError: a value that is not str, int, float, bool, None, list, tuple or dict; names its place.
+        SpaceError: A value that is not str, int, float, bool, None, list, tuple or dict; names its place.
     """
     try:
         return str(

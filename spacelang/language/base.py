@@ -120,7 +120,7 @@ class Space(nn.Module, metaclass=_SpaceType):
         Under `model_context` the expression is a plain boolean and is checked at once.
 
         Raises:
-            SpaceError: in a frozen model, when it does not hold.
+            SpaceError: In a frozen model, when it does not hold.
         """
         text = message or f"the constraint {expression} does not hold."
         if isinstance(expression, Value):
@@ -149,7 +149,7 @@ class Space(nn.Module, metaclass=_SpaceType):
         arguments it gets what the architecture chose.
 
         Raises:
-            ArgumentError: the constructor does not have such an argument.
+            ArgumentError: The constructor does not have such an argument.
         """
         refuse_unknown(type(self), overrides)
         bound = self._bound()
@@ -171,7 +171,7 @@ class Space(nn.Module, metaclass=_SpaceType):
         one decision. The models it freezes are those of this space.
 
         Raises:
-            SpaceError: a label is used for two different decisions.
+            SpaceError: A label is used for two different decisions.
         """
         given = tuple(decisions)
         if not given:
@@ -246,7 +246,7 @@ class Space(nn.Module, metaclass=_SpaceType):
         """Return an independent plain model of `arch` that inherits this space's weights.
 
         Raises:
-            SpaceError: with every problem of `arch`.
+            SpaceError: With every problem of `arch`.
         """
         self.validate(arch)
         own = own_decisions(self)

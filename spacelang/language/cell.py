@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from ..errors import SpaceError, listed, quoted
+from ..errors import SpaceError, listed, quoted, require_integer, require_one_of
 from .choices import as_inputs, made, named_candidates, sum_in_order
 from .conditions import AllOf, AnyOf, Condition, Constraint, Is, Symmetry
 from .context import FreezeContext
@@ -36,12 +36,12 @@ class CellTopology:
     `num_ops_per_node` slots, a slot being one operation on one earlier node.
 
     Args:
-        label: prefix of every label.
-        operations: candidate names, or indices.
-        num_nodes: intermediate nodes.
-        num_ops_per_node: slots of each.
-        num_predecessors: inputs of the cell.
-        distinct_inputs: two slots of one node must read different nodes.
+        label: Prefix of every label.
+        operations: Candidate names, or indices.
+        num_nodes: Number of intermediate nodes.
+        num_ops_per_node: Number of slots of each.
+        num_predecessors: Number of inputs of the cell.
+        distinct_inputs: Whether two slots of one node must read different nodes.
     """
 
     label: str
@@ -53,9 +53,7 @@ class CellTopology:
 
     def __post_init__(self) -> None:
         for name in ("num_nodes", "num_ops_per_node", "num_predecessors"):
-            number = getattr(self, name)
-            if type(number) is not int or number < 1:
-                raise SpaceError(f"cell {self.label!r}: {name}={number!r} must be a positive integer.")
+            require_integer(f"cell {self.label!r}: {name}", getattr(self, name), least=1)
         if self.distinct_inputs and self.num_ops_per_node > self.num_predecessors:
             raise SpaceError(
                 f"cell {self.label!r}: num_ops_per_node={self.num_ops_per_node} different inputs do not "
@@ -229,10 +227,7 @@ class CellFrame(nn.Module):
         concat_dim: int,
     ) -> None:
         super().__init__()
-        if merge_op not in ("all", "loose_end"):
-            raise SpaceError(
-                f"cell {topology.label!r}: merge_op={merge_op!r}; expected 'all' or 'loose_end'."
-            )
+        require_one_of(f"cell {topology.label!r}: merge_op", merge_op, ("all", "loose_end"))
         self.topology = topology
         self.merge_op = merge_op
         self.preprocessor = preprocessor
@@ -256,8 +251,8 @@ class FrozenCell(nn.Module):
     """A cell with its operations and inputs chosen.
 
     Args:
-        frame: preprocessing, merging and postprocessing.
-        slots: per intermediate node, `(source, rank of the operation, module)` of each slot.
+        frame: Preprocessing, merging and postprocessing.
+        slots: `(source, rank of the operation, module)` of each slot, by intermediate node.
     """
 
     def __init__(self, frame: CellFrame, slots: Mapping[int, Sequence[tuple[int, int, nn.Module]]]) -> None:
@@ -293,18 +288,18 @@ class Cell(Primitive):
     `num_predecessors`, slot `k` from 0. Cells that share a label share them.
 
     Args:
-        op_candidates: operations by name or in a list; modules (copied for every edge) or factories
+        op_candidates: Operations by name or in a list; modules (copied for every edge) or factories
             `f(node_index, op_index, input_index)`. In a space one module stands on each edge for all slots,
             and `op_index` is None; in `model_context` it is the slot.
-        num_nodes: intermediate nodes.
-        num_ops_per_node: operations added in each.
-        num_predecessors: inputs of the cell.
-        merge_op: the output concatenates "all" intermediate nodes, or those nobody reads ("loose_end").
-        preprocessor: function or module, list of inputs -> list of as many tensors.
-        postprocessor: function or module, (output, list of inputs as given) -> result.
-        concat_dim: dimension of the concatenation.
-        label: prefix of the labels; numbered inside `ModelSpace.__init__` when missing.
-        distinct_inputs: forbid two operations of one node to read the same input.
+        num_nodes: Number of intermediate nodes.
+        num_ops_per_node: Number of operations added in each.
+        num_predecessors: Number of inputs of the cell.
+        merge_op: Nodes joined in the output: "all" intermediate ones, or those nobody reads ("loose_end").
+        preprocessor: Function or module, list of inputs -> list of as many tensors.
+        postprocessor: Function or module, (output, list of inputs as given) -> result.
+        concat_dim: Dimension of the concatenation.
+        label: Prefix of the labels; numbered inside `ModelSpace.__init__` when missing.
+        distinct_inputs: Whether two operations of one node must read different inputs.
 
     Source: NASNet, arXiv:1707.07012; DARTS, arXiv:1806.09055, section 2.1.
     """

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import SpaceError
+from ..errors import SpaceError, require_integer, require_one_of
 from .conditions import Condition, Is
 from .context import FreezeContext, space_mode
 from .decisions import Categorical, Decision, Subset
@@ -19,14 +19,13 @@ from .values import Choice
 
 Candidate: TypeAlias = "nn.Module | Callable[[], nn.Module]"
 Reduction = Literal["sum", "mean", "concat", "none"]
-_REDUCTIONS = ("sum", "mean", "concat", "none")
 
 
 def made(candidate: Any, where: str, *arguments: Any) -> nn.Module:
     """Return a candidate module: itself, or what its factory builds.
 
     Raises:
-        SpaceError: neither a module nor a factory of one.
+        SpaceError: Neither a module nor a factory of one.
     """
     module = (
         candidate if isinstance(candidate, nn.Module) or not callable(candidate) else candidate(*arguments)
@@ -58,11 +57,11 @@ class LayerChoice(Primitive):
     """Choose one of several layers.
 
     Args:
-        candidates: modules, or zero-argument factories of them, by name or in a list (then named by index).
+        candidates: Modules, or zero-argument factories of them, by name or in a list (then named by index).
             A factory is called only when its candidate is needed.
-        label: name of the decision; numbered inside `ModelSpace.__init__` when missing. The same label at
+        label: Name of the decision; numbered inside `ModelSpace.__init__` when missing. The same label at
             two places means one decision.
-        prior: weight of each candidate in random sampling.
+        prior: Weight of each candidate in random sampling.
 
     `forward` passes any arguments on. In a space it runs the first candidate; in `model_context` the
     constructor returns the chosen candidate itself.
@@ -148,7 +147,7 @@ def as_inputs(inputs: tuple[Any, ...], count: int, where: str) -> list[Tensor]:
     """Accept `f(a, b)` and `f([a, b])` alike; check the number.
 
     Raises:
-        SpaceError: another number of inputs than declared.
+        SpaceError: Another number of inputs than declared.
     """
     one_list = len(inputs) == 1 and isinstance(inputs[0], list | tuple)
     tensors = list(inputs[0]) if one_list else list(inputs)
@@ -161,9 +160,9 @@ class ChosenInputs(nn.Module):
     """A frozen `InputChoice`: picks and joins some of its inputs.
 
     Args:
-        n_candidates: number of inputs given.
-        chosen: indices picked, increasing.
-        reduction: how several are joined; None passes the single chosen one on.
+        n_candidates: Number of inputs given.
+        chosen: Indices picked, increasing.
+        reduction: Way of joining several; None passes the single chosen one on.
     """
 
     def __init__(self, n_candidates: int, chosen: Sequence[int], reduction: Reduction | None) -> None:
@@ -193,12 +192,12 @@ class InputChoice(Primitive):
     """Choose among several inputs.
 
     Args:
-        n_candidates: number of inputs.
-        n_chosen: how many are chosen; None means any non-empty set.
-        reduction: how several chosen inputs are joined: "sum", "mean", "concat" (dimension 1), or "none"
+        n_candidates: Number of inputs.
+        n_chosen: Number of chosen inputs; None means any non-empty set.
+        reduction: Way of joining several chosen inputs: "sum", "mean", "concat" (dimension 1), or "none"
             for a list. With `n_chosen=1` the chosen input itself is returned.
-        label: name of the decision; numbered inside `ModelSpace.__init__` when missing.
-        prior: see `Categorical` and `Subset`.
+        label: Name of the decision; numbered inside `ModelSpace.__init__` when missing.
+        prior: See `Categorical` and `Subset`.
 
     `forward` takes the inputs as a list or as separate arguments; in a space it uses the first ones.
     """
@@ -214,10 +213,8 @@ class InputChoice(Primitive):
     ) -> None:
         super().__init__()
         label = make_label("input", label)
-        if not isinstance(n_candidates, int) or n_candidates < 1:
-            raise SpaceError(f"{label!r}: n_candidates={n_candidates!r} must be a positive integer.")
-        if reduction not in _REDUCTIONS:
-            raise SpaceError(f"{label!r}: reduction={reduction!r}; expected one of {', '.join(_REDUCTIONS)}.")
+        require_integer(f"{label!r}: n_candidates", n_candidates, least=1)
+        require_one_of(f"{label!r}: reduction", reduction, get_args(Reduction))
         self.n_candidates = n_candidates
         self.n_chosen = n_chosen
         self.reduction: Reduction = reduction

@@ -38,7 +38,7 @@ class FreezeContext:
         at once.
 
         Raises:
-            SpaceError: outside a `ModelSpace`, a value is no candidate.
+            SpaceError: Outside a `ModelSpace`, a value is no candidate.
         """
         problems = self.problems(value.decisions())
         present = all(decision.label in self.arch for decision in value.decisions())
@@ -88,10 +88,10 @@ def model_context(arch: Mapping[str, Any]) -> Iterator[None]:
         arch: Architecture dict, as exported by an experiment or written by hand.
 
     Raises:
-        SpaceError: from the constructor, when a label is missing or a value is not a candidate.
+        SpaceError: From the constructor, when a label is missing or a value is not a candidate.
 
     Warns:
-        UserWarning: labels that no choice asked for, at the end of the context.
+        UserWarning: Labels that no choice asked for, at the end of the context.
     """
     if not isinstance(arch, Mapping) or not all(isinstance(label, str) for label in arch):
         raise SpaceError(

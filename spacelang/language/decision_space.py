@@ -202,7 +202,7 @@ class DecisionSpace:
         """Return the architecture at a place of `grid()`, counted from 0, without going through the others.
 
         Raises:
-            SpaceError: the grid has no such place.
+            SpaceError: The grid has no such place.
         """
         if not 0 <= place < self.size():
             raise SpaceError(f"place {place} is outside a grid of {self.size():,} architectures.")
@@ -251,7 +251,7 @@ class DecisionSpace:
         """Draw a valid architecture: each active decision by its prior, conditioned on the constraints.
 
         Raises:
-            SpaceError: constraints are so tight that 10,000 draws of one independent part all failed.
+            SpaceError: Constraints are so tight that 10,000 draws of one independent part all failed.
         """
         return self.canonical(self._filled({}, rng))
 
@@ -394,7 +394,7 @@ class DecisionSpace:
         """Check an architecture dict.
 
         Raises:
-            SpaceError: with every problem: labels missing or unknown, values that are no candidates,
+            SpaceError: With every problem: labels missing or unknown, values that are no candidates,
                 violated constraints.
         """
         refuse(self.problems(arch), "the architecture")

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from ..errors import SpaceError, closest, listed, quoted, short
+from ..errors import SpaceError, closest, listed, quoted, require_integer, short
 
 Architecture: TypeAlias = dict[str, Any]
 """`{label: value}`, JSON and YAML safe."""
@@ -102,7 +102,7 @@ class Categorical:
         """Return the candidate that `value` names.
 
         Raises:
-            SpaceError: it names none; the message lists the candidates and the closest.
+            SpaceError: It names none; the message lists the candidates and the closest.
         """
         # A single input may be written as a one-element list.
         listed = isinstance(value, list | tuple) and len(value) == 1 and self._is_index
@@ -165,8 +165,7 @@ class Subset:
         prior: Sequence[float] | None = None,
     ) -> None:
         count = len(candidates)
-        if n_chosen is not None and not 1 <= n_chosen <= count:
-            raise SpaceError(f"{label!r}: n_chosen={n_chosen} must lie in 1..{count} or be None.")
+        require_integer(f"{label!r}: n_chosen", n_chosen, least=1, most=count, optional=True)
         weights = _checked_prior(label, prior, count)
         if weights is not None and n_chosen is None and not all(0 < w < 1 for w in weights):
             raise SpaceError(f"{label!r}: with n_chosen=None prior={weights} are probabilities in (0, 1).")
@@ -197,7 +196,7 @@ class Subset:
         """Return the sorted tuple of inputs that `value` names.
 
         Raises:
-            SpaceError: not a list of different known inputs of the right number.
+            SpaceError: Not a list of different known inputs of the right number.
         """
         chosen = value if isinstance(value, list | tuple) else None
         legal = chosen is not None and all(type(i) is int and i in self.candidates for i in chosen)

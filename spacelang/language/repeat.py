@@ -27,10 +27,10 @@ class Repeat(Primitive):
     """Stack a block `depth` times; depth 0 is the identity.
 
     Args:
-        blocks: a module (repeated as independent copies, which share labels), a factory `f(index)`, or a
+        blocks: A module (repeated as independent copies, which share labels), a factory `f(index)`, or a
             list with one of these for every position.
-        depth: a number; `(min, max)`, both included, which makes a decision; or a value choice.
-        label: name of the depth decision; numbered inside `ModelSpace.__init__` when missing. Not used when
+        depth: A number; `(min, max)`, both included, which makes a decision; or a value choice.
+        label: Name of the depth decision; numbered inside `ModelSpace.__init__` when missing. Not used when
             depth is a value choice, which has its own.
 
     With a fixed depth, and in `model_context`, the constructor returns an `nn.Sequential`. In a space

@@ -80,7 +80,7 @@ def require_decided(thing: object, why: str) -> None:
         why: The reason, and the beginning of a sentence that "evaluator.decided(...)" completes.
 
     Raises:
-        SpaceError: it has open decisions.
+        SpaceError: It has open decisions.
     """
     decisions = open_decisions(thing)
     if decisions:

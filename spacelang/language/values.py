@@ -267,7 +267,7 @@ def value_choice(
         prior: Weight of each candidate in random sampling.
 
     Raises:
-        SpaceError: no candidates, one given twice, or a missing label outside `ModelSpace.__init__`.
+        SpaceError: No candidates, one given twice, or a missing label outside `ModelSpace.__init__`.
     """
     choice = Choice(Categorical(make_label("value", label), candidates, prior))
     context = current_context()

@@ -110,7 +110,7 @@ class Group:
         """Topology of a cell.
 
         Raises:
-            SpaceError: this group is not a cell; ask `kind` first.
+            SpaceError: This group is not a cell; ask `kind` first.
         """
         if self.topology is None:
             raise SpaceError(f"{self.label!r} is a choice, not a cell; its group has no topology.")
@@ -128,7 +128,7 @@ class Group:
         """Compute with `weights`, (rows, columns); only columns that are alive and `active` are executed.
 
         Raises:
-            SpaceError: shapes do not fit.
+            SpaceError: Shapes do not fit.
         """
         self.check_mixture(weights, active, edges, silent)
         chosen = self.alive if active is None else active

@@ -45,7 +45,7 @@ def add_weighted(terms: Sequence[tuple[object, Tensor]], where: str, gates: Sequ
     """Sum the outputs of candidates, given as `(name, weighted output)`, and then plain numbers, `gates`.
 
     Raises:
-        SpaceError: two candidates disagree on the shape; names both.
+        SpaceError: Two candidates disagree on the shape; names both.
     """
     if not terms:
         raise SpaceError(

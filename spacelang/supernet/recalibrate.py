@@ -25,7 +25,7 @@ def recalibrate(module: nn.Module, forwards: Iterable[Callable[[], object]]) -> 
         forwards: Functions that each run `module` on a training batch; called one by one.
 
     Raises:
-        SpaceError: there is no pass.
+        SpaceError: There is no pass.
 
     Source: single path one-shot, Guo et al. 2020, arXiv:1904.00420, section 3.4.
     """

@@ -176,10 +176,10 @@ class Supernet(nn.Module):
             adds_gates: Add the weights of candidates that are not executed, as plain numbers, to the sum
                 of those that are.
             silent: Candidates executed though their weight is zero, rows x columns by group label,
-                for the gradient of that weight alone: nothing of their own is kept for the backward pass.
+                for the gradient of that weight alone: Nothing of their own is kept for the backward pass.
 
         Raises:
-            SpaceError: an unknown label, or a shape that does not fit.
+            SpaceError: An unknown label, or a shape that does not fit.
         """
         given, by_row, unheard = active or {}, edges or {}, silent or {}
         for label in (*mixture, *given, *by_row, *unheard):
@@ -270,7 +270,7 @@ class Supernet(nn.Module):
         """Return an independent plain model of an architecture with this supernet's weights.
 
         Raises:
-            SpaceError: with every problem of `arch`, or it needs a pruned candidate.
+            SpaceError: With every problem of `arch`, or it needs a pruned candidate.
         """
         chosen = self._alive(arch) | slot_order(self.decision_space, arch)
         return built_as(without_decisions(frozen_copy(self.network, chosen)), chosen)

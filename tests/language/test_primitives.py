@@ -185,11 +185,11 @@ def test_slots_may_be_exchanged_without_changing_the_result() -> None:
         ),
         (lambda: LayerChoice("ab", label="x"), "candidates are a dict or a list of modules; got a str"),
         (lambda: LayerChoice([plain.Tanh()], label="x", prior=[1, 2]), "must be 1 finite weights"),
-        (lambda: InputChoice(0, label="x"), "n_candidates=0 must be a positive integer"),
-        (lambda: InputChoice(2, 3, label="x"), "n_chosen=3 must lie in 1..2 or be None"),
+        (lambda: InputChoice(0, label="x"), "n_candidates=0 must be an integer of at least 1"),
+        (lambda: InputChoice(2, 3, label="x"), "n_chosen=3 must be an integer from 1 to 2, or None"),
         (
             lambda: InputChoice(2, reduction="max", label="x"),
-            "reduction='max'; expected one of sum, mean, concat, none",
+            "reduction='max' must be one of 'sum', 'mean', 'concat', 'none'",
         ),
         (lambda: Repeat(plain.Tanh(), -1), "every depth must be an integer of at least 0"),
         (lambda: Repeat(plain.Tanh(), (3, 1), label="x"), r"depth=\(3, 1\); expected a number, \(min, max\)"),
@@ -198,15 +198,18 @@ def test_slots_may_be_exchanged_without_changing_the_result() -> None:
         (lambda: Repeat([plain.Tanh()], (0, 2), label="x"), "depth can reach 2, but only 1 blocks are given"),
         (lambda: Repeat(lambda i: 3, 1), "block 0 is a int; expected an nn.Module"),
         (lambda: Repeat(plain.Tanh(), value_choice([1, 2], label="v") / 2), "depth can be 0.5"),
-        (lambda: Cell([plain.Tanh()], 0, label="x"), "num_nodes=0 must be a positive integer"),
-        (lambda: Cell([plain.Tanh()], 1, 0, label="x"), "num_ops_per_node=0 must be a positive integer"),
+        (lambda: Cell([plain.Tanh()], 0, label="x"), "num_nodes=0 must be an integer of at least 1"),
+        (
+            lambda: Cell([plain.Tanh()], 1, 0, label="x"),
+            "num_ops_per_node=0 must be an integer of at least 1",
+        ),
         (
             lambda: Cell([plain.Tanh()], 1, 1, True, label="x"),
-            "num_predecessors=True must be a positive integer",
+            "num_predecessors=True must be an integer of at least 1",
         ),
         (
             lambda: Cell([plain.Tanh()], 1, merge_op="some", label="x"),
-            "merge_op='some'; expected 'all' or 'loose_end'",
+            "merge_op='some' must be one of 'all', 'loose_end'",
         ),
         (
             lambda: Cell([plain.Tanh()], 1, 2, 1, label="x", distinct_inputs=True),
