@@ -44,9 +44,21 @@ def load() -> list[tuple[Tensor, Tensor]]:
     return [(images[part], labels[part]) for part in parts]
 
 
-def train(arch: Mapping[str, Any], seed: int, data: list[tuple[Tensor, Tensor]]) -> dict[str, Any]:
-    """Return one row; the seed determines initial weights and order of images."""
-    torch.manual_seed(seed)
+def train(
+    arch: Mapping[str, Any],
+    seed: int,
+    data: list[tuple[Tensor, Tensor]],
+    seed_generators: Callable[[int], object] = torch.manual_seed,
+) -> dict[str, Any]:
+    """Return one row; the seed determines initial weights and order of images.
+
+    Args:
+        arch: Architecture dict.
+        seed: Seed of the training.
+        data: Images and labels, as `load` returns them.
+        seed_generators: Seeds the global generators; a trial of a search seeds them in another way.
+    """
+    seed_generators(seed)
     start = time.process_time()  # other work on the machine does not count
     with model_context(arch):
         model = DigitsCells(num_nodes=1 + ("cell/op_2_0" in arch))

@@ -16,6 +16,7 @@ import torch
 from spacelang import Experiment
 from spacelang.evaluators import Functional, Tabular
 from spacelang.hub import DigitsCells
+from spacelang.randomness import seed_global_generators
 from spacelang.strategies.multi_trial import Random
 from spacelang.trials import Maximize
 
@@ -125,7 +126,7 @@ def test_real_training_is_that_of_the_table(
     )
     experiment.run()
     (trial,) = experiment.history
-    row = script.train(trial.arch, trial.seed, script.load())
+    row = script.train(trial.arch, trial.seed, script.load(), seed_global_generators)
     assert [report.metrics["val_acc"] for report in trial.reports] == [row[name] for name in script.CURVE]
     assert trial.metrics["test_acc"] == row["test_acc"]
 
