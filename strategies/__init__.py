@@ -14,6 +14,7 @@ from .extras import StopOnSkips as StopOnSkips
 from .extras import StopOnStableRanking as StopOnStableRanking
 from .framework import Differentiable as Differentiable
 from .framework import Extra as Extra
+from .framework import LogitsExtra as LogitsExtra
 from .framework import Mixture as Mixture
 from .framework import Moment as Moment
 from .framework import OneShot as OneShot

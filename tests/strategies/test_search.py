@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import lightning.pytorch as pl
@@ -16,6 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from spacelang import InputChoice, LayerChoice, ModelSpace, SpaceError, Supernet, value_choice
 from spacelang import nn as space_nn
 from spacelang.strategies import DARTS
+from spacelang.strategies.framework import Training
 
 
 class TwoSlopes(ModelSpace):
@@ -418,3 +420,14 @@ def test_logits_without_a_gradient_rest(tmp_path: Path) -> None:
     before, after = (search.state_dict()["moments"]["layer"] for search in (two, many))
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert before["step"] == 2
+
+
+def test_processes_agree_on_which_logits_rest() -> None:
+    """A process without a gradient counts zeros where another has one; None is left where none has."""
+    theirs = iter([torch.tensor([1.0, 0.0, 0.0]), torch.full((2,), 6.0), torch.zeros(2)])
+    trainer: Any = SimpleNamespace(
+        world_size=2, strategy=SimpleNamespace(reduce=lambda t, reduce_op: (t + next(theirs)) / 2)
+    )
+    training = Training(trainer, Regression(Supernet(TwoSlopes())))
+    means = training.mean_where_any([None, torch.ones(2), None], [torch.zeros(2)] * 3)
+    assert [None if m is None else m.tolist() for m in means] == [[3, 3], [0.5, 0.5], None]

@@ -142,6 +142,21 @@ class Leaking(DARTS):
         return super().attach(supernet, **settings)
 
 
+@dataclass(frozen=True)
+class Sigmoids(Softmax):
+    """Takes sigmoids, whose rows have any sum, for a distribution."""
+
+    def distribution(self, group: Group, logits: Tensor) -> Tensor:
+        return self.probabilities(group, logits).sigmoid() * torch.tensor(group.alive)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Overcounting(DARTS):
+    @property
+    def relaxation(self) -> Softmax:
+        return Sigmoids()
+
+
 class Nothing:
     """No strategy."""
 
@@ -154,6 +169,7 @@ class Nothing:
         (Repeating(), "derived architectures repeat"),
         (Leaking(), "architecture parameters are among the network's"),
         (Meddling(), "the space's weights changed"),
+        (Overcounting(), "rows of the distribution of 'first' sum to"),
         (Nothing(), "it must have start, or else stages"),
     ],
 )
