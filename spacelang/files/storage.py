@@ -78,7 +78,7 @@ def target_path(path: str | os.PathLike[str], suffixes: tuple[str, ...]) -> Path
     if not target.parent.is_dir():
         raise SpaceError(f"the folder '{target.parent}' does not exist; create it first.")
     if target.is_dir():
-        raise SpaceError(f"'{target}' is a folder; give a file name.")
+        raise SpaceError(f"'{target}' is a folder; pass the path of a file.")
     return target
 
 

@@ -94,7 +94,7 @@ def _read(path_or_text: str | os.PathLike[str], max_bytes: int) -> tuple[str, st
         return path_or_text, "the YAML text"
     if not isinstance(path_or_text, str | os.PathLike):
         given = type(path_or_text).__name__
-        raise SpaceError(f"load_yaml got a {given}; it takes a path or a str of YAML.")
+        raise SpaceError(f"load_yaml got a {given}; expected a path or a str of YAML.")
     try:
         path = Path(path_or_text)
         with path.open("rb") as file:
@@ -102,7 +102,7 @@ def _read(path_or_text: str | os.PathLike[str], max_bytes: int) -> tuple[str, st
     except (OSError, ValueError, TypeError) as error:  # ValueError: a null byte in the name
         raise SpaceError(f"cannot read {os.fspath(path_or_text)!r}: {_one_line(error)}") from error
     if len(raw) > max_bytes:
-        raise SpaceError(f"'{path}' is longer than {max_bytes} bytes; no architecture file is.")
+        raise SpaceError(f"'{path}' is longer than {max_bytes} bytes, the most that are read.")
     try:
         return raw.decode("utf-8-sig"), f"'{path}'"
     except UnicodeDecodeError as error:

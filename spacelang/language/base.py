@@ -107,8 +107,8 @@ class Space(nn.Module, metaclass=_SpaceType):
         # As a submodule it would be registered, and yet the name would go on to mean the method.
         if isinstance(value, nn.Module | nn.Parameter) and is_reserved(type(self), name):
             raise SpaceError(
-                f"{type(self).__name__}.{name} is a method or property of every ModelSpace; give the "
-                f"{type(value).__name__} another name, such as self.{name}_."
+                f"{type(self).__name__}.{name} is a method or property of every ModelSpace; rename the "
+                f"{type(value).__name__}, for example to self.{name}_."
             )
         super().__setattr__(name, value)
 

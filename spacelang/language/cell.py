@@ -78,11 +78,11 @@ class CellTopology:
 
     def op(self, node: int, slot: int) -> Categorical:
         """Return the decision on the operation of a slot."""
-        return Categorical(f"{self.label}/op_{node}_{slot}", self.operations)
+        return Categorical(_label(self.label, "op", node, slot), self.operations)
 
     def input(self, node: int, slot: int) -> Categorical:
         """Return the decision on the node a slot reads."""
-        return Categorical(f"{self.label}/input_{node}_{slot}", range(node))
+        return Categorical(_label(self.label, "input", node, slot), range(node))
 
     def slots(self, node: int) -> list[tuple[Categorical, Categorical]]:
         """Return the `(operation, input)` decisions of a node."""
@@ -123,6 +123,10 @@ class CellTopology:
         )
 
 
+def _label(cell: str, kind: str, node: int, slot: int) -> str:
+    return f"{cell}/{kind}_{node}_{slot}"
+
+
 _LABEL = re.compile(r"(?P<cell>.+)/(?P<kind>op|input)_(?P<node>[0-9]{1,6})_(?P<slot>[0-9]{1,6})\Z", re.ASCII)
 
 
@@ -142,13 +146,13 @@ def cells_in(arch: Mapping[str, Any]) -> tuple[dict[str, list[tuple[int, int, st
             kinds[match["kind"]].add((int(match["node"]), int(match["slot"])))
     # One kind alone: labels that only look like a cell's.
     found = {cell: kinds for cell, kinds in found.items() if kinds["op"] and kinds["input"]}
-    cells = {}
+    cells: dict[str, list[tuple[int, int, str]]] = {}
     for cell, kinds in found.items():
         _check_slots(cell, kinds["op"], kinds["input"])
-        cells[cell] = [
-            (node, _source(arch, f"{cell}/input_{node}_{k}", node), str(arch[f"{cell}/op_{node}_{k}"]))
-            for node, k in sorted(kinds["op"])
-        ]
+        cells[cell] = []
+        for node, slot in sorted(kinds["op"]):
+            source = _source(arch, _label(cell, "input", node, slot), node)
+            cells[cell].append((node, source, str(arch[_label(cell, "op", node, slot)])))
     others = [label for label in arch if not ((match := _LABEL.match(label)) and match["cell"] in cells)]
     return cells, others
 
@@ -157,7 +161,7 @@ def _check_slots(cell: str, operations: set[tuple[int, int]], inputs: set[tuple[
     for node, slot in sorted(operations ^ inputs):
         lacking = "input" if (node, slot) in operations else "op"
         raise SpaceError(
-            f"cell {cell!r} has no '{cell}/{lacking}_{node}_{slot}'; each slot needs op and input."
+            f"cell {cell!r} has no {_label(cell, lacking, node, slot)!r}; each slot needs op and input."
         )
     nodes = sorted({node for node, _ in operations})
     missing = [node for node in range(nodes[0], nodes[-1] + 1) if node not in nodes][:3]

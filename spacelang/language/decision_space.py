@@ -72,7 +72,7 @@ class DecisionSpace:
             if known != site.decision:
                 raise SpaceError(
                     f"label {known.label!r} is used for two different decisions: {_described(known)} and "
-                    f"{_described(site.decision)}. Give one of them another label."
+                    f"{_described(site.decision)}. Use another label for one of them."
                 )
         return {label: found[label] for label in self._ordered(found)}
 
@@ -83,7 +83,7 @@ class DecisionSpace:
             if not ready:
                 raise SpaceError(
                     f"the decisions {quoted(waiting)} exist only under each other; "
-                    "give the inner one its own label."
+                    "use another label for the inner one."
                 )
             # One at a time keeps the order of construction wherever conditions allow it.
             done.append(ready[0])

@@ -43,7 +43,7 @@ def _checked_candidates(label: str, candidates: Sequence[Any]) -> tuple[Any, ...
 
     frozen = tuple(tuple(c) if isinstance(c, list) else c for c in candidates)
     if not frozen:
-        raise SpaceError(f"{label!r} has no candidates; give at least one.")
+        raise SpaceError(f"{label!r} has no candidates; pass at least one.")
     for candidate in frozen:
         if not plain(candidate):
             raise SpaceError(

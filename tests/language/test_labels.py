@@ -183,7 +183,7 @@ def test_a_label_for_two_different_decisions_is_refused_where_the_space_is_built
         Clash()
     assert str(error.value) == (
         "label 'x' is used for two different decisions: 2 candidates 0, 1 and 2 candidates 2, 3. "
-        "Give one of them another label."
+        "Use another label for one of them."
     )
 
 

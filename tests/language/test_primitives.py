@@ -169,7 +169,7 @@ def test_slots_may_be_exchanged_without_changing_the_result() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: LayerChoice([], label="x"), "'x' has no candidates; give at least one"),
+        (lambda: LayerChoice([], label="x"), "'x' has no candidates; pass at least one"),
         (
             lambda: LayerChoice([plain.Tanh(), 3], label="x"),
             "'x': candidate 1 is a int; expected an nn.Module",
