@@ -12,8 +12,7 @@ import lightning.pytorch as pl
 import torch
 
 from ..errors import SpaceError
-from ..experiment import Experiment
-from ..experiment.protocols import OneShotStrategy
+from ..experiment import Experiment, OneShotStrategy
 from ..quiet import quiet
 from ..space import ModelSpace
 from .promises import Conformance, on_space, require, unchanged
