@@ -124,7 +124,7 @@ class CellSpace(PublishedSpace):
         affine: False for the search network, True for the evaluation network, None for the rule above.
 
     Raises:
-        SpaceError: an argument is out of range; says what is legal.
+        SpaceError: an argument is out of range; the message names the legal values.
     """
 
     design: ClassVar[CellDesign]

@@ -32,7 +32,7 @@ class ENASMacro(PublishedSpace):
         affine: Whether batch norms have parameters.
 
     Raises:
-        SpaceError: an argument is out of range; says what is legal.
+        SpaceError: an argument is out of range; the message names the legal values.
     """
 
     def __init__(

@@ -144,9 +144,12 @@ class FairDARTS(CellSpace):
         for position, row in enumerate(nodes.rows):
             name = f"node {INPUTS + position} of cell {nodes.kind!r}"
             for end in range(MOST_INPUTS + 1, len(row) + 1):
-                text = f"{name} takes at most {MOST_INPUTS} edges that are not 'none'."
+                text = f"{name} must have at most {MOST_INPUTS} edges that are not 'none'."
                 self._require(EdgesIn(row[:end]) <= MOST_INPUTS, text)
-        self._require(EdgesIn(nodes.rows[0]) >= 1, f"node {INPUTS} of cell {nodes.kind!r} takes an edge.")
+        self._require(
+            EdgesIn(nodes.rows[0]) >= 1,
+            f"node {INPUTS} of cell {nodes.kind!r} must have an edge that is not 'none'.",
+        )
 
     def _require(self, expression: Value, message: str) -> None:
         arch = current_architecture()

@@ -42,7 +42,7 @@ class NASBench101(PublishedSpace):
         max_edges: Largest number of edges in a cell.
 
     Raises:
-        SpaceError: an argument is out of range; says what is legal.
+        SpaceError: an argument is out of range; the message names the legal values.
     """
 
     def __init__(

@@ -36,7 +36,7 @@ class NASBench201(PublishedSpace):
             do not.
 
     Raises:
-        SpaceError: an argument is out of range; says what is legal.
+        SpaceError: an argument is out of range; the message names the legal values.
     """
 
     def __init__(

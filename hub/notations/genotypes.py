@@ -79,7 +79,7 @@ def from_genotype(genotype: Genotype | str) -> dict[str, str | int]:
     concatenates belong to the space (`merge_op`), not to the architecture.
 
     Raises:
-        SpaceError: the genotype is malformed; says where.
+        SpaceError: the genotype is malformed; the message names the place.
     """
     if isinstance(genotype, str):
         genotype = Genotype.parse(genotype)

@@ -142,7 +142,7 @@ def parse(data: bytes, file: str) -> Mapping[str, Tensor]:
 
         try:
             return load(data)
-        except Exception as error:  # SafetensorError, and what torch says of odd shapes
+        except Exception as error:  # SafetensorError, and torch's errors for odd shapes
             raise SpaceError(f"{file!r} is not a safetensors file: {error}") from error
     if ending not in _TORCH_FILES:
         raise SpaceError(

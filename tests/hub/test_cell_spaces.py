@@ -221,11 +221,11 @@ def test_size_of_sparse_cells(fair: ModelSpace) -> None:
 
 def test_limits_of_sparse_cells(fair: ModelSpace) -> None:
     three = sparse(_0_2="skip_connect", _0_4="skip_connect", _1_4="skip_connect", _2_4="skip_connect")
-    with pytest.raises(SpaceError, match="node 4 of cell 'normal' takes at most 2 edges"):
+    with pytest.raises(SpaceError, match="node 4 of cell 'normal' must have at most 2 edges"):
         fair.validate(three)
     with pytest.raises(SpaceError, match="node 4 of cell 'normal'"):
         SPARSE.build(three, fair)
-    with pytest.raises(SpaceError, match="node 2 of cell 'normal' takes an edge"):
+    with pytest.raises(SpaceError, match="node 2 of cell 'normal' must have an edge"):
         fair.validate(sparse(_0_3="skip_connect"))
     with pytest.raises(SpaceError, match="needs 'none'"):
         FairDARTS(operations=["skip_connect"])
