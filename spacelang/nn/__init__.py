@@ -13,6 +13,7 @@ from typing import Any
 
 import torch.nn as _torch_nn
 
+from ..errors import closest
 from .layer import LayerSpec as LayerSpec
 from .layer import ValueLayer as ValueLayer
 from .sizes import Sizes as Sizes
@@ -25,7 +26,8 @@ _layers: dict[str, Any] = {}  # one class per layer type, made at first use
 def __getattr__(name: str) -> Any:
     original = getattr(_torch_nn, name, None)
     if original is None:
-        raise AttributeError(f"module 'spacelang.nn' has no attribute {name!r}; neither has torch.nn")
+        nearest = closest(name, dir(_torch_nn), cutoff=0.6)
+        raise AttributeError(f"spacelang.nn has no attribute {name!r}, nor has torch.nn.{nearest}")
     if name in _PLAIN or not (isinstance(original, type) and issubclass(original, _torch_nn.Module)):
         return original
     if name not in _layers:
