@@ -58,7 +58,7 @@ STRATEGIES: dict[str, Callable[[int], Any]] = {
     ),
     "DrNAS": lambda epochs: s.DrNAS(**_LOGITS, warmup_epochs=epochs // 4),
     "ProxylessNAS, full": lambda epochs: s.ProxylessNAS(**_gates(epochs)),
-    "ProxylessNAS, two": lambda epochs: s.ProxylessNAS(mode="two", **_gates(epochs)),
+    "ProxylessNAS, two": lambda epochs: s.ProxylessNAS(gates="two", **_gates(epochs)),
     "ENAS": lambda epochs: s.ENAS(controller_steps=10, samples=5, candidates=50, **_SCORES),
     "RandomOneShot": lambda epochs: s.RandomOneShot(candidates=100, first_batches=2, **_SCORES),
     "SPOS": lambda epochs: s.SPOS(

@@ -196,6 +196,11 @@ class Group:
         self.silent = None
         self.is_selected = any(self.active)
 
+    def computing(self) -> dict[str, Any]:
+        """Return the attributes that `mix` and `select` set."""
+        names = ("weights", "edges", "adds_gates", "silent", "is_selected", "active")
+        return {name: getattr(self, name) for name in names}
+
     def _counts(self, arch: Mapping[str, Any]) -> list[list[int]]:
         """Return how often an architecture uses each entry of the table."""
         counts = [[0] * len(self.columns) for _ in self.rows]

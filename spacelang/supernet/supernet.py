@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -204,6 +205,16 @@ class Supernet(nn.Module):
         canonical = self._alive(arch)
         for group in self.groups.values():
             group.select(canonical)
+
+    @contextmanager
+    def mixture_kept(self) -> Iterator[None]:
+        """Leave the mixture, or the selected architecture, as it was; inside, nothing may be pruned."""
+        before = [(group, group.computing()) for group in self.groups.values()]
+        try:
+            yield
+        finally:
+            for group, state in before:
+                vars(group).update(state)
 
     def set_transform(self, transform: Transform | None) -> None:
         """Apply `transform(candidate, output)` to the output of every candidate of layer choices and cells.

@@ -39,7 +39,6 @@ from .relaxation import masked_softmax as masked_softmax
 from .relaxation import rate_at as rate_at
 from .relaxation import require_rate as require_rate
 from .scoring import Scorer as Scorer
-from .scoring import untouched as untouched
 from .search import Extra as Extra
 from .search import OneShot as OneShot
 from .search import OneShotSearch as OneShotSearch

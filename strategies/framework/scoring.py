@@ -1,4 +1,4 @@
-"""What an architecture reaches with the weights of a supernet."""
+"""Measures a supernet, or an architecture with its weights, during a fit."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from .update import restored
 
 
 class Scorer:
-    """Measures architectures during one fit.
+    """Measures the supernet during one fit: a metric of the user's module, or its loss.
 
-    Values are means over samples and processes. Use it within `untouched(module)`.
+    It is in evaluation mode; values are means over samples and processes. `OneShotSearch.scorer` makes one.
 
     Args:
-        training: the fit.
-        supernet: what is trained.
-        metric: name of a metric that `validation_step` logs; None for the loss of `training_step`.
-        calibration_batches: training batches that each architecture's batch-norm statistics are estimated
-            from; the batches go on from one architecture to the next.
+        training: The present fit.
+        supernet: The network being trained.
+        metric: Name of a metric that `validation_step` logs; None for the loss of `training_step`.
+        calibration_batches: Training batches from which batch-norm statistics are estimated for each
+            measurement, which continues where the one before ended; 0 keeps the statistics of training.
     """
 
     def __init__(
@@ -47,22 +47,24 @@ class Scorer:
         self._train_batches: Iterator[Any] = _train_batches(training)
         self._kept: list[Any] = []
 
-    def measure(self, arch: Mapping[str, Any], batches: int | None) -> float:
-        """Mean over validation batches, with statistics estimated on training batches.
+    def measure(self, batches: int | None = None) -> float:
+        """Measure the supernet as it computes now, under any mixture or as a selected architecture.
 
         Args:
-            arch: is selected in the supernet.
-            batches: how many, always the same ones; None for all.
+            batches: Number of validation batches, always the same ones; None for all.
         """
-        self.supernet.select(arch)
         if self.calibration_batches:
             calibration = itertools.islice(self._train_batches, self.calibration_batches)
             recalibrate(self.training.module, (partial(self.training.loss, batch) for batch in calibration))
         return self._mean(self._validation_batches(batches))
 
-    def measure_on(self, arch: Mapping[str, Any], batch: Any) -> float:
-        """Value on one batch, normalised with the statistics of that batch."""
+    def measure_architecture(self, arch: Mapping[str, Any], batches: int | None = None) -> float:
+        """Select an architecture in the supernet, then measure it; see `measure`."""
         self.supernet.select(arch)
+        return self.measure(batches)
+
+    def measure_on(self, batch: Any) -> float:
+        """Measure the supernet as it computes now on one batch, normalised with that batch's statistics."""
         with batch_statistics():
             return self._mean([batch])
 
@@ -92,8 +94,8 @@ class Scorer:
             module.validation_step(batch, 0)
         if self.metric not in logged:
             raise SpaceError(
-                f"metric={self.metric!r} is not what validation_step of {type(module).__name__} logs: "
-                f"{quoted(logged)}."
+                f"metric={self.metric!r} is not logged by {type(module).__name__}.validation_step, which "
+                f"logs {quoted(logged)}."
             )
         value = logged[self.metric]
         if isinstance(value, Metric):
@@ -103,10 +105,10 @@ class Scorer:
 
 
 @contextmanager
-def untouched(module: nn.Module) -> Iterator[None]:
-    """Undo at the end what happens inside to buffers and modes of a module, and to global generators."""
+def untouched(module: nn.Module, supernet: Supernet) -> Iterator[None]:
+    """Leave buffers and modes of a module, the supernet's mixture and global generators as they were."""
     modes = [(child, child.training) for child in module.modules()]
-    with global_generators_kept(), restored(module, []):
+    with global_generators_kept(), restored(module, []), supernet.mixture_kept():
         try:
             yield
         finally:
@@ -115,13 +117,13 @@ def untouched(module: nn.Module) -> Iterator[None]:
 
 
 def _train_batches(training: Training) -> Iterator[Any]:
-    """Training batches over and over, as `training_step` gets them."""
+    """Yield training batches over and over, as `training_step` gets them."""
     loader: Any = training.trainer.fit_loop._combined_loader
     for batch, _, _ in cycle(CombinedLoader(loader.iterables, loader._mode)):
         yield training.on_device(batch)
 
 
 def _samples(batch: Any) -> int:
-    """Samples of a batch: the length of its first tensor."""
+    """Return the number of samples in a batch: the length of its first tensor."""
     sizes = (len(leaf) for leaf in tree_leaves(batch) if isinstance(leaf, Tensor) and leaf.dim())
     return next(sizes, 1)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import lightning.pytorch as pl
 import torch
@@ -18,6 +19,7 @@ from spacelang.randomness import torch_generator
 from spacelang.supernet import Supernet
 
 from .relaxation import Moment
+from .scoring import Scorer, untouched
 from .stages import load_optimizer_states, optimizer_states
 from .trainer import Training
 
@@ -30,9 +32,15 @@ class OneShot(KnownArguments):
 
     Args:
         extras: Early stops, dropout, penalties and monitors, applied in this order.
+        metric: Name of a metric that the module's `validation_step` logs, by which networks are compared
+            where the search measures them (`OneShotSearch.scorer`). None compares by the module's own
+            training loss, in evaluation mode, on validation batches; less is better.
+        mode: Whether "max" or "min" of `metric` is best.
     """
 
     extras: tuple[Extra[Any], ...] = ()
+    metric: str | None = None
+    mode: Literal["max", "min"] | None = None
 
     def __post_init__(self) -> None:
         for extra in self.extras:
@@ -40,6 +48,11 @@ class OneShot(KnownArguments):
                 raise SpaceError(
                     f"extras holds {extra!r}; expected objects such as spacelang.strategies.StopOnSkips()."
                 )
+        if (self.metric is None) != (self.mode is None) or self.mode not in (None, "max", "min"):
+            raise SpaceError(
+                f"metric={self.metric!r} and mode={self.mode!r}; a metric needs mode='max' or mode='min'. "
+                "Without a metric both are None: the loss is compared, and less is better."
+            )
 
     @property
     def stages(self) -> int:
@@ -205,6 +218,20 @@ class OneShotSearch(pl.Callback):
         if self._training is None:
             raise SpaceError("no Trainer is fitting this search; call Trainer.fit with it as a callback.")
         return self._training
+
+    @contextmanager
+    def scorer(self, calibration_batches: int = 0) -> Iterator[Scorer]:
+        """Yield a `Scorer` that measures the supernet by the strategy's `metric`, or by the loss.
+
+        In the end the mixture or selected architecture, buffers, modes and global generators are as they
+        were.
+
+        Args:
+            calibration_batches: Training batches from which batch-norm statistics are estimated for each
+                measurement; 0 keeps the statistics of training.
+        """
+        with untouched(self.training.module, self.supernet):
+            yield Scorer(self.training, self.supernet, self.strategy.metric, calibration_batches)
 
     def record(self, name: str, value: float) -> None:
         """Keep a number of this epoch and log it."""

@@ -11,7 +11,7 @@ import lightning.pytorch as pl
 import torch
 
 from spacelang import SpaceError
-from spacelang.errors import closest
+from spacelang.errors import closest, require_all, require_integer, require_number
 from spacelang.language import Architecture
 from spacelang.randomness import torch_generator
 from spacelang.supernet import Supernet
@@ -26,7 +26,6 @@ from ..framework import (
     Scored,
     Scorer,
     Unseen,
-    untouched,
 )
 
 
@@ -45,20 +44,23 @@ class ENAS(PathSampling):
     `filter` rejects, are drawn again.
 
     Args:
-        controller_steps, samples: of an epoch; the authors' numbers, 300 forward passes.
-        learning_rate, betas, eps: of Adam on the controller.
-        baseline_decay: of the baseline b, which begins as 0.
-        entropy_weight: of the bonus for undecided controllers.
-        hidden: size of the LSTM.
-        temperature, tanh_constant: logits l become c tanh(l / T).
-        op_tanh_reduce: c is divided by it for operations in cells.
-        operation_bias: added to logits after that, by `"{cell label}/{operation}"`. The authors' code favours
-            the convolutions of normal cells: 0.25 for them, -0.25 for the others.
-        skip_target, skip_weight: KL is the divergence of the inclusion probabilities of inputs from
-            `skip_target`, for input choices of any set; macro search spaces have such.
-        candidates: architectures drawn and compared at the end.
+        controller_steps: Steps of the controller after each epoch; with `samples` 300 forward passes by
+            default, as in the authors' code.
+        samples: Architectures of each step.
+        learning_rate, betas, eps: Adam's settings for the controller.
+        baseline_decay: Decay of the baseline b, which begins as 0.
+        entropy_weight: Weight of the bonus for undecided controllers.
+        hidden: Size of the LSTM.
+        temperature, tanh_constant: T and c: logits l become c tanh(l / T).
+        op_tanh_reduce: Divides c for operations in cells.
+        operation_bias: Numbers added to logits after that, by `"{cell label}/{operation}"`. The authors' code
+            favours the convolutions of normal cells: 0.25 for them, -0.25 for the others.
+        skip_target: Inclusion probability of inputs from which KL is the divergence, for input choices of any
+            set; macro search spaces have them.
+        skip_weight: Weight of KL.
+        candidates: Architectures drawn and compared at the end.
 
-    Source: ENAS, Pham et al. 2018, arXiv:1802.03268, sections 2.2 to 2.4; constants and Adam's settings of
+    Source: ENAS, Pham et al. 2018, arXiv:1802.03268, sections 2.2 to 2.4; constants and Adam's settings from
     the authors' published code for cells.
     """
 
@@ -80,20 +82,18 @@ class ENAS(PathSampling):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check_integers(1, "controller_steps", "samples", "hidden", "candidates")
-        for name in ("learning_rate", "temperature", "tanh_constant", "op_tanh_reduce"):
-            if getattr(self, name) <= 0:
-                raise SpaceError(f"{name}={getattr(self, name)} must be positive.")
-        for name in ("baseline_decay", "skip_target"):
-            if not 0 < getattr(self, name) < 1:
-                raise SpaceError(f"{name}={getattr(self, name)} must lie in (0, 1).")
+        require_all(require_integer, self, "controller_steps", "samples", "hidden", "candidates", least=1)
+        require_all(
+            require_number, self, "learning_rate", "temperature", "tanh_constant", "op_tanh_reduce", above=0
+        )
+        require_all(require_number, self, "baseline_decay", "skip_target", above=0, below=1)
 
     @property
     def measurements(self) -> int:
         return self.candidates
 
     def controller(self, supernet: Supernet, generator: torch.Generator) -> Controller:
-        """A controller for the decisions of a supernet, its first weights drawn from `generator`."""
+        """Return a controller for a supernet's decisions, with first weights drawn from `generator`."""
         return Controller(
             supernet.decision_space,
             supernet.groups.values(),
@@ -113,11 +113,10 @@ class ENAS(PathSampling):
         for name in self.operation_bias:
             if name not in known:
                 raise SpaceError(
-                    f"operation_bias names {name!r}, which is no operation of a cell." + closest(name, known)
+                    f"operation_bias names {name!r}, but no cell has this operation." + closest(name, known)
                 )
 
     def make_search(self, supernet: Supernet, previous: Any, **settings: Any) -> ControllerSearch:
-
         return ControllerSearch(self, supernet, **settings)
 
 
@@ -144,8 +143,9 @@ class ControllerSearch(PathSearch):
     The controller lives on the CPU; rewards are means over processes, so it is the same on every rank.
 
     Attributes:
-        controller: the LSTM.
-        baseline: of its rewards.
+        controller: The LSTM.
+        optimizer: Adam on the controller.
+        baseline: Moving average of the rewards.
     """
 
     strategy: ENAS
@@ -160,7 +160,7 @@ class ControllerSearch(PathSearch):
         self.baseline = Baseline(strategy.baseline_decay)
 
     def sample(self) -> Architecture:
-        """Architecture for the next training batch."""
+        """Return an architecture for the next training batch."""
         return self._drawn(self.moment.generator)
 
     def rank(self, measure: Measure, generator: torch.Generator) -> list[Scored]:
@@ -170,21 +170,20 @@ class ControllerSearch(PathSearch):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Train the controller, then let the extras act."""
-        scorer = self._scorer()
-        with untouched(pl_module), torch.enable_grad():
+        with self.scorer() as scorer, torch.enable_grad():
             rewards = [self._step(scorer) for _ in range(self.strategy.controller_steps)]
         self.record("reward", sum(rewards) / len(rewards))
         super().on_train_epoch_end(trainer, pl_module)
 
     def _step(self, scorer: Scorer) -> float:
-        """One step of the controller; returns the mean reward."""
+        """Take one step of the controller; return the mean reward."""
         strategy, rewards = self.strategy, []
         self.optimizer.zero_grad()
         for _ in range(strategy.samples):
             sample = self._draw(self.moment.generator)
             reward = self._reward(scorer, sample.arch)
             rewards.append(reward)
-            if math.isfinite(reward):  # from what is not a number nothing can be learnt
+            if math.isfinite(reward):  # NaN teaches nothing
                 advantage = self.baseline.advantage(reward + strategy.entropy_weight * sample.entropy)
                 loss = -sample.log_prob * advantage + strategy.skip_weight * sample.skip_divergence
                 torch.autograd.backward(loss / strategy.samples)
@@ -192,7 +191,8 @@ class ControllerSearch(PathSearch):
         return sum(rewards) / len(rewards)
 
     def _reward(self, scorer: Scorer, arch: Architecture) -> float:
-        value = scorer.measure_on(arch, self.training.validation_batch())
+        self.supernet.select(arch)
+        value = scorer.measure_on(self.training.validation_batch())
         if self.strategy.metric is None:
             return math.exp(-value)
         return value if self.strategy.mode == "max" else -value
@@ -202,10 +202,10 @@ class ControllerSearch(PathSearch):
             return self.supernet.decision_space.canonical(self._draw(generator).arch)
 
     def _draw(self, generator: torch.Generator) -> Sample:
-        """A sample that satisfies the constraints and the filter.
+        """Draw until a sample satisfies the constraints and the filter.
 
-        How likely a draw is to be accepted is left out of the gradient: a term that is proportional to the
-        expectation of R - b, which the baseline brings near zero.
+        The gradient leaves out how likely a draw is to be accepted: a term proportional to the expectation of
+        R - b, which the baseline brings near zero.
         """
         space, accepts = self.supernet.decision_space, self.strategy.filter
         for _ in range(TRIES):
@@ -218,7 +218,7 @@ class ControllerSearch(PathSearch):
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Controller, its moments and the baseline besides."""
+        """Return the state with the controller, its moments and the baseline."""
         return {
             **super().state_dict(),
             "controller": self.controller.state_dict(),

@@ -26,7 +26,7 @@ class ProxylessNAS(Differentiable):
     the most probable candidates.
 
     Args:
-        mode: Logits that a step moves. "full": those of all candidates, which all run, as in the authors'
+        gates: Logits that a step moves. "full": those of all candidates, which all run, as in the authors'
             code by default. "two": those of two candidates sampled by their probabilities, as in the paper;
             only these run, and the probabilities of the others stay as they are. That needs Adam without
             momentum and weight decay.
@@ -34,13 +34,13 @@ class ProxylessNAS(Differentiable):
             searches of fewer than 120 epochs shorten the warm-up.
 
     An `InputChoice` of several inputs samples a set: `n_chosen` different inputs by their probabilities, or
-    each input with its own where any set may be chosen. All inputs are there anyway, so both modes move all
+    each input with its own where any set may be chosen. All inputs are there anyway, so both move all
     their logits.
 
     Source: ProxylessNAS, Cai et al. 2019, arXiv:1812.00332, eq. 2 to 4, section 3.2.
     """
 
-    mode: Literal["full", "two"] = "full"
+    gates: Literal["full", "two"] = "full"
     learning_rate: float = 1e-3
     betas: tuple[float, float] = (0.0, 0.999)
     weight_decay: float = 0.0
@@ -49,16 +49,16 @@ class ProxylessNAS(Differentiable):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_one_of("mode", self.mode, ("full", "two"))
-        if self.mode == "two" and (self.betas[0] != 0 or self.weight_decay != 0):
+        require_one_of("gates", self.gates, ("full", "two"))
+        if self.gates == "two" and (self.betas[0] != 0 or self.weight_decay != 0):
             raise SpaceError(
                 f"betas={self.betas} and weight_decay={self.weight_decay} would move logits of candidates "
-                "that were not sampled; mode='two' needs betas=(0, ...) and weight_decay=0."
+                "that were not sampled; gates='two' needs betas=(0, ...) and weight_decay=0."
             )
 
     @property
     def relaxation(self) -> BinaryGates:
-        return BinaryGates(pairs=self.mode == "two")
+        return BinaryGates(pairs=self.gates == "two")
 
     @property
     def samples_paths(self) -> bool:

@@ -136,7 +136,7 @@ def test_there_is_no_result_before_the_end(tmp_path: Path) -> None:
     search, _ = searched(tmp_path, FEW, Ask())
     assert asked
     assert search.derive() == [search.ranking[0][1]]
-    with pytest.raises(SpaceError, match="at least 1; got 0"):
+    with pytest.raises(SpaceError, match="count=0 must be an integer of at least 1"):
         search.derive(0)
 
 

@@ -85,7 +85,7 @@ def test_two_path_oracle() -> None:
     supernet = Supernet(Factors())
     group = supernet.groups["layer"]
     logits = torch.tensor([ALPHA], dtype=torch.float64, requires_grad=True)
-    relaxation = ProxylessNAS(mode="two").relaxation
+    relaxation = ProxylessNAS(gates="two").relaxation
     for seed in range(100):  # until candidates 0 and 2 are sampled
         supernet.network.calls.clear()
         gradient = step(supernet, relaxation, logits, moment(seed=seed))
@@ -104,7 +104,7 @@ def test_a_pair_passes_on_the_gradient_of_its_own_probabilities() -> None:
     supernet = Supernet(Factors())
     group = supernet.groups["layer"]
     logits = torch.tensor([ALPHA], dtype=torch.float64, requires_grad=True)
-    relaxation = ProxylessNAS(mode="two").relaxation
+    relaxation = ProxylessNAS(gates="two").relaxation
     costs = torch.tensor([[3.0, 5.0, 7.0]], dtype=torch.float64)
     group.mix(torch.zeros(1, 3), [[True, False, True]])
     table = relaxation.movable(group, logits)
@@ -177,12 +177,12 @@ def test_impossible_candidates_are_not_drawn() -> None:
     assert drawn.tolist() == [[False, True, False], [False] * 3]
 
 
-@pytest.mark.parametrize("mode", ["full", "two"])
-def test_pruned_candidates_are_left_alone(mode: Any) -> None:
+@pytest.mark.parametrize("gates", ["full", "two"])
+def test_pruned_candidates_are_left_alone(gates: Any) -> None:
     supernet = Supernet(Factors())
     supernet.prune({"layer": [[True, False, True]]})
     logits = torch.zeros(1, 3)
-    relaxation = ProxylessNAS(mode=mode).relaxation
+    relaxation = ProxylessNAS(gates=gates).relaxation
     for seed in range(20):
         for phase in ("logits", "weights"):
             mixture = relaxation.mixture(supernet.groups["layer"], logits, moment(phase, seed))
@@ -203,11 +203,11 @@ class Sets(ModelSpace):
         return self.two([x, 2 * x, 4 * x]) + self.any([8 * x, 16 * x])
 
 
-@pytest.mark.parametrize("mode", ["full", "two"])
+@pytest.mark.parametrize("gates", ["full", "two"])
 @pytest.mark.parametrize("phase", ["logits", "weights"])
-def test_sets_of_inputs(mode: Any, phase: Phase) -> None:
+def test_sets_of_inputs(gates: Any, phase: Phase) -> None:
     supernet = Supernet(Sets())
-    relaxation = ProxylessNAS(mode=mode).relaxation
+    relaxation = ProxylessNAS(gates=gates).relaxation
     logits = {label: torch.zeros(group.shape) for label, group in supernet.groups.items()}
     logits["any"] -= 1.0
     now = moment(phase)
@@ -294,20 +294,20 @@ def watched(tmp_path: Path, strategy: ProxylessNAS) -> Watch:
     return watch
 
 
-@pytest.mark.parametrize("mode", ["full", "two"])
-def test_each_step_moves_what_was_sampled_alone(tmp_path: Path, mode: Any) -> None:
+@pytest.mark.parametrize("gates", ["full", "two"])
+def test_each_step_moves_what_was_sampled_alone(tmp_path: Path, gates: Any) -> None:
     """Neither momentum nor weight decay moves a candidate's weight in a step it was not sampled for."""
-    strategy = ProxylessNAS(mode=mode, warmup_epochs=1, update_every=4, init_scale=1.0, learning_rate=0.3)
+    strategy = ProxylessNAS(gates=gates, warmup_epochs=1, update_every=4, init_scale=1.0, learning_rate=0.3)
     watch = watched(tmp_path, strategy)
     moved = [weights for weights, _, _ in watch.seen]
     assert all(sum(weights) == 1 for weights in moved)
     assert len({tuple(weights) for weights in moved}) > 1
-    asked = 2 if mode == "two" else 4
+    asked = 2 if gates == "two" else 4
     for step, (_, logits, calls) in enumerate(watch.seen):
         stepped = step >= 20 and step % 4 == 0
         assert sum(logits) == (asked if stepped else 0)
         assert calls == 1 + (asked if stepped else 0)
-        if stepped and mode == "two":
+        if stepped and gates == "two":
             others = ~torch.tensor(logits)
             was, now = watch.tables[step][0, others], watch.tables[step + 1][0, others]
             assert torch.allclose(was, now, rtol=1e-6)
@@ -326,9 +326,9 @@ def test_a_warm_up_without_end_is_named(tmp_path: Path) -> None:
         watched(tmp_path, ProxylessNAS())
 
 
-@pytest.mark.parametrize("mode", ["full", "two"])
-def test_a_search_of_cells_runs_one_operation_per_edge(tmp_path: Path, mode: Any) -> None:
-    strategy = ProxylessNAS(mode=mode, learning_rate=0.1, warmup_epochs=0, update_every=1)
+@pytest.mark.parametrize("gates", ["full", "two"])
+def test_a_search_of_cells_runs_one_operation_per_edge(tmp_path: Path, gates: Any) -> None:
+    strategy = ProxylessNAS(gates=gates, learning_rate=0.1, warmup_epochs=0, update_every=1)
     experiment = make(tmp_path / "run", epochs=1, method=strategy)
     experiment.run()
     for group in experiment.supernet.groups.values():
@@ -340,9 +340,9 @@ def test_a_search_of_cells_runs_one_operation_per_edge(tmp_path: Path, mode: Any
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"mode": "three"}, "mode='three'"),
-        ({"mode": "two", "betas": (0.5, 0.999)}, r"betas=\(0\.5"),
-        ({"mode": "two", "weight_decay": 0.1}, r"weight_decay=0\.1"),
+        ({"gates": "three"}, "gates='three'"),
+        ({"gates": "two", "betas": (0.5, 0.999)}, r"betas=\(0\.5"),
+        ({"gates": "two", "weight_decay": 0.1}, r"weight_decay=0\.1"),
     ],
 )
 def test_bad_settings_are_named(settings: dict[str, Any], message: str) -> None:

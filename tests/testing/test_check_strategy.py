@@ -51,7 +51,7 @@ STRATEGIES = {
     "gdas-gates": (GDAS(estimator="gates"), SOFT),
     "gdas-straight-through": (GDAS(estimator="straight_through"), SOFT),
     "proxyless": (ProxylessNAS(**GATES), SOFT),
-    "proxyless-two": (ProxylessNAS(mode="two", **GATES), SOFT),
+    "proxyless-two": (ProxylessNAS(gates="two", **GATES), SOFT),
     "pcdarts": (PCDARTS(partial=2, warmup_epochs=1), SOFT),
     "drnas": (DrNAS(partial_channels=(4, 2), operations=(2,), warmup_epochs=1), SOFT),
     "pdarts": (PDARTS(**STAGES), SOFT),

@@ -99,7 +99,7 @@ def strategies() -> dict[str, Any]:
         "gumbel": GumbelDARTS(learning_rate=0.01),
         "gdas": GDAS(learning_rate=0.01),
         "proxyless": ProxylessNAS(**gates),
-        "proxyless-two": ProxylessNAS(mode="two", **gates, extras=(flops,)),
+        "proxyless-two": ProxylessNAS(gates="two", **gates, extras=(flops,)),
         "penalty": DARTS(learning_rate=0.01, extras=(Penalty("params", 4000.0, weight=1.0),)),
         "random": RandomOneShot(candidates=4, first_batches=1, finalists=2, **few),
         "spos": SPOS(population=4, generations=2, parents=2, mutations=2, crossovers=1, **few),
