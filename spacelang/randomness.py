@@ -55,6 +55,14 @@ def global_generators_kept() -> Iterator[None]:
             np.random.set_state(numpy)  # noqa: NPY002
 
 
+@contextmanager
+def torch_seeded_from(rng: np.random.Generator) -> Iterator[None]:
+    """Seed torch's global generator of the CPU by one draw of `rng`; it is as it was in the end."""
+    with torch_generators_kept():
+        torch.default_generator.manual_seed(int(rng.integers(2**62)))
+        yield
+
+
 def torch_generators_kept(*devices: torch.device) -> AbstractContextManager[None]:
     """Leave torch's global generators of the CPU and of some devices as they were.
 

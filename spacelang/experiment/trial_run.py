@@ -29,6 +29,7 @@ from ..trials import (
     Trial,
     TrialSearch,
     Work,
+    warn_of_unused_features,
     weights_file,
 )
 from ..trials.export import candidates_seen, to_optuna
@@ -169,6 +170,7 @@ class TrialRun:
         ledger = Ledger(self.settings.ledger or self._folder.root / "trials.db")
         try:
             self._folder.begin({**record, **self._record()}, resume=resume, begun=bool(ledger.trials()))
+            warn_of_unused_features(self._strategy, self.space)
             with TrialProgress(self.settings) as progress:
                 search = TrialSearch(
                     self.space,

@@ -20,6 +20,8 @@ from .proposer import Exhausted as Exhausted
 from .proposer import MultiTrialStrategy as MultiTrialStrategy
 from .proposer import Proposer as Proposer
 from .proposer import Stopper as Stopper
+from .proposer import unused_features as unused_features
+from .proposer import warn_of_unused_features as warn_of_unused_features
 from .ray_cluster import RayExecutor as RayExecutor
 from .trial import Proposal as Proposal
 from .trial import Report as Report

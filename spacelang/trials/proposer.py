@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -55,3 +57,18 @@ class Stopper(Protocol):
     def goes_on(self, trial: Trial, history: History) -> bool:
         """Return whether a running trial, whose `reports` are up to date, should continue."""
         ...
+
+
+def unused_features(strategy: MultiTrialStrategy, space: Space) -> list[str]:
+    """Return sentences on defining features of a strategy that a space leaves without effect.
+
+    They come from the strategy's own method `unused_features(space)`, if it has one.
+    """
+    find: Callable[[Space], list[str]] = getattr(strategy, "unused_features", lambda space: [])
+    return find(space)
+
+
+def warn_of_unused_features(strategy: MultiTrialStrategy, space: Space) -> None:
+    """Warn of each of the `unused_features`."""
+    for sentence in unused_features(strategy, space):
+        warnings.warn(f"{type(strategy).__name__}: {sentence}", stacklevel=2)

@@ -11,35 +11,44 @@ from spacelang import ModelSpace
 from spacelang.language import Architecture
 from spacelang.trials import History
 
-from .predictors import Acquisition, MLPEnsemble, Predictor, path_encoding, thompson
+from .predictors import Acquisition, MLPEnsemble, Predictor, cells_by_label, path_encoding, thompson
 from .rounds import RoundSearch, RoundSettings
 
 
 def paths_ensemble(space: ModelSpace) -> MLPEnsemble:
-    """The predictor of BANANAS: an ensemble of networks on the path encoding."""
+    """Return the predictor of BANANAS: an ensemble of networks on the path encoding."""
     return MLPEnsemble(path_encoding(space))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bananas(RoundSettings):
-    """Try what an ensemble of networks on the path encoding finds most promising.
+    """Try the architectures that an ensemble of networks on the path encoding finds most promising.
 
-    Any predictor and acquisition may take their place, so this is predictor-based search as such:
+    Any predictor and acquisition may replace them, so this is predictor-based search in general:
 
         Bananas(predictor=lambda space: Regressor(RandomForestRegressor(), space.encode))
 
-    Of several objectives the first decides. The networks learn standardised values by their absolute error;
-    the paper's relative error needs a lower bound of the error to be known.
+    With several objectives the first decides. The networks learn standardised values by their absolute error;
+    the paper's relative error needs a known lower bound of the error.
 
     Args:
-        predictor: makes a `Predictor` for a space.
-        acquisition: what makes an architecture promising.
+        predictor: Function that makes a `Predictor` for a space.
+        acquisition: Function that rates how promising architectures are.
 
     Source: White et al. 2021, arXiv:1910.11858, algorithm 1.
     """
 
     predictor: Callable[[ModelSpace], Predictor] = paths_ensemble
     acquisition: Acquisition = thompson
+
+    def unused_features(self, space: ModelSpace) -> list[str]:
+        """Return sentences on features that the space leaves without effect, as for `spacelang.trials`."""
+        if self.predictor is not paths_ensemble or cells_by_label(space):
+            return []
+        return [
+            f"the path encoding of Bananas reads cells, and {type(space).__name__} has none, so that its "
+            "predictor reads one-hot encodings. Any predictor may be set: Bananas(predictor=...)."
+        ]
 
     def start(self, space: ModelSpace) -> RoundSearch:
         """Begin a search."""

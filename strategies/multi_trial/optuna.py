@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -19,7 +18,7 @@ from spacelang.trials import Exhausted, History, Maximize, Objective, Proposal, 
 from .stateless import drawn_once, require_untried
 
 if TYPE_CHECKING:
-    import optuna
+    import optuna  # optional
 
 _TRIES = 100
 
@@ -30,20 +29,20 @@ class Optuna(KnownArguments):
 
     An Optuna study in memory mirrors the history: objectives with their directions, failed and NaN trials as
     failed, infeasible ones as pruned (failed where there are several objectives) with a constraint violated.
-    A decision is a parameter with its full label; its value is the position of the candidate, a whole number
+    A decision is a parameter with its full label; its value is the position of the candidate, an integer
     where candidates are numbers in order, a category elsewhere. A set of inputs of any size is one parameter,
     0 or 1, for each input: `label[input]`. Only decisions that are active are suggested.
 
     TPE learns all decisions. With genetic samplers, NSGA-II and III, those that are active in some
     architectures alone are crossed like the others: a parent that lacks one gets it from another parent.
-    The GP, QMC and CMA-ES samplers draw these at random, whatever was learnt, and CMA-ES all categories too;
-    a warning says so. CMA-ES is refused where there are several objectives.
+    The GP, QMC and CMA-ES samplers draw these at random, whatever they have learnt, and CMA-ES also all
+    categories; a search warns of that. CMA-ES is refused where there are several objectives.
 
-    Whatever a sampler keeps in the study is worked out again when a search is resumed, by asking it once more
-    for every trial. What it keeps in itself is lost: there is a new one for every trial.
+    A resumed search restores whatever a sampler keeps in the study, by asking it again for every trial. State
+    of the sampler itself is lost: every trial has a new one.
 
     Args:
-        sampler: a class of sampler or a function that returns a sampler, called with `seed=`:
+        sampler: Class of sampler, or function that returns a sampler, called with `seed=`:
             `Optuna(functools.partial(TPESampler, multivariate=True, group=True))`. None is TPE.
 
     Raises:
@@ -56,7 +55,7 @@ class Optuna(KnownArguments):
         self.make(0)
 
     def make(self, seed: int) -> optuna.samplers.BaseSampler:
-        """A new sampler."""
+        """Return a new sampler."""
         try:
             import optuna
         except ImportError as error:
@@ -66,16 +65,16 @@ class Optuna(KnownArguments):
         make = self.sampler or optuna.samplers.TPESampler
         if isinstance(make, optuna.samplers.BaseSampler) or not callable(make):
             raise SpaceError(
-                "Optuna takes a class of sampler, or a function seed -> sampler, because each trial has a "
+                "Optuna needs a class of sampler, or a function seed -> sampler, because each trial has a "
                 f"seed of its own; got {make!r}. Write Optuna(functools.partial({type(make).__name__}, ...))."
             )
         sampler = make(seed=seed)
         if not isinstance(sampler, optuna.samplers.BaseSampler):
-            raise SpaceError(f"{make!r} returned {sampler!r}, which is no sampler of Optuna.")
+            raise SpaceError(f"{make!r} returned {sampler!r}, which is not a sampler of Optuna.")
         return sampler
 
-    def start(self, space: ModelSpace) -> Proposer:
-        """Begin a search."""
+    def unused_features(self, space: ModelSpace) -> list[str]:
+        """Return sentences on features that the space leaves without effect, as for `spacelang.trials`."""
         from optuna.samplers import CmaEsSampler, GPSampler, QMCSampler
 
         decisions, sampler = space.decision_space, self.make(0)
@@ -84,17 +83,20 @@ class Optuna(KnownArguments):
         lost = {label for label in labels if joint and decisions.conditions[label].labels}
         if isinstance(sampler, CmaEsSampler):
             lost |= {label for label in labels if not is_number(labels[label])}
-        if lost:
-            warnings.warn(
-                f"{type(sampler).__name__} draws {len(lost)} of {len(labels)} decisions at random, whatever "
-                "it has learnt: those that exist in some architectures alone, and with CMA-ES all "
-                "categories. TPESampler and NSGAIISampler do not.",
-                stacklevel=2,
-            )
-        return _Search(self._make_for_conditions, decisions)
+        if not lost:
+            return []
+        return [
+            f"{type(sampler).__name__} draws {len(lost)} of {len(labels)} decisions at random, whatever "
+            "it has learnt: those that exist in some architectures alone, and with CMA-ES all categories. "
+            "TPESampler and NSGAIISampler do not."
+        ]
+
+    def start(self, space: ModelSpace) -> Proposer:
+        """Begin a search."""
+        return _Search(self._make_for_conditions, space.decision_space)
 
     def _make_for_conditions(self, seed: int) -> optuna.samplers.BaseSampler:
-        """A new sampler; a genetic one crosses conditional decisions too."""
+        """Return a new sampler; a genetic one also crosses conditional decisions."""
         from optuna.samplers import BaseGASampler
 
         from .genetic_sampler import WholeParents
@@ -105,13 +107,13 @@ class Optuna(KnownArguments):
 
 @dataclass
 class _Asked:
-    """What the study has of one proposal.
+    """A proposal, as the study knows it.
 
-    Attributes:
-        number: of the trial it is for.
-        seed: of its samplers.
-        trial: in the study.
-        arch: canonical.
+    Args:
+        number: Number that its trial will have.
+        seed: Seeds its samplers.
+        trial: Its trial in the study.
+        arch: Canonical architecture.
     """
 
     number: int
@@ -125,14 +127,14 @@ class _Search:
     """One search: a study that follows the history.
 
     Args:
-        make: sampler from seed.
-        space: what is decided.
+        make: Function from a seed to a sampler.
+        space: Decisions to suggest.
 
     Attributes:
-        study: None before the first trial.
-        trials: in the study, by number in the history.
-        told: numbers of trials the study knows the end of.
-        asked: proposal that is not yet in the history.
+        study: The study; None before the first trial.
+        trials: Trials of the study, by number in the history.
+        told: Numbers of trials whose end the study knows.
+        asked: Proposal that is not yet in the history.
     """
 
     make: Callable[[int], optuna.samplers.BaseSampler]
@@ -162,14 +164,14 @@ class _Search:
         self.study, self.trials, self.told, self.asked = None, [], set(), None
 
     def _came_true(self, asked: _Asked, history: History) -> bool:
-        """Whether the last proposal became the trial it was for."""
+        """Return whether the last proposal became the trial it was made for."""
         if asked.number >= len(history):
             return False
         trial = history[asked.number]
         return trial.note.get("seed") == asked.seed and trial.arch == asked.arch
 
     def _follow(self, trial: Trial, history: History) -> None:
-        """Enter a trial into the study as it was when it was asked for."""
+        """Add a trial to the study as it was when it was proposed."""
         if self.asked is None and "seed" in trial.note:
             earlier = set(range(trial.number))
             self._tell(earlier - set(trial.note["running"]), history)
@@ -182,7 +184,7 @@ class _Search:
         self.asked = None
 
     def _tell(self, numbers: set[int], history: History) -> None:
-        """Tell the study how trials ended that are among `numbers`."""
+        """Tell the study how the trials among `numbers` ended."""
         from optuna.trial import TrialState
 
         for number in sorted(numbers - self.told):
@@ -243,7 +245,7 @@ class _Search:
         return arch
 
     def _given(self, arch: Architecture, history: History) -> optuna.Trial:
-        """A trial of the study for an architecture that comes from elsewhere."""
+        """Return a trial of the study for an architecture from elsewhere."""
         study = self._study(history)
         study.sampler = self.make(0)
         parameters = [_parameters_of(self.space.by_label[label], value) for label, value in arch.items()]
@@ -254,7 +256,7 @@ class _Search:
 
 
 def _suggested_value(trial: optuna.Trial, decision: Decision) -> Any:
-    """A value of a decision; of a set of any size perhaps the empty one, which is none."""
+    """Return a suggested value; for a set of any size it may be the empty set, which is invalid."""
     if is_any_set(decision):
         chosen = {c: trial.suggest_categorical(f"{decision.label}[{c}]", (0, 1)) for c in decision.candidates}
         return [c for c in decision.candidates if chosen[c]]
@@ -265,14 +267,14 @@ def _suggested_value(trial: optuna.Trial, decision: Decision) -> Any:
 
 
 def _parameters_of(decision: Decision, value: Any) -> dict[str, int]:
-    """The parameters that make `_suggested_value` return a value."""
+    """Return the parameters that make `_suggested_value` return a value."""
     if is_any_set(decision):
         return {f"{decision.label}[{c}]": int(c in value) for c in decision.candidates}
     return {decision.label: list(decision.values()).index(value)}
 
 
 def is_any_set(decision: Decision) -> bool:
-    """Whether a decision is a set of inputs of any size."""
+    """Return whether a decision is a set of inputs of any size."""
     return isinstance(decision, Subset) and decision.n_chosen is None
 
 
@@ -283,7 +285,7 @@ def _check_objectives(sampler: optuna.samplers.BaseSampler, objectives: Sequence
     if isinstance(sampler, CmaEsSampler) and len(objectives) > 1:
         raise SpaceError(
             f"{type(sampler).__name__} searches for one objective; got {len(objectives)}: "
-            f"{', '.join(map(str, objectives))}. Write Optuna(NSGAIISampler) or Optuna(TPESampler), or give "
+            f"{', '.join(map(str, objectives))}. Write Optuna(NSGAIISampler) or Optuna(TPESampler), or set "
             "one objective."
         )
 
@@ -295,7 +297,7 @@ def _direction(objective: Objective) -> optuna.study.StudyDirection:
 
 
 def is_number(decision: Decision) -> bool:
-    """Whether candidates are numbers in order, and not the positions of unordered things."""
+    """Return whether candidates are numbers in order, not positions of unordered things."""
     if not isinstance(decision, Categorical):
         return False
     candidates: Sequence[Any] = decision.candidates

@@ -18,9 +18,9 @@ class BayesianRegression:
     S^-1 = alpha I + beta Phi'Phi and m = beta S Phi'y.
 
     Args:
-        m: mean of the coefficients, (D,).
-        S: their covariance, (D, D).
-        beta: precision of the noise.
+        m: Mean of the coefficients, (D,).
+        S: Covariance of the coefficients, (D, D).
+        beta: Precision of the noise.
     """
 
     m: Array
@@ -29,20 +29,20 @@ class BayesianRegression:
 
     @classmethod
     def fit(cls, Phi: Array, y: Array, alpha: float, beta: float) -> BayesianRegression:
-        """The posterior.
+        """Return the posterior.
 
         Args:
-            Phi: features, (n, D).
-            y: values, (n,).
-            alpha: precision of the prior.
-            beta: precision of the noise.
+            Phi: Features, (n, D).
+            y: Values, (n,).
+            alpha: Precision of the prior.
+            beta: Precision of the noise.
         """
         S = np.linalg.inv(alpha * np.eye(Phi.shape[1]) + beta * Phi.T @ Phi)
         return cls(beta * S @ Phi.T @ y, S, beta)
 
     @classmethod
     def fit_evidence(cls, Phi: Array, y: Array, iterations: int = 20) -> BayesianRegression:
-        """The posterior for the alpha and beta that make the data most likely, by MacKay's fixed point."""
+        """Return the posterior for the alpha and beta that fit the data best, by MacKay's fixed point."""
         eigenvalues = np.clip(np.linalg.eigvalsh(Phi.T @ Phi), 0, None)
         alpha = beta = 1.0
         for _ in range(iterations):
@@ -54,5 +54,5 @@ class BayesianRegression:
         return cls.fit(Phi, y, alpha, beta)
 
     def predict(self, Phi: Array) -> tuple[Array, Array]:
-        """Mean m'phi and variance 1/beta + phi'S phi of each value, (n,) and (n,), from (n, D)."""
+        """Return mean m'phi and variance 1/beta + phi'S phi of each value, (n,) and (n,), from (n, D)."""
         return Phi @ self.m, 1 / self.beta + np.einsum("nd,de,ne->n", Phi, self.S, Phi)

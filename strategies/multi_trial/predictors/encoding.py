@@ -14,12 +14,12 @@ from .predictor import Array, Encoding
 
 
 def one_hot(space: ModelSpace) -> Encoding:
-    """`space.encode`: an indicator for every candidate of every decision."""
+    """Return `space.encode`: an indicator for every candidate of every decision."""
     return space.encode
 
 
 def partial_one_hot(space: ModelSpace) -> Encoding:
-    """As `one_hot`, of canonical architectures, which may lack labels: zeros stand for them."""
+    """Return a one-hot encoding for architectures that may lack labels, for which zeros stand."""
     decisions = space.decisions
 
     def encode(arch: Mapping[str, Any]) -> Array:
@@ -32,16 +32,20 @@ def partial_one_hot(space: ModelSpace) -> Encoding:
 
 
 def path_encoding(space: ModelSpace, *, max_paths: int = 1000) -> Encoding:
-    """Which paths of operations lead from each input of a cell to its output.
+    """Return an encoding by the paths of operations that lead from each input of a cell to its output.
 
-    A cell with n operations has sum_l n^l paths of up to as many operations as it has nodes; they are
-    counted for each of its inputs. Longer paths than give `max_paths` features per input are left out (the
-    truncated encoding). What a space decides outside its cells is added one-hot, so a space without cells
-    gets the one-hot encoding.
+    A cell with n operations has sum_l n^l paths of up to as many operations as it has nodes; each of its
+    inputs has an indicator for each of them. Paths too long for `max_paths` features per input are left out
+    (the truncated encoding). Decisions outside cells are added one-hot, so a space without cells gets the
+    one-hot encoding.
+
+    Args:
+        space: Space whose architectures are encoded.
+        max_paths: Largest number of features for each input of a cell.
 
     Source: White et al. 2021, arXiv:1910.11858, section 3.
     """
-    cells = {cell.topology.label: cell for cell in space.modules() if isinstance(cell, Cell)}
+    cells = cells_by_label(space)
     in_cells = {d.label for cell in cells.values() for d in cell.topology.decisions()}
     lengths = {label: _longest(cell.topology, max_paths) for label, cell in cells.items()}
     outside = np.array([d.label not in in_cells for d in space.decisions for _ in d.candidates], dtype=bool)
@@ -55,8 +59,13 @@ def path_encoding(space: ModelSpace, *, max_paths: int = 1000) -> Encoding:
     return encode
 
 
+def cells_by_label(space: ModelSpace) -> dict[str, Cell]:
+    """Return a cell of each label, in the order of the network."""
+    return {cell.topology.label: cell for cell in space.modules() if isinstance(cell, Cell)}
+
+
 def path_index(operations: Sequence[int], count: int) -> int:
-    """Number of a path: sum_i count^i (operation_i + 1); 0 is the path without operations.
+    """Return the number of a path: sum_i count^i (operation_i + 1); 0 is the path without operations.
 
     >>> path_index([1, 2, 0], count=3)
     20
@@ -65,19 +74,19 @@ def path_index(operations: Sequence[int], count: int) -> int:
 
 
 def number_of_paths(count: int, length: int) -> int:
-    """How many paths have up to `length` operations out of `count`."""
+    """Return how many paths have up to `length` operations out of `count`."""
     return sum(count**i for i in range(length + 1))
 
 
 def _longest(topology: CellTopology, max_paths: int) -> int:
-    """Length of the longest paths that are told apart; at least 1."""
+    """Return the length of the longest paths that are told apart; at least 1."""
     count = len(topology.operations)
     lengths = range(1, topology.num_nodes + 1)
     return max((n for n in lengths if number_of_paths(count, n) <= max_paths), default=1)
 
 
 def _path_features(cell: Cell, arch: Mapping[str, Any], longest: int) -> list[Array]:
-    """For each input of the cell, indicators of its paths; zeros where the cell does not exist."""
+    """Return indicators of the paths of each input of a cell; zeros where the cell does not exist."""
     topology = cell.topology
     count = len(topology.operations)
     features = [
@@ -93,7 +102,7 @@ def _path_features(cell: Cell, arch: Mapping[str, Any], longest: int) -> list[Ar
 def _paths(
     topology: CellTopology, arch: Mapping[str, Any], *, loose_end: bool
 ) -> Iterator[tuple[int, tuple[int, ...]]]:
-    """Every path to the output of a cell: the input it begins at, and its operations in order."""
+    """Yield every path to the output of a cell: the input it begins at, and its operations in order."""
     chosen = topology.chosen(arch)
     reaching: dict[int, set[tuple[int, tuple[int, ...]]]] = {
         i: {(i, ())} for i in range(topology.num_predecessors)

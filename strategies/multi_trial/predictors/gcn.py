@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from spacelang import ModelSpace
 from spacelang.graph import architecture_graph
 from spacelang.language import Architecture
-from spacelang.randomness import torch_generators_kept
+from spacelang.randomness import torch_seeded_from
 
 from .bayesian_regression import BayesianRegression
 from .predictor import Array, standardised
@@ -25,21 +25,21 @@ GLOBAL = "global"
 
 
 class GraphNetwork:
-    """Embed an architecture's graph with graph convolutions, regress its value on the embedding.
+    """Graph convolutions that embed an architecture's graph, and a regression of its value on the embedding.
 
-    Feature maps and operations are nodes, told apart by what they are; each takes the mean over itself and
-    what it is computed from. A global node is computed from all others and gives the embedding, phi.
-    Decisions that are no operation, such as widths, are features of every node; on the global node alone
-    they would fade, as each convolution takes the mean over all. The network is trained with a linear last
-    layer on the squared error, in which good architectures weigh more; then a Bayesian regression on phi
-    takes the place of that layer.
+    Feature maps and operations are nodes, told apart by their kind; each takes the mean over itself and the
+    nodes it is computed from. A global node is computed from all others and gives the embedding, phi.
+    Decisions on other things than operations, such as widths, are features of every node; on the global node
+    alone they would fade, as each convolution takes the mean over all. The network is trained with a linear
+    last layer on the squared error, in which good architectures weigh more. Then a Bayesian regression on phi
+    replaces that layer.
 
     Args:
-        space: whose architectures are predicted.
-        layers: graph convolutions.
-        width: of each, and of phi.
-        epochs: steps of Adam on all data.
-        learning_rate: of Adam.
+        space: Space whose architectures are predicted.
+        layers: Number of graph convolutions.
+        width: Width of each, and of phi.
+        epochs: Steps of Adam on all data.
+        learning_rate: Adam's learning rate.
 
     Source: Shi et al. 2020, arXiv:1911.09336, section 3.
     """
@@ -61,7 +61,7 @@ class GraphNetwork:
         self._graphs = _Graphs(space)
 
     def fit(self, archs: Sequence[Architecture], values: Array, rng: np.random.Generator) -> None:
-        """See `Predictor`; values may also have several columns, (n, k), which share the network."""
+        """See `Predictor`; values may have several columns, (n, k), which share the network."""
         columns = np.asarray(values, dtype=float).reshape(len(archs), -1)  # (n, k)
         scaled = [standardised(column) for column in columns.T]
         y = np.stack([column for column, _, _ in scaled], axis=1)
@@ -71,8 +71,7 @@ class GraphNetwork:
         self._heads = [BayesianRegression.fit_evidence(phi, column) for column in y.T]
 
     def _train(self, batch: tuple[Tensor, Tensor], y: Array, rng: np.random.Generator) -> None:
-        with torch_generators_kept():
-            torch.manual_seed(int(rng.integers(2**62)))
+        with torch_seeded_from(rng):
             self._network = _Network(batch[0].shape[2], self.width, self.layers)
             last = nn.Linear(self.width, y.shape[1])
         targets = torch.tensor(y, dtype=torch.float32)
@@ -85,12 +84,12 @@ class GraphNetwork:
                 optimizer.step()
 
     def predict(self, archs: Sequence[Architecture]) -> tuple[Array, Array]:
-        """See `Predictor`; of the first column where there are several."""
+        """See `Predictor`; several columns are predicted by `predict_all`, here the first."""
         mean, std = self.predict_all(archs)
         return mean[:, 0], std[:, 0]
 
     def predict_all(self, archs: Sequence[Architecture]) -> tuple[Array, Array]:
-        """Mean and standard deviation of every column, (n, k) and (n, k)."""
+        """Return mean and standard deviation of every column, (n, k) and (n, k)."""
         phi = self._embedded(archs)
         columns = []
         for head, (mean, scale) in zip(self._heads, self._scales, strict=True):
@@ -99,20 +98,20 @@ class GraphNetwork:
         return np.stack([m for m, _ in columns], axis=1), np.stack([s for _, s in columns], axis=1)
 
     def _embedded(self, archs: Sequence[Architecture]) -> Array:
-        """phi with a constant added, (n, width + 1)."""
+        """Return phi with a constant added, (n, width + 1)."""
         with torch.no_grad():
             phi = self._network(*self._graphs.batch(archs)).double().numpy()
         return np.concatenate([phi / math.sqrt(self.width), np.ones((len(archs), 1))], axis=1)
 
 
 def _importance(targets: Tensor) -> Tensor:
-    """exp(y) with y scaled to [0, 1], divided by its mean: better architectures weigh up to e times more.
+    """Return exp(y), y scaled to [0, 1], over its mean: good architectures weigh up to e times more.
 
     Args:
-        targets: (n, k).
+        targets: Values y, (n, k).
 
     Returns:
-        (n, k).
+        Weights, (n, k).
     """
     low, high = targets.amin(0), targets.amax(0)
     weights = ((targets - low) / (high - low).clamp(min=1e-12)).exp()
@@ -128,7 +127,7 @@ class _Network(nn.Module):
         self.layers = nn.ModuleList(nn.Linear(widths[i], widths[i + 1]) for i in range(layers))
 
     def forward(self, nodes: Tensor, adjacency: Tensor) -> Tensor:
-        """Embeddings (n, width), from (n, N, features) and (n, N, N) with the global node first."""
+        """Return embeddings (n, width), from (n, N, features) and (n, N, N) with the global node first."""
         for layer in self.layers:
             nodes = layer(adjacency @ nodes).relu()
         return nodes[:, 0]
@@ -154,7 +153,7 @@ class _Graphs:
         )
 
     def batch(self, archs: Sequence[Architecture]) -> tuple[Tensor, Tensor]:
-        """Node features (n, N, features) and row-normalised adjacency (n, N, N); missing nodes are zero."""
+        """Return node features (n, N, features) and row-normalised adjacency (n, N, N), padded by zeros."""
         import networkx as nx
 
         graphs = [self._expanded(arch) for arch in archs]
@@ -172,7 +171,7 @@ class _Graphs:
         return nodes, adjacency
 
     def _expanded(self, arch: Mapping[str, Any]) -> nx.DiGraph:
-        """The architecture's graph with a node in place of each edge, and the global node first."""
+        """Return the architecture's graph with a node in place of each edge, and the global node first."""
         import networkx as nx
 
         graph = architecture_graph(self.space, arch)
@@ -190,11 +189,11 @@ class _Graphs:
 
 
 def kind_of_node(data: Mapping[str, Any]) -> str:
-    """What a feature map is, of which choice or cell; inputs are told apart, nodes of a cell are not."""
+    """Return the kind and the place of a feature map; inputs are told apart, nodes of a cell are not."""
     number = data["index"] if data["kind"] == "input" else ""
     return f"{data['region']}/{data['kind']}{number}"
 
 
 def kind_of_edge(data: Mapping[str, Any]) -> str:
-    """What happens on an edge."""
+    """Return the kind of an edge and its candidate."""
     return f"{data['kind']} {data.get('candidate', '')}"

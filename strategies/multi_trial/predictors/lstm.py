@@ -9,13 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from spacelang import ModelSpace, SpaceError
-from spacelang.language import Architecture, Cell
-from spacelang.randomness import torch_generators_kept
+from spacelang.language import Architecture
+from spacelang.randomness import torch_seeded_from
 
+from .encoding import cells_by_label
 from .mlp import mean_and_std
 from .predictor import Array
 
-_LOW, _HIGH = 0.25, 0.75  # where the outputs for the lowest and the highest value lie; the rest is room
+_LOW, _HIGH = 0.25, 0.75  # outputs for the lowest and the highest value, with room on both sides
 
 
 class CellLSTM:
@@ -23,19 +24,18 @@ class CellLSTM:
 
     Each input and each operation is a token; from the state after the last a sigmoid gives the value. It
     learns by the mean absolute error, each step on all data. Cells with fewer nodes than the space's, whose
-    architectures lack the labels of the others, are read as well. What a space decides outside its cells is
-    not read.
+    architectures lack the labels of the others, are read as well. Decisions outside cells are not read.
 
     Args:
-        space: whose architectures are predicted.
-        labels: of the cells to read, one after another; all by default.
-        members: networks, which differ in their first weights.
-        width: of the embedding and of the LSTM.
-        epochs: steps of Adam.
-        learning_rate: of Adam.
+        space: Space whose architectures are predicted.
+        labels: Labels of the cells to read, one after another; all by default.
+        members: Number of networks, which differ in their first weights.
+        width: Width of the embedding and of the LSTM.
+        epochs: Steps of Adam.
+        learning_rate: Adam's learning rate.
 
     Raises:
-        SpaceError: the space has no such cell.
+        SpaceError: the space has no cell of a label, or none at all.
 
     Source: Liu et al. 2018, arXiv:1712.00559, section 4.2.
     """
@@ -50,13 +50,13 @@ class CellLSTM:
         epochs: int = 50,
         learning_rate: float = 0.01,
     ) -> None:
-        cells = {cell.topology.label: cell.topology for cell in space.modules() if isinstance(cell, Cell)}
+        cells = cells_by_label(space)
         labels = list(cells) if labels is None else labels
         if not labels or not set(labels) <= cells.keys():
             raise SpaceError(
                 f"CellLSTM reads the cells {list(labels)}; {type(space).__name__} has {list(cells)}."
             )
-        topologies = [cells[label] for label in labels]
+        topologies = [cells[label].topology for label in labels]
         self._slots = [slot for t in topologies for node in t.nodes for slot in t.slots(node)]
         self._numbers: dict[tuple[bool, object], int] = {}  # of tokens: (is it an operation, value)
         for op, source in self._slots:
@@ -73,8 +73,7 @@ class CellLSTM:
         self._lowest, self._range = float(np.min(values)), float(np.ptp(values)) or 1.0
         targets = _LOW + (_HIGH - _LOW) * (np.asarray(values) - self._lowest) / self._range
         y = torch.tensor(targets, dtype=torch.float32)
-        with torch_generators_kept():
-            torch.manual_seed(int(rng.integers(2**62)))
+        with torch_seeded_from(rng):
             self._networks = [_Network(len(self._numbers), self.width) for _ in range(self.members)]
         for network in self._networks:
             self._train(network, tokens, lengths, y)
@@ -96,7 +95,7 @@ class CellLSTM:
         return mean_and_std(self._lowest + self._range * shares)
 
     def _tokens(self, archs: Sequence[Architecture]) -> tuple[Tensor, Tensor]:
-        """Numbers of tokens, (n, longest), filled up with zeros, and how many each has, (n,)."""
+        """Return numbers of tokens, (n, longest), filled up with zeros, and how many each has, (n,)."""
         read = [
             [
                 self._numbers[token]
@@ -124,7 +123,7 @@ class _Network(nn.Module):
 
     def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
         count = self.embedding.num_embeddings
-        begun = torch.zeros(len(tokens), dtype=torch.long)  # which state is that of what a row has read
+        begun = torch.zeros(len(tokens), dtype=torch.long)  # state of each row after the tokens read
         hidden = memory = torch.zeros(1, self.cell.hidden_size)
         ends = torch.zeros(len(tokens), self.cell.hidden_size)
         for place in range(tokens.shape[1]):

@@ -21,12 +21,12 @@ class MLPEnsemble:
     All are trained at once, on the mean absolute error of standardised values, each step on all data.
 
     Args:
-        encode: an architecture as a vector, such as `path_encoding(space)` or `space.encode`.
-        members: networks.
-        depth: hidden layers.
-        width: units of each.
-        epochs: steps of Adam.
-        learning_rate: of Adam.
+        encode: Encoding, such as `path_encoding(space)` or `space.encode`.
+        members: Number of networks.
+        depth: Number of hidden layers.
+        width: Units of each.
+        epochs: Steps of Adam.
+        learning_rate: Adam's learning rate.
 
     Source: White et al. 2021, arXiv:1910.11858, section 4.
     """
@@ -77,7 +77,7 @@ class MLPEnsemble:
         return torch.tensor(np.stack([self.encode(arch) for arch in archs]), dtype=torch.float32)
 
     def _forward(self, x: Tensor) -> Tensor:
-        """Prediction of each member, (members, n), from (n, features)."""
+        """Return the prediction of each member, (members, n), from (n, features)."""
         hidden = x.expand(self.members, *x.shape)
         for weight, bias in self._layers[:-1]:
             hidden = torch.baddbmm(bias, hidden, weight).relu()
@@ -86,18 +86,15 @@ class MLPEnsemble:
 
 
 def _linear(members: int, fan_in: int, fan_out: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Weights (members, in, out), drawn as He et al. do for ReLUs, and biases (members, 1, out)."""
+    """Return weights (members, in, out), drawn as He et al. do for ReLUs, and biases (members, 1, out)."""
     weight = torch.randn(members, fan_in, fan_out, generator=generator) * (2 / fan_in) ** 0.5
     return weight.requires_grad_(), torch.zeros(members, 1, fan_out, requires_grad=True)
 
 
 def mean_and_std(predictions: Array) -> tuple[Array, Array]:
-    """Mean and population standard deviation over the members of an ensemble.
+    """Return mean and population standard deviation over the members of an ensemble, (n,) and (n,).
 
     Args:
-        predictions: (members, n).
-
-    Returns:
-        (n,) and (n,).
+        predictions: Predictions, (members, n).
     """
     return predictions.mean(axis=0), predictions.std(axis=0)

@@ -1,4 +1,4 @@
-"""What a predictor is."""
+"""Protocols of predictors and acquisitions, and the acquisitions."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ from spacelang.language import Architecture
 Array: TypeAlias = np.ndarray[Any, np.dtype[np.floating[Any]]]
 
 Encoding: TypeAlias = Callable[[Mapping[str, Any]], Array]
-"""A vector of fixed length from an architecture dict."""
+"""Function from an architecture dict to a vector of fixed length."""
 
 
 class Predictor(Protocol):
-    """Learns values from architectures, and says how sure it is."""
+    """Predicts values of architectures, with their uncertainty."""
 
     def fit(self, archs: Sequence[Architecture], values: Array, rng: np.random.Generator) -> None:
-        """Forget everything and learn anew.
+        """Forget everything and learn again.
 
         Args:
-            archs: n of them, at least one.
-            values: of each, finite, (n,).
-            rng: for everything random.
+            archs: Architectures, at least one.
+            values: Finite value of each, (n,).
+            rng: Generator for every random draw.
         """
         ...
 
     def predict(self, archs: Sequence[Architecture]) -> tuple[Array, Array]:
-        """Mean and standard deviation of the value of each architecture, (n,) and (n,)."""
+        """Return mean and standard deviation of the value of each architecture, (n,) and (n,)."""
         ...
 
 
 def standardised(values: Array) -> tuple[Array, float, float]:
-    """Values with mean 0 and standard deviation 1, and the two numbers that brings them back.
+    """Return values with mean 0 and standard deviation 1, and the numbers that restore them.
 
     Args:
-        values: (n,).
+        values: Values, (n,).
 
     Returns:
         (values - mean) / scale, mean, scale; the scale of equal values is 1.
@@ -49,34 +49,34 @@ def standardised(values: Array) -> tuple[Array, float, float]:
 
 
 class Acquisition(Protocol):
-    """How much each architecture is worth trying."""
+    """Rates how much each architecture is worth trying."""
 
     def __call__(self, mean: Array, std: Array, best: float, rng: np.random.Generator) -> Array:
         """Return a number for each.
 
         Args:
-            mean, std: of the prediction, (n,).
-            best: highest value so far.
-            rng: for everything random.
+            mean, std: Predicted means and standard deviations, (n,).
+            best: Highest value so far.
+            rng: Generator for every random draw.
 
         Returns:
-            (n,); the highest are tried.
+            Ratings, (n,); the highest are tried.
         """
         ...
 
 
 def thompson(mean: Array, std: Array, best: float, rng: np.random.Generator) -> Array:
-    """A draw from N(mean, std) for each by itself: independent Thompson sampling, as BANANAS does."""
+    """Draw from N(mean, std) for each architecture: independent Thompson sampling, as in BANANAS."""
     return np.asarray(rng.normal(mean, std))
 
 
 def upper_confidence(mean: Array, std: Array, best: float, rng: np.random.Generator) -> Array:
-    """mean + std / 2."""
+    """Return mean + std / 2."""
     return mean + 0.5 * std
 
 
 def expected_improvement(mean: Array, std: Array, best: float, rng: np.random.Generator) -> Array:
-    """E max(value - best, 0) = std (z Phi(z) + phi(z)), where z = (mean - best) / std."""
+    """Return E max(value - best, 0) = std (z Phi(z) + phi(z)), where z = (mean - best) / std."""
     safe = np.where(std > 0, std, 1.0)
     z = (mean - best) / safe
     density = np.exp(-(z**2) / 2) / sqrt(2 * pi)

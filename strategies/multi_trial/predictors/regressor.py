@@ -22,8 +22,8 @@ class Regressor:
     regression), that of the members of an ensemble with `estimators_` (forests, bagging), and 0 otherwise.
 
     Args:
-        model: an unfitted regressor; it is cloned for every fit.
-        encode: an architecture as a vector, such as `space.encode`.
+        model: Unfitted regressor; it is cloned for every fit.
+        encode: Encoding, such as `space.encode`.
 
     Raises:
         SpaceError: `model` has no `fit` and `predict`.
@@ -43,7 +43,7 @@ class Regressor:
         x, model = self._encoded(archs), self._fitted
         if "return_std" in inspect.signature(model.predict).parameters:
             mean, std = model.predict(x, return_std=True)
-            return np.asarray(mean), np.nan_to_num(std)  # some give the root of -1e-17
+            return np.asarray(mean), np.nan_to_num(std)  # some return the root of -1e-17
         mean = np.asarray(model.predict(x))
         members = getattr(model, "estimators_", None)
         if members is None or not all(hasattr(member, "predict") for member in members):
@@ -57,11 +57,11 @@ class Regressor:
 def check_regressor(model: Any, taker: str) -> None:
     """Raise a `SpaceError` unless `model` is an unfitted regressor."""
     if isinstance(model, type) or not (hasattr(model, "fit") and hasattr(model, "predict")):
-        raise SpaceError(f"{taker} takes a scikit-learn regressor, such as Ridge(); got {model!r}.")
+        raise SpaceError(f"{taker} needs a scikit-learn regressor, such as Ridge(); got {model!r}.")
 
 
 def fresh(model: Any, rng: np.random.Generator) -> Any:
-    """An unfitted clone of a regressor whose random states, if it has any, come from `rng`."""
+    """Return an unfitted clone of a regressor whose random states, if it has any, come from `rng`."""
     from sklearn.base import clone
 
     new = clone(model)

@@ -1,4 +1,4 @@
-"""What wraps a strategy: a proposer that shows another proposer a history of its own."""
+"""Wrappers: strategies around a strategy, whose proposer shows another proposer a history of its own."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from spacelang import ModelSpace, SpaceError
 from spacelang.arguments import KnownArguments
-from spacelang.trials import History, MultiTrialStrategy, Proposal, Proposer, Stopper, Trial
+from spacelang.trials import History, MultiTrialStrategy, Proposal, Proposer, Stopper, Trial, unused_features
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Wrapped(KnownArguments):
     """Base of strategies around a strategy.
 
     Args:
-        strategy: what is wrapped.
+        strategy: The wrapped strategy.
     """
 
     strategy: MultiTrialStrategy
@@ -33,26 +33,28 @@ class Wrapped(KnownArguments):
                 f"got {self.strategy!r}."
             )
 
-    def check_count(self, name: str, least: int) -> None:
-        """Raise a `SpaceError` unless a setting is an integer of at least `least`."""
-        value = getattr(self, name)
-        if type(value) is not int or value < least:
-            raise SpaceError(f"{name}={value!r} must be an integer of at least {least}.")
+    def unused_features(self, space: ModelSpace) -> list[str]:
+        """Return the wrapped strategy's sentences on features that the space leaves without effect."""
+        return unused_features(self.strategy, space)
 
     def starter(self, space: ModelSpace) -> Callable[[], Proposer]:
-        """How to begin the wrapped strategy's search."""
+        """Return a function that begins the wrapped strategy's search."""
         return partial(self.strategy.start, space)
 
 
 class Wrapper(ABC):
     """A proposer that keeps a view, the history as the wrapped proposer sees it.
 
-    In the view trials have numbers of their own, and their notes are what the wrapped proposer wrote; around
-    them, in the ledger, stands `{"inner": note}` with what the wrapper has to say. So wrappers may be
-    wrapped, and the view follows from the history alone.
+    In the view trials have numbers of their own, and notes as the wrapped proposer wrote them. In the ledger
+    such a note is `{"inner": note}` with entries of the wrapper beside it. So wrappers may be wrapped, and
+    the view follows from the history alone.
 
     Args:
-        start: begins the wrapped proposer's search.
+        start: Function that begins the wrapped proposer's search.
+
+    Attributes:
+        inner: The wrapped proposer.
+        places: Numbers of trials in the view, by number in the history.
     """
 
     def __init__(self, start: Callable[[], Proposer]) -> None:
@@ -69,7 +71,7 @@ class Wrapper(ABC):
 
     @property
     def view(self) -> History:
-        """What the wrapped proposer sees."""
+        """History that the wrapped proposer sees."""
         assert self._view is not None
         return self._view
 
@@ -88,11 +90,11 @@ class Wrapper(ABC):
         self._taken = len(history)
 
     def empty_view(self, history: History) -> History:
-        """A view without trials."""
+        """Return a view without trials."""
         return history.of()
 
     def begin(self) -> None:  # noqa: B027  (most have nothing to do)
-        """Put into the view what stands before the first trial."""
+        """Fill the view before the first trial."""
 
     @abstractmethod
     def take(self, trial: Trial) -> None:
@@ -110,18 +112,21 @@ class Wrapper(ABC):
 
     @abstractmethod
     def propose(self, rng: np.random.Generator) -> Proposal:
-        """What to try next; the view is up to date."""
+        """Return the next proposal; the view is up to date."""
 
     def goes_on(self, trial: Trial, history: History) -> bool:
-        """See `Stopper`: the wrapped proposer decides, if it ever stops a trial."""
-        if not isinstance(self.inner, Stopper):
-            return True
+        """See `Stopper`; the wrapped proposer decides, if it ever stops a trial."""
         self.look(history)
         shown = dataclasses.replace(trial, number=self.places[trial.number], note=inner_note(trial.note))
-        return self.inner.goes_on(shown, self.view)
+        return inner_goes_on(self.inner, shown, self.view)
+
+
+def inner_goes_on(inner: Proposer, trial: Trial, history: History) -> bool:
+    """Return whether a wrapped proposer continues a trial; most never stop one."""
+    return not isinstance(inner, Stopper) or inner.goes_on(trial, history)
 
 
 def inner_note(note: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The part of a note that the wrapped proposer wrote."""
+    """Return the part of a note that the wrapped proposer wrote."""
     inner: Mapping[str, Any] = note.get("inner", {})
     return inner

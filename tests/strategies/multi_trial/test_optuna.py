@@ -20,7 +20,7 @@ from spacelang.evaluators import Functional
 from spacelang.language import Categorical
 from spacelang.strategies import Deduplicate, Optuna, WarmStart
 from spacelang.strategies.multi_trial.optuna import is_number
-from spacelang.trials import History, Maximize, Minimize, Trial
+from spacelang.trials import History, Maximize, Minimize, Trial, warn_of_unused_features
 
 from ...toys.spaces import CASES
 from ...toys.trials import Chain, Conditional, Scale
@@ -343,21 +343,21 @@ def test_it_learns_from_a_warm_start() -> None:
 def test_it_warns_where_a_sampler_draws_at_random() -> None:
     samplers = optuna.samplers
     for sampler in (samplers.GPSampler, samplers.QMCSampler):
-        with pytest.warns(UserWarning, match=f"{sampler.__name__} draws 2 of 4 decisions at random"):
-            Optuna(sampler).start(Conditional())
-    with pytest.warns(UserWarning, match="CmaEsSampler draws 4 of 4 decisions at random"):
-        Optuna(samplers.CmaEsSampler).start(Conditional())
+        (sentence,) = Optuna(sampler).unused_features(Conditional())
+        assert sentence.startswith(f"{sampler.__name__} draws 2 of 4 decisions at random")
+    with pytest.warns(UserWarning, match="Optuna: CmaEsSampler draws 4 of 4 decisions at random"):
+        warn_of_unused_features(Optuna(samplers.CmaEsSampler), Conditional())
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        Optuna(samplers.TPESampler).start(Conditional())
-        Optuna(samplers.NSGAIISampler).start(Conditional())
+        warn_of_unused_features(Optuna(samplers.TPESampler), Conditional())
+        warn_of_unused_features(Optuna(samplers.NSGAIISampler), Conditional())
         Optuna(optuna.samplers.GPSampler).start(Chain())
 
 
 def test_errors_say_what_to_write() -> None:
     with pytest.raises(SpaceError, match=r"Write Optuna\(functools.partial\(TPESampler, ...\)\)"):
         Optuna(optuna.samplers.TPESampler())  # type: ignore[arg-type]
-    with pytest.raises(SpaceError, match="which is no sampler of Optuna"):
+    with pytest.raises(SpaceError, match="which is not a sampler of Optuna"):
         Optuna(lambda seed: 3)  # type: ignore[arg-type, return-value]
 
 

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from spacelang import SpaceError
+from spacelang import Experiment, SpaceError
+from spacelang.evaluators import Functional
 from spacelang.language import Architecture
-from spacelang.strategies.multi_trial import BOGCN, Bananas, Random
+from spacelang.strategies.multi_trial import BOGCN, Bananas, Deduplicate, Random, WarmStart
 from spacelang.strategies.multi_trial.bogcn import _by_front
 from spacelang.strategies.multi_trial.predictors import GraphNetwork, MLPEnsemble, Regressor
-from spacelang.testing import check_strategy
-from spacelang.trials import Exhausted, History, Maximize, Minimize, Objective, Trial, key_of
+from spacelang.testing import check_strategy, toy_spaces
+from spacelang.trials import Exhausted, History, Maximize, Minimize, Objective, Trial, key_of, unused_features
 
-from ...toys.trials import Chain
+from ...toys.trials import Chain, product
 from . import drive
 
 VALUE = {"one": 0, "two": 1, "three": 2}
@@ -178,3 +181,31 @@ def test_bogcn_finds_a_pareto_front() -> None:
 def test_refusals(kind: Any) -> None:
     with pytest.raises(SpaceError, match="round_size=0 must be an integer of at least 1"):
         kind(round_size=0)
+
+
+def test_bananas_says_where_its_encoding_has_no_paths() -> None:
+    without_paths = "the path encoding of Bananas reads cells, and Chain has none"
+    for strategy in (Bananas(), Deduplicate(WarmStart(Bananas(), []))):
+        (sentence,) = unused_features(strategy, Chain(3))
+        assert sentence.startswith(without_paths)
+        assert unused_features(strategy, toy_spaces()["Cells"]) == []
+    for strategy in (Bananas(predictor=quick_mlp), BOGCN(), Random()):
+        assert unused_features(strategy, Chain(3)) == []
+
+
+def test_a_search_warns_of_unused_features_once(tmp_path: Path) -> None:
+    def run(max_trials: int, *, resume: bool) -> list[str]:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            Experiment(
+                Chain(3),
+                Functional(product),
+                Bananas(initial=2, round_size=2),
+                directory=tmp_path,
+                max_trials=max_trials,
+            ).run(resume=resume)
+        return [str(w.message) for w in caught if "path encoding" in str(w.message)]
+
+    (sentence,) = run(5, resume=False)
+    assert sentence.startswith("Bananas: the path encoding")
+    assert len(run(6, resume=True)) == 1
