@@ -1,9 +1,10 @@
-"""A controller: an LSTM that takes the decisions of a space one after another."""
+"""A controller: an LSTM that makes the decisions of a space one after another."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
@@ -17,11 +18,11 @@ class Sample:
     """An architecture drawn by a controller.
 
     Args:
-        arch: the architecture.
-        log_prob: log probability of the draws that made it, a scalar.
-        entropy: sum of the entropies of these draws, without gradient.
-        skip_divergence: mean over decisions on any set of inputs of `skip_divergence`, a scalar.
-        draws: in order, each a position among its candidates; for any set of n inputs n times 0 or 1.
+        arch: The architecture.
+        log_prob: Log probability of the draws that made it, a scalar.
+        entropy: Sum of the entropies of these draws, without gradient.
+        skip_divergence: Mean of `skip_divergence` over decisions on any set of inputs, a scalar.
+        draws: Draws in order, each a position among its candidates; n times 0 or 1 for any set of n inputs.
     """
 
     arch: Architecture
@@ -32,16 +33,16 @@ class Sample:
 
 
 def tempered(logits: Tensor, temperature: float, tanh_constant: float) -> Tensor:
-    """c tanh(l / T): keeps the probabilities of a young controller away from 0 and 1."""
+    """Return c tanh(l / T), which keeps the probabilities of a young controller away from 0 and 1."""
     return tanh_constant * torch.tanh(logits / temperature)
 
 
 def skip_divergence(q: Tensor, target: float) -> Tensor:
-    """Kullback-Leibler divergence of inclusion with probabilities sigmoid(q) from that with `target`, summed.
+    """Return the Kullback-Leibler divergence of inclusion by sigmoid(q) from inclusion by `target`, summed.
 
     Args:
-        q: of the inputs, (n,).
-        target: probability in (0, 1).
+        q: Logits of the inputs, (n,).
+        target: Probability in (0, 1).
     """
     probabilities = torch.stack([-q, q]).sigmoid()  # (2, n)
     prior = q.new_tensor([[1 - target], [target]])
@@ -49,7 +50,7 @@ def skip_divergence(q: Tensor, target: float) -> Tensor:
 
 
 class Controller(nn.Module):
-    """An LSTM cell over the decisions of a space, and what turns its outputs into choices and back.
+    """An LSTM cell over the decisions of a space, with layers that turn its outputs into choices and back.
 
     A cell of a space is decided node by node: the inputs of its slots, by attention over the earlier nodes,
     v' tanh(W_1 h_node + W_2 h), then their operations. Any other decision takes one step, whose output a
@@ -59,14 +60,15 @@ class Controller(nn.Module):
     same operations share their layers, as normal and reduction cells do.
 
     Args:
-        space: what is decided.
-        groups: its decisions, those of a cell together where attention is to choose its inputs.
-        hidden: size of the LSTM.
-        temperature, tanh_constant: of all logits, see `tempered`.
-        op_tanh_reduce: divides the constant for operations in cells.
-        operation_bias: added to tempered logits, by `"{cell label}/{operation}"`.
-        skip_target: see `skip_divergence`.
-        generator: of the first weights.
+        space: Decisions to make.
+        groups: The same decisions, those of a cell together where attention chooses its inputs.
+        hidden: Size of the LSTM.
+        tanh_constant: The constant c for all logits; see `tempered`.
+        generator: Draws the first weights.
+        temperature: The temperature T for all logits.
+        op_tanh_reduce: Divides c for operations in cells.
+        operation_bias: Numbers added to tempered logits, by `"{cell label}/{operation}"`.
+        skip_target: Target of `skip_divergence`.
 
     Source: ENAS, Pham et al. 2018, arXiv:1802.03268, section 2.
     """
@@ -77,12 +79,12 @@ class Controller(nn.Module):
         groups: Iterable[Group],
         *,
         hidden: int,
-        temperature: float,
         tanh_constant: float,
-        op_tanh_reduce: float,
-        operation_bias: Mapping[str, float],
-        skip_target: float,
         generator: torch.Generator,
+        temperature: float = 1.0,
+        op_tanh_reduce: float = 1.0,
+        operation_bias: Mapping[str, float] = MappingProxyType({}),
+        skip_target: float = 0.5,
     ) -> None:
         super().__init__()
         self.space = space
@@ -116,11 +118,11 @@ class Controller(nn.Module):
                     parameter.uniform_(-0.1, 0.1, generator=generator)
 
     def sample(self, generator: torch.Generator | None = None, draws: Sequence[int] = ()) -> Sample:
-        """Draw an architecture; constraints of the space are not looked at.
+        """Draw an architecture; it may break constraints of the space.
 
         Args:
-            generator: for the draws.
-            draws: of an earlier sample, to be taken again instead.
+            generator: Generator for the draws.
+            draws: Draws of an earlier sample to repeat instead.
         """
         walk = _Walk(self, generator, draws)
         arch: Architecture = {}
@@ -150,8 +152,7 @@ class _Walk:
     def cell(self, group: Group) -> Architecture:
         """Decide the inputs and operations of every node."""
         net, topology = self.controller, group.cell
-        assert topology is not None
-        anchors: list[Tensor] = []  # what follows the choice of a node as input, each (1, hidden)
+        anchors: list[Tensor] = []  # input after the choice of each node, (1, hidden)
         keys: list[Tensor] = []  # W_1 h of each node, (1, hidden)
         for _ in range(topology.num_predecessors):
             keys.append(net.w_1(self._step()))
@@ -187,7 +188,7 @@ class _Walk:
         return {decision.label: list(decision.values())[chosen_one]}
 
     def _step(self) -> Tensor:
-        """Output h of one more step, (1, hidden)."""
+        """Take one more step; return its output h, (1, hidden)."""
         self.state = self.controller.lstm(self.inputs, self.state)
         return self.state[0]
 
@@ -195,18 +196,18 @@ class _Walk:
         return tempered(logits, self.controller.temperature, self.controller.tanh_constant / reduce)
 
     def _logits(self, group: Group, reduce: float = 1.0) -> Tensor:
-        """One more step, and its logits for the candidates of a group, (columns,)."""
+        """Take one more step; return its logits for the candidates of a group, (columns,)."""
         head = self.controller.heads[self.controller.place[group.label]]
         return self._tempered(head(self._step())[0], reduce) + self.controller.biases[group.label]
 
     def _embedded(self, group: Group, chosen: list[int]) -> list[int]:
-        """Make the mean embedding of chosen candidates the next input; returns them."""
+        """Make the mean embedding of chosen candidates the next input; return the candidates."""
         embedding = self.controller.embeddings[self.controller.place[group.label]]
         self.inputs = embedding(torch.tensor(chosen)).mean(dim=0, keepdim=True)
         return chosen
 
     def _draw(self, logits: Tensor) -> int:
-        """One of n candidates with probabilities softmax(logits), (n,)."""
+        """Draw one of n candidates with probabilities softmax(logits), (n,)."""
         log_p = logits.log_softmax(dim=0)
         p = log_p.detach().exp()
         chosen = (
@@ -218,14 +219,14 @@ class _Walk:
         return chosen
 
     def _set_of(self, logits: Tensor, count: int) -> list[int]:
-        """`count` different candidates, drawn one by one."""
+        """Draw `count` different candidates one by one."""
         chosen: list[int] = []
         for _ in range(count):
             chosen.append(self._draw(_without(logits, chosen)))
         return chosen
 
     def _any_set(self, logits: Tensor) -> list[int]:
-        """Each candidate with probability sigmoid(logit), given that there is any."""
+        """Draw each candidate with probability sigmoid(logit), again while the set is empty."""
         self.skip_divergences.append(skip_divergence(logits, self.controller.skip_target))
         p = logits.detach().sigmoid()
         self.entropy += float((torch.special.entr(p) + torch.special.entr(1 - p)).sum())
@@ -243,7 +244,7 @@ class _Walk:
 
 
 def _kind(group: Group) -> object:
-    """What groups that share their layers have in common."""
+    """Return a key that is equal for groups that share their layers."""
     return group.label if group.kind != "cell" else group.columns
 
 

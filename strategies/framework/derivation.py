@@ -13,6 +13,7 @@ from typing import Literal
 from torch import Tensor
 
 from spacelang import SpaceError
+from spacelang.errors import require_integer
 from spacelang.language import Architecture, CellTopology, Constraint, DecisionSpace, Subset
 from spacelang.supernet import Group, Supernet
 
@@ -39,11 +40,11 @@ class _Unit:
 
     @property
     def labels(self) -> frozenset[str]:
-        """Of the decisions."""
+        """Labels of the decisions."""
         return frozenset(self.options[0].values)
 
     def regret(self, index: int) -> float:
-        """How much less likely an option is than the best, in log probability."""
+        """Return how much less likely an option is than the best, in log probability."""
         return self.options[0].score - self.options[index].score
 
 
@@ -52,17 +53,17 @@ def top_architectures(
 ) -> list[Architecture]:
     """Derive the `count` most probable architectures, best first, without duplicates.
 
-    The first one decides everything as the DARTS rule does: of every choice the most probable candidate,
-    and in a node of a cell the `num_ops_per_node` edges whose most probable candidate is most probable,
-    each with that candidate, in decreasing order; ties go to the lowest index. The others follow by joint
+    The first one decides everything as the DARTS rule does. Every choice gets its most probable candidate.
+    A node of a cell gets the `num_ops_per_node` edges whose most probable candidate is most probable, each
+    with that candidate, in decreasing order; ties go to the lowest index. The others follow by joint
     probability, each decision counted relative to its best option, so that decisions which exist only
     under another choice do not count against it.
 
     Args:
-        supernet: gives the groups and the space.
-        probabilities: by group label, (rows, columns). Rows are compared as they are: a softmax must
+        supernet: Network with the groups and the space.
+        probabilities: Tables by group label, (rows, columns). Rows are compared as they are: a softmax must
             already have been taken per edge.
-        count: how many; fewer are returned when the space has fewer.
+        count: Number of architectures; fewer are returned when the space has fewer.
         rule: "edges" as above. With "pairs" a node keeps its most probable pairs of edge and operation,
             which may lie on one edge (GDAS, arXiv:1910.04465) unless the cell wants distinct inputs.
 
@@ -71,8 +72,7 @@ def top_architectures(
 
     Source: DARTS, arXiv:1806.09055, section 2.4.
     """
-    if count < 1:
-        raise SpaceError(f"the number of architectures must be at least 1; got {count}.")
+    require_integer("count", count, least=1)
     space = supernet.decision_space
     linked = [constraint.labels for constraint in space.constraints if _is_unconditional(constraint, space)]
     complete = frozenset().union(*linked)
@@ -129,7 +129,7 @@ def _join(units: list[_Unit], labels: frozenset[str], space: DecisionSpace, coun
 
 
 def _best_first(units: Sequence[_Unit], space: DecisionSpace) -> Iterator[Architecture]:
-    """Every combination of options in order of increasing total regret."""
+    """Yield every combination of options in order of increasing total regret."""
     ticket = itertools.count()  # equal regrets: first come, first served
     heap: list[tuple[float, int, int, int, Architecture]] = []
 
@@ -153,7 +153,7 @@ def _best_first(units: Sequence[_Unit], space: DecisionSpace) -> Iterator[Archit
 
 
 def _units(group: Group, table: list[list[float]], count: int, rule: Rule, complete: bool) -> Iterator[_Unit]:
-    """Units of a group; with their `count` best options, or if `complete` with all."""
+    """Yield the units of a group with their `count` best options, or with all if `complete`."""
     if group.kind == "cell":
         for node in group.cell.nodes:
             yield _node_unit(group, node, table, count, rule)
@@ -174,9 +174,8 @@ def _units(group: Group, table: list[list[float]], count: int, rule: Rule, compl
 
 
 def _node_unit(group: Group, node: int, table: list[list[float]], count: int, rule: Rule) -> _Unit:
-    """Options of a node: which edges enter it, and with which operation each."""
+    """Return the unit of a node; its options are the edges that enter it, each with an operation."""
     topology = group.cell
-    assert topology is not None
     # Per edge the best operations; no architecture among the first `count` needs a later one.
     pairs = {
         source: sorted(
@@ -203,7 +202,7 @@ def _node_unit(group: Group, node: int, table: list[list[float]], count: int, ru
 
 
 def _slots(topology: CellTopology, node: int, edges: list[tuple[int, tuple[float, int]]]) -> _Option:
-    """Fill the slots of a node from `(source, (probability, operation))`, most probable first."""
+    """Fill the slots of a node with `(source, (probability, operation))`, most probable first."""
     strongest_first = sorted(edges, key=lambda edge: -edge[1][0])  # stable: ties keep the lower source first
     values: Architecture = {}
     for slot, (source, (_, k)) in enumerate(strongest_first):

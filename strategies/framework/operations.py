@@ -13,11 +13,11 @@ from spacelang.errors import quoted
 from spacelang.supernet import Group, MixedCell, MixedLayer, Pruned, Supernet
 
 Operations: TypeAlias = list[list[list[nn.Module]]]
-"""Of one group, `[row][column]`: the modules of a candidate, one for each place that shares the label."""
+"""Modules of a group by `[row][column]`: a candidate has one for each place that shares the label."""
 
 
 def operations(supernet: Supernet) -> dict[str, Operations]:
-    """Operations of every cell and layer choice, by group label; pruned ones are left out."""
+    """Return the operations of every cell and layer choice by group label, without pruned ones."""
     found: dict[str, Operations] = {}
     for child in supernet.modules():
         if not isinstance(child, MixedCell | MixedLayer):
@@ -33,7 +33,7 @@ def operations(supernet: Supernet) -> dict[str, Operations]:
 
 
 def candidates(supernet: Supernet) -> list[nn.Module]:
-    """Every module of every operation."""
+    """Return every module of every operation."""
     return [
         module
         for table in operations(supernet).values()
@@ -44,9 +44,9 @@ def candidates(supernet: Supernet) -> list[nn.Module]:
 
 
 def skips(supernet: Supernet) -> dict[str, set[int]]:
-    """Columns of the skip connections of each cell and layer choice that has any, by group label.
+    """Return the columns of skip connections by group label, for cells and layer choices that have any.
 
-    A candidate is one if its name contains "skip" or if it is an `nn.Identity` in some place.
+    A candidate is a skip connection if its name contains "skip" or if it is an `nn.Identity` in some place.
     """
     found: dict[str, set[int]] = {}
     for label, table in operations(supernet).items():
@@ -58,7 +58,7 @@ def skips(supernet: Supernet) -> dict[str, set[int]]:
 
 
 def skips_of_cells(supernet: Supernet, pattern: str) -> dict[str, set[int]]:
-    """`skips` of the cells whose label matches a shell-style pattern."""
+    """Return the `skips` of cells whose label matches a shell-style pattern."""
     return {
         label: columns
         for label, columns in skips(supernet).items()
@@ -67,7 +67,13 @@ def skips_of_cells(supernet: Supernet, pattern: str) -> dict[str, set[int]]:
 
 
 def no_such_skips(supernet: Supernet, pattern: str, what: str) -> SpaceError:
-    """The error for a pattern that matches no cell with skips; `what` says who asks, and for what."""
+    """Return the error for a pattern that matches no cell with skips.
+
+    Args:
+        supernet: Network with the cells.
+        pattern: Shell-style pattern for labels.
+        what: Beginning of the message: the extra, and what it wants cells for.
+    """
     cells = list(skips_of_cells(supernet, "*"))
     if not cells:
         return SpaceError(
@@ -81,7 +87,7 @@ def no_such_skips(supernet: Supernet, pattern: str, what: str) -> SpaceError:
 
 
 def chosen_columns(group: Group, arch: Mapping[str, Any]) -> list[int]:
-    """Columns of the operations that an architecture chooses in a cell or layer choice, with repeats."""
+    """Return the columns that an architecture chooses in a cell or layer choice, with repeats."""
     if any(decision.label not in arch for decision in group.decisions):
         return []  # inside a candidate that was not chosen
     if group.kind != "cell":
@@ -92,7 +98,7 @@ def chosen_columns(group: Group, arch: Mapping[str, Any]) -> list[int]:
 def count_skips(
     supernet: Supernet, columns: Mapping[str, set[int]], arch: Mapping[str, Any]
 ) -> dict[str, int]:
-    """Number of operations of `arch` that are in `columns`, by group label."""
+    """Return, by group label, how many operations of `arch` are in `columns`."""
     return {
         label: sum(k in skipping for k in chosen_columns(supernet.groups[label], arch))
         for label, skipping in columns.items()

@@ -17,13 +17,13 @@ from .rounds import RoundSearch, RoundSettings
 
 @dataclass(frozen=True, kw_only=True)
 class BOGCN(RoundSettings):
-    """Try what a Bayesian regression on graph embeddings expects most improvement of.
+    """Try the architectures from which a Bayesian regression on graph embeddings expects most improvement.
 
     With several objectives each has a regression of its own, and the architectures to try are drawn from the
-    Pareto front of the predicted means; when it is used up, from the front of what is left.
+    Pareto front of the predicted means; when it is used up, from the front of the remaining ones.
 
     Args:
-        network: makes the `GraphNetwork` of a space.
+        network: Function that makes the `GraphNetwork` of a space.
 
     Source: Shi et al. 2020 (BONAS), arXiv:1911.09336; the Pareto version is that of its first, BOGCN-NAS.
     """
@@ -56,10 +56,11 @@ class _Search(RoundSearch):
 def _by_front(
     mean: np.ndarray[tuple[int, ...], np.dtype[np.floating]], rng: np.random.Generator
 ) -> list[int]:
-    """Indices front by front, in random order inside a front.
+    """Return indices front by front, in random order inside a front.
 
     Args:
-        mean: more is better, (n, objectives).
+        mean: Predicted means, more is better, (n, objectives).
+        rng: Generator for the order.
     """
     left, order = list(range(len(mean))), list[int]()
     while left:

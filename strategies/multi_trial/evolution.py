@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from spacelang import SpaceError
+from spacelang.errors import require_all, require_integer
 from spacelang.trials import History, Proposal
 
 from .stateless import Stateless, require_untried
@@ -16,13 +16,13 @@ from .stateless import Stateless, require_untried
 class RegularizedEvolution(Stateless):
     """Mutate the best of a random sample of the youngest architectures.
 
-    The population are the last `population` measured trials: the oldest dies, however good it is. Until there
-    are that many, architectures are drawn at random; trials that failed do not count. Of several objectives
-    the first decides.
+    The population consists of the last `population` measured trials: the oldest dies, however good it is.
+    Until there are that many, architectures are drawn at random. Failed trials do not count. With several
+    objectives the first decides.
 
     Args:
-        population: P.
-        sample: S, drawn with replacement from the population.
+        population: Size P of the population.
+        sample: Size S of the sample, drawn with replacement.
 
     Source: Real et al. 2019, arXiv:1802.01548, algorithm 1.
     """
@@ -31,10 +31,7 @@ class RegularizedEvolution(Stateless):
     sample: int = 25
 
     def __post_init__(self) -> None:
-        for name in ("population", "sample"):
-            value = getattr(self, name)
-            if type(value) is not int or value < 1:
-                raise SpaceError(f"{name}={value!r} must be an integer of at least 1.")
+        require_all(require_integer, self, "population", "sample", least=1)
 
     def ask(self, history: History, rng: np.random.Generator) -> Proposal:
         """See `Proposer`."""

@@ -18,11 +18,11 @@ class WholeParents(BaseSampler):
 
     Optuna's own cross the parameters that every trial had, and draw the others at random. Here a parent that
     lacks a parameter gets the value of another that has it, drawn at random, so that all can be crossed as
-    usual. Of a child's parameters the active ones are suggested; nobody sees the others.
+    usual. The active parameters of a child are suggested, the others dropped.
 
     Args:
-        inner: the genetic sampler.
-        seed: of the choice of values that parents lack.
+        inner: The genetic sampler.
+        seed: Seeds the choice of values that parents lack.
     """
 
     def __init__(self, inner: BaseGASampler, seed: int) -> None:
@@ -31,7 +31,7 @@ class WholeParents(BaseSampler):
         self._parents: list[FrozenTrial] = []  # of the trial in question
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """Parameters that any parent has."""
+        """Return the parameters that any parent has."""
         generation = self._inner.get_trial_generation(study, trial)
         self._parents = self._inner.get_parent_population(study, generation)
         found = {name: d for parent in self._parents for name, d in parent.distributions.items()}
@@ -40,20 +40,20 @@ class WholeParents(BaseSampler):
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """A child; empty in the first generation."""
+        """Return a child; empty in the first generation."""
         whole = [self._whole(parent, search_space) for parent in self._parents]
-        crossing = copy.copy(self._inner)  # only it sees parents other than they were
+        crossing = copy.copy(self._inner)  # the original keeps its parents
         crossing.get_parent_population = lambda study, generation: whole  # type: ignore[method-assign]
         return crossing.sample_relative(study, trial, search_space)
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        """A parameter that the child does not have: no parent has it, or it mutates."""
+        """Return a parameter that the child does not have: no parent has it, or it mutates."""
         return self._inner.sample_independent(study, trial, param_name, param_distribution)
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
-        """Give a trial its generation, also one with given parameters, for which no child is made."""
+        """Assign a trial its generation, also one with given parameters, for which no child is made."""
         self._inner.get_trial_generation(study, trial)
         self._inner.before_trial(study, trial)
 
@@ -64,7 +64,7 @@ class WholeParents(BaseSampler):
         self._inner.after_trial(study, trial, state, values)
 
     def _whole(self, parent: FrozenTrial, names: Iterable[str]) -> FrozenTrial:
-        """A parent with a value of every parameter."""
+        """Return a parent with a value of every parameter."""
         whole = copy.copy(parent)
         whole.params = dict(parent.params)
         for name in names:

@@ -16,14 +16,14 @@ _ROUNDS = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Grid(Stateless):
-    """Every architecture once, in lexicographic order of candidates or shuffled.
+    """Try every architecture once, in lexicographic order of candidates or shuffled.
 
-    Each is computed from its place in the grid, which is never held as a whole. Shuffled, the place of step i
-    is a keyed permutation of i: a Feistel network on the smallest even number of bits that holds all places,
-    applied again while it leads outside. The key is drawn with the first proposal.
+    Each is computed from its place in the grid, which is never held as a whole. If the order is shuffled, the
+    place of step i is a keyed permutation of i: a Feistel network on the smallest even number of bits that
+    holds all places, applied again while it leads outside. The key is drawn with the first proposal.
 
     Args:
-        shuffle: in random order.
+        shuffle: Whether the order is random.
     """
 
     shuffle: bool = False
@@ -42,7 +42,7 @@ class Grid(Stateless):
 
 
 def permuted(index: int, size: int, key: int) -> int:
-    """Where a pseudo-random permutation of range(size) takes `index`.
+    """Return the image of `index` under a pseudo-random permutation of range(size).
 
     Source: Black and Rogaway 2002, Ciphers with arbitrary finite domains: a Feistel network, cycle walking.
     """

@@ -18,11 +18,11 @@ from .random import new_sample
 class LocalSearch(KnownArguments):
     """Try all neighbours, go to the best; when none is better, begin again at a random architecture.
 
-    Neighbours differ in one decision (`space.neighbours`). Nothing is tried twice: what an earlier climb
-    measured is looked up. With parallel workers random architectures fill the time until the last neighbours
-    are measured. Of several objectives the first decides.
+    Neighbours differ in one decision (`space.neighbours`). Nothing is tried twice: results of earlier
+    climbs are looked up. With parallel workers random architectures fill the time until the last neighbours
+    are measured. With several objectives the first decides.
 
-    Source: White et al. 2020, arXiv:2005.02960, algorithm 1; begun again as in its section 5.
+    Source: White et al. 2020, arXiv:2005.02960, algorithm 1; restarts as in its section 5.
     """
 
     def start(self, space: ModelSpace) -> Proposer:
@@ -31,7 +31,7 @@ class LocalSearch(KnownArguments):
 
 
 class _Search:
-    """What it keeps saves listing the neighbours of a center for each of them anew."""
+    """A search that keeps the neighbours of the present center, so that they are listed once."""
 
     def __init__(self) -> None:
         self._center: int | None = None
@@ -56,7 +56,7 @@ class _Search:
         return Proposal(new_sample(history, rng), note={"climb": climb})
 
     def _next(self, history: History, center: Trial) -> Architecture | None:
-        """The first neighbour that was not tried; a tried one never becomes untried."""
+        """Return the first neighbour that was not tried; a tried one never becomes untried."""
         if self._center != center.number:
             self._center = center.number
             self._untried = list(history.space.neighbours(center.arch))[::-1]
@@ -66,7 +66,7 @@ class _Search:
 
 
 def _position(history: History) -> tuple[int, Trial | None]:
-    """Number of the climb, and where it is; None where nothing it began at is measured yet."""
+    """Return the number of the climb and its center, None while no start of it is measured."""
     climb, starts = 0, list[Trial]()
     for number in reversed(range(len(history))):
         trial = history[number]

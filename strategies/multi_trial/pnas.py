@@ -11,14 +11,15 @@ import numpy as np
 
 from spacelang import ModelSpace, SpaceError
 from spacelang.arguments import KnownArguments
-from spacelang.language import Architecture, Cell, CellTopology, DecisionSpace
+from spacelang.errors import require_integer
+from spacelang.language import Architecture, CellTopology, DecisionSpace
 from spacelang.trials import Exhausted, History, Proposal
 
-from .predictors import CellLSTM, Predictor
+from .predictors import CellLSTM, Predictor, cells_by_label
 from .rounds import known
 
 Block: TypeAlias = "tuple[tuple[int, int], ...]"
-"""What a node adds: (source, position of the operation) of each slot, in order."""
+"""A node: (source, position of the operation) of each slot, in order."""
 
 Blocks: TypeAlias = tuple[Block, ...]
 """A cell, node by node."""
@@ -27,29 +28,29 @@ _CHUNK = 4096  # cells predicted at a time: as architectures all of them would f
 
 
 def lstm_ensemble(space: ModelSpace) -> CellLSTM:
-    """The predictor of PNAS: LSTMs that read one of the cells, for all are alike."""
-    return CellLSTM(space, [next(c.topology.label for c in space.modules() if isinstance(c, Cell))])
+    """Return the predictor of PNAS: LSTMs that read one of the cells, for all are alike."""
+    return CellLSTM(space, [next(iter(cells_by_label(space)))])
 
 
 @dataclass(frozen=True, kw_only=True)
 class PNAS(KnownArguments):
-    """Try all cells of one node, then those of two nodes that a predictor expects most of, and so on.
+    """Try all cells of one node, then the cells of two nodes that a predictor rates best, and so on.
 
-    Level b tries cells of b nodes, in the space rebuilt with b as the number of nodes. What was tried at
-    level b - 1 is extended by every possible next node, the predictor learns from all that was measured, and
-    the best `beam` are tried. The last level has the space's number of nodes, and its trials alone are
+    Level b tries cells of b nodes, in the space rebuilt with b as the number of nodes. Cells of level b - 1
+    are extended by every possible next node, the predictor learns from all measured trials, and the best
+    `beam` extensions are tried. The last level has the space's number of nodes, and its trials alone are
     results; after them the search ends.
 
-    The space decides nothing but cells. Where these have several labels they get the same blocks: the paper's
-    one cell stands at both strides. A trial that failed, gave NaN or broke a constraint is not extended;
-    limits on costs hold for small cells, too. With parallel workers the next level begins while the last
-    trials of a level run: they are extended, and not learnt from. Of several objectives the first decides.
+    The space must decide nothing but cells. Cells of several labels get the same blocks: the paper's one cell
+    stands at both strides. A trial that failed, gave NaN or broke a constraint is not extended; limits on
+    costs also hold for small cells. With parallel workers the next level begins while the last trials of a
+    level run: they are extended, but not learnt from. With several objectives the first decides.
 
     Args:
-        nodes: name of the constructor argument that is the number of nodes of each cell.
-        beam: cells tried at each level from the second on.
-        predictor: makes a `Predictor` for the space; it must read architectures of fewer nodes, which lack
-            the labels of the others: `Regressor(Ridge(), partial_one_hot(space))` does.
+        nodes: Name of the constructor argument for the number of nodes of each cell.
+        beam: Cells tried at each level from the second on.
+        predictor: Function that makes a `Predictor` for the space; it must read architectures of fewer nodes,
+            which lack the labels of the others, as `Regressor(Ridge(), partial_one_hot(space))` does.
 
     Source: Liu et al. 2018, arXiv:1712.00559, algorithm 1.
     """
@@ -59,8 +60,7 @@ class PNAS(KnownArguments):
     predictor: Callable[[ModelSpace], Predictor] = lstm_ensemble
 
     def __post_init__(self) -> None:
-        if type(self.beam) is not int or self.beam < 1:
-            raise SpaceError(f"beam={self.beam!r} must be an integer of at least 1.")
+        require_integer("beam", self.beam, least=1)
         if not isinstance(self.nodes, str):
             raise SpaceError(f"nodes={self.nodes!r} must be the name of a constructor argument.")
 
@@ -68,15 +68,15 @@ class PNAS(KnownArguments):
         """Begin a search.
 
         Raises:
-            SpaceError: the space decides more than cells that are alike, or does not take `nodes`.
+            SpaceError: the space decides more than cells that are alike, or has no argument `nodes`.
         """
         return _Search(_Cells(_topologies(space, self.nodes)), self, self.predictor(space))
 
 
 def _topologies(space: ModelSpace, nodes: str) -> list[CellTopology]:
-    """Of the cells of each label, checked."""
+    """Return the topology of the cells of each label, checked."""
     name = type(space).__name__
-    found = _by_label(space)
+    found = _topology_by_label(space)
     if len({replace(topology, label="") for topology in found.values()}) != 1:
         raise SpaceError(f"PNAS widens cells that are alike; those of {name} are {list(found.values())}.")
     inside = {decision.label for topology in found.values() for decision in topology.decisions()}
@@ -87,40 +87,40 @@ def _topologies(space: ModelSpace, nodes: str) -> list[CellTopology]:
         smallest = space.rebuild(**{nodes: 1})
     except SpaceError as error:
         raise SpaceError(
-            f"PNAS gives {name} the number of nodes of its cells as {nodes}=1: {error} "
+            f"PNAS sets the number of nodes of {name}'s cells by {nodes}=1: {error} "
             "Name the argument with PNAS(nodes=...)."
         ) from error
     expected = {label: replace(topology, num_nodes=1) for label, topology in found.items()}
-    if _by_label(smallest) != expected:
+    if _topology_by_label(smallest) != expected:
         raise SpaceError(f"{name}({nodes}=1) should have the same cells with one node each, and has not.")
     return list(found.values())
 
 
-def _by_label(space: ModelSpace) -> dict[str, CellTopology]:
-    return {cell.topology.label: cell.topology for cell in space.modules() if isinstance(cell, Cell)}
+def _topology_by_label(space: ModelSpace) -> dict[str, CellTopology]:
+    return {label: cell.topology for label, cell in cells_by_label(space).items()}
 
 
 class _Cells:
     """Cells that are alike, as blocks and as architectures.
 
     Args:
-        topologies: one for each label; equal but for that.
+        topologies: One for each label; they differ in nothing else.
     """
 
     def __init__(self, topologies: Sequence[CellTopology]) -> None:
         self.first = topologies[0]
-        self._labels = [  # by label of a cell, node and slot: of the operation, and of the source
+        self._labels = [  # by cell, node and slot: labels of the operation and of the source
             [[(op.label, source.label) for op, source in t.slots(node)] for node in t.nodes]
             for t in topologies
         ]
 
     @property
     def levels(self) -> int:
-        """Nodes of a whole cell."""
+        """Number of nodes of a whole cell."""
         return self.first.num_nodes
 
     def architecture(self, blocks: Blocks, start: int = 0) -> Architecture:
-        """All cells with these blocks from node `start` on."""
+        """Return the architecture whose cells have these blocks from node `start` on."""
         arch: Architecture = {}
         for labels in self._labels:
             for node, block in enumerate(blocks, start):
@@ -130,7 +130,7 @@ class _Cells:
         return arch
 
     def blocks(self, arch: Mapping[str, Any]) -> Blocks:
-        """Those of an architecture with any number of nodes."""
+        """Return the blocks of an architecture with any number of nodes."""
         rank = self.first.operations.index
         return tuple(
             tuple((arch[source], rank(arch[op])) for op, source in slots)
@@ -139,12 +139,12 @@ class _Cells:
         )
 
     def extended(self, beam: Sequence[Blocks], level: int, space: DecisionSpace) -> Iterator[Blocks]:
-        """Every cell of `level` nodes that begins as one of the beam; exchanged slots make no other cell.
+        """Yield every cell of `level` nodes that begins as one of the beam; the order of slots is ignored.
 
         Args:
-            beam: cells of one node less.
-            level: at least 1.
-            space: of cells of `level` nodes, for its constraints.
+            beam: Cells of one node less.
+            level: Number of nodes, at least 1.
+            space: Decisions of cells of `level` nodes, with constraints.
         """
         node = self.first.nodes[level - 1]
         own = {label for labels in self._labels for slot in labels[level - 1] for label in slot}
@@ -164,7 +164,7 @@ class _Cells:
 
 
 class _Search:
-    """The notes of trials say at which level they are, when it began, and what was running then.
+    """A search whose notes say the level of a trial, when it began, and which trials were running then.
 
     So a resumed search chooses the same cells.
     """
@@ -200,7 +200,7 @@ class _Search:
         return {self.strategy.nodes: level} if level < self.cells.levels else {}
 
     def _chosen(self, history: History, note: Mapping[str, Any]) -> list[Blocks]:
-        """Cells of a level, in the order in which they are proposed."""
+        """Return the cells of a level, in the order in which they are proposed."""
         if self._current[0] != note:
             level: int = note["level"]
             space = history.decisions(self._overrides(level))
@@ -212,7 +212,7 @@ class _Search:
         return self._current[1]
 
     def _best(self, history: History, note: Mapping[str, Any], space: DecisionSpace) -> list[Blocks]:
-        """The extensions that the predictor expects most of."""
+        """Return the extensions that the predictor rates best."""
         then = known(history, note["begin"], note["running"])
         beam = self._beam(history, note, {trial.number for trial in then.done})
         if not beam or not then.done:
@@ -229,7 +229,7 @@ class _Search:
         return [candidates[i] for i in order[: self.strategy.beam]]
 
     def _beam(self, history: History, note: Mapping[str, Any], measured: set[int]) -> list[Blocks]:
-        """Cells of the level before that were measured when this one began, or were running."""
+        """Return the cells of the level before that were measured when this one began, or were running."""
         trials = (history[number] for number in range(note["begin"]))
         kept = measured | set(note["running"])
         level = note["level"] - 1

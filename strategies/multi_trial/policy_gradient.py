@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from spacelang import ModelSpace, SpaceError
+from spacelang import ModelSpace
 from spacelang.arguments import KnownArguments
+from spacelang.errors import require_all, require_integer, require_number
 from spacelang.language import DecisionSpace
-from spacelang.randomness import torch_generator_from
+from spacelang.randomness import torch_generator, torch_generator_from
+from spacelang.supernet import Group
 from spacelang.trials import Exhausted, History, Proposal, Proposer, Trial
 
+from ..framework import Controller
 from .stateless import drawn_once, require_untried
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-
-    from ..framework.controller import Controller
 
 _TRIES = 1000
 
@@ -33,8 +32,8 @@ class PPO(KnownArguments):
     Here r = pi(draw) / pi_old(draw), and A the advantage.
 
     Args:
-        clip: how far the ratio r is followed.
-        steps: of Adam on one batch.
+        clip: Distance from 1 up to which the ratio r is followed.
+        steps: Steps of Adam on one batch.
 
     Source: Schulman et al. 2017, arXiv:1707.06347, eq. 7.
     """
@@ -43,16 +42,16 @@ class PPO(KnownArguments):
     steps: int = 4
 
     def __post_init__(self) -> None:
-        if not 0 < self.clip < 1 or type(self.steps) is not int or self.steps < 1:
-            raise SpaceError(f"PPO needs a clip in (0, 1) and at least one step; got {self}.")
+        require_number("clip", self.clip, above=0, below=1)
+        require_integer("steps", self.steps, least=1)
 
     def loss(self, log_p: Tensor, old: Tensor, advantages: Tensor) -> Tensor:
-        """Mean loss of a batch.
+        """Return the mean loss of a batch.
 
         Args:
-            log_p: log pi of each draw, (batch,).
-            old: the same before the first step, without gradient, (batch,).
-            advantages: (batch,).
+            log_p: Value of log pi for each draw, (batch,).
+            old: The same before the first step, without gradient, (batch,).
+            advantages: Advantage of each draw, (batch,).
         """
         ratio = (log_p - old).exp()
         clipped = ratio.clamp(1 - self.clip, 1 + self.clip)
@@ -69,31 +68,31 @@ class Reinforce(KnownArguments):
     steps: int = field(default=1, init=False)
 
     def loss(self, log_p: Tensor, old: Tensor, advantages: Tensor) -> Tensor:
-        """Mean loss of a batch; see `PPO.loss`."""
+        """Return the mean loss of a batch; see `PPO.loss`."""
         return -(log_p * advantages).mean()
 
 
 @dataclass(frozen=True, kw_only=True)
 class PolicyGradient(KnownArguments):
-    """Draw architectures from a controller, an LSTM that takes one decision after another.
+    """Draw architectures from a controller, an LSTM that makes one decision after another.
 
     After each batch of trials the controller learns from the advantages A = R - b. The reward is
-    R = reward(score) - entropy_weight * log pi(draw), whose second part is in expectation the entropy of the
-    policy, and b a moving average of the rewards up to and with R, corrected for its beginning at 0. Trials
-    that failed, gave NaN or broke a constraint teach nothing. Draws that break a constraint of the space are
-    drawn again. Of several objectives the first decides.
+    R = reward(score) - entropy_weight * log pi(draw), where the expectation of the second part is the entropy
+    of the policy. The baseline b is a moving average of the rewards including R, corrected for its beginning
+    at 0. Trials that failed, gave NaN or broke a constraint teach nothing. Draws that break a constraint of
+    the space are drawn again. With several objectives the first decides.
 
-    When a search is resumed the controller learns once more from all batches, a few hundredths of a second
-    a trial.
+    When a search is resumed the controller learns again from all batches, in a few hundredths of a second for
+    each trial.
 
     Args:
         update: `PPO()` as in NASNet, or `Reinforce()` as in NAS-RL.
-        batch: trials, by number, after which the controller learns.
-        learning_rate: of Adam.
-        hidden: size of the LSTM.
-        baseline_decay: of the moving average.
-        entropy_weight: of the bonus for undecided controllers.
-        reward: of a score, in which more is better; NAS-RL takes the cube of the accuracy.
+        batch: Number of trials after which the controller learns.
+        learning_rate: Adam's learning rate.
+        hidden: Size of the LSTM.
+        baseline_decay: Decay of the moving average.
+        entropy_weight: Weight of the bonus for undecided controllers.
+        reward: Reward from a score, for which more is better; NAS-RL uses the cube of the accuracy.
 
     Source: NASNet, Zoph et al. 2018, arXiv:1707.07012, appendix A.2; the moving average as in NATS-Bench.
     """
@@ -107,14 +106,9 @@ class PolicyGradient(KnownArguments):
     reward: Callable[[float], float] | None = None
 
     def __post_init__(self) -> None:
-        for name in ("batch", "hidden"):
-            value = getattr(self, name)
-            if type(value) is not int or value < 1:
-                raise SpaceError(f"{name}={value!r} must be an integer of at least 1.")
-        if not self.learning_rate > 0:
-            raise SpaceError(f"learning_rate={self.learning_rate!r} must be positive.")
-        if not 0 <= self.baseline_decay < 1:
-            raise SpaceError(f"baseline_decay={self.baseline_decay!r} must lie in [0, 1).")
+        require_all(require_integer, self, "batch", "hidden", least=1)
+        require_number("learning_rate", self.learning_rate, above=0)
+        require_number("baseline_decay", self.baseline_decay, least=0, below=1)
 
     def start(self, space: ModelSpace) -> Proposer:
         """Begin a search."""
@@ -125,7 +119,7 @@ class Baseline:
     """Moving average m <- d m + (1 - d) R, divided by 1 - d^t so that it does not begin near 0.
 
     Args:
-        decay: d.
+        decay: Share d of the average that each reward leaves.
     """
 
     def __init__(self, decay: float) -> None:
@@ -134,18 +128,14 @@ class Baseline:
         self._weight = 0.0
 
     def update(self, reward: float) -> float:
-        """Take in a reward; returns the average."""
+        """Add a reward; return the average."""
         self._sum = self.decay * self._sum + (1 - self.decay) * reward
         self._weight = self.decay * self._weight + (1 - self.decay)
         return self._sum / self._weight
 
 
 class _Search:
-    """The controller of one search, as far as it has learnt from the history.
-
-    Args:
-        settings: of the strategy.
-    """
+    """A search, whose controller learns from the history."""
 
     def __init__(self, settings: PolicyGradient) -> None:
         self.settings = settings
@@ -153,14 +143,12 @@ class _Search:
 
     def ask(self, history: History, rng: np.random.Generator) -> Proposal:
         """See `Proposer`."""
-
         require_untried(history)
         seed = drawn_once("controller", history, rng)
         if self._policy is None or self._policy.seed != seed:
             self._policy = _Policy(self.settings, history.space, seed)
         self._policy.learn(history)
-        generator = torch_generator_from(rng)
-        arch, draws = self._policy.draw(generator)
+        arch, draws = self._policy.draw(torch_generator_from(rng))
         return Proposal(arch, note={"controller": seed, "draws": draws})
 
 
@@ -168,26 +156,22 @@ class _Policy:
     """A controller, its optimiser and its baseline.
 
     Args:
-        settings: of the strategy.
-        space: what is decided.
-        seed: of the first weights.
+        settings: Settings of the strategy.
+        space: Decisions to make.
+        seed: Seeds the first weights.
     """
 
     def __init__(self, settings: PolicyGradient, space: DecisionSpace, seed: int) -> None:
-        import torch
-
         self.settings = settings
         self.space = space
         self.seed = seed
         self.baseline = Baseline(settings.baseline_decay)
-        self.controller = _controller(space, settings.hidden, torch.Generator().manual_seed(seed))
+        self.controller = _controller(space, settings.hidden, torch_generator(seed))
         self.optimizer = torch.optim.Adam(self.controller.parameters(), lr=settings.learning_rate)
         self._learnt = 0  # trials
 
     def draw(self, generator: torch.Generator) -> tuple[dict[str, Any], list[int]]:
-        """An architecture that satisfies the constraints of the space, and the draws that made it."""
-        import torch
-
+        """Return an architecture that satisfies the constraints of the space, and the draws that made it."""
         with torch.no_grad():
             for _ in range(_TRIES):
                 sample = self.controller.sample(generator)
@@ -205,8 +189,6 @@ class _Policy:
             self._learnt += self.settings.batch
 
     def _learn_from(self, trials: list[Trial], history: History) -> None:
-        import torch
-
         if not trials:
             return
         settings = self.settings
@@ -224,8 +206,6 @@ class _Policy:
             self.optimizer.step()
 
     def _log_p(self, draws: list[list[int]]) -> Tensor:
-        import torch
-
         return torch.stack([self.controller.sample(draws=drawn).log_prob for drawn in draws])  # (batch,)
 
 
@@ -235,20 +215,6 @@ def _teaches(trial: Trial, history: History) -> bool:
 
 
 def _controller(space: DecisionSpace, hidden: int, generator: torch.Generator) -> Controller:
-    """A controller for which every decision is one of its own, those in cells too, as in NASNet."""
-    from spacelang.supernet import Group
-
-    from ..framework.controller import Controller
-
-    unbiased: Mapping[str, float] = {}
-    return Controller(
-        space,
-        [Group(d.label, (d.label,), tuple(d.candidates), (d,)) for d in space.by_label.values()],
-        hidden=hidden,
-        temperature=1.0,
-        tanh_constant=2.5,
-        op_tanh_reduce=1.0,
-        operation_bias=unbiased,
-        skip_target=0.5,
-        generator=generator,
-    )
+    """Return a controller that makes every decision by itself, also those in cells, as in NASNet."""
+    groups = [Group(d.label, (d.label,), tuple(d.candidates), (d,)) for d in space.by_label.values()]
+    return Controller(space, groups, hidden=hidden, tanh_constant=2.5, generator=generator)

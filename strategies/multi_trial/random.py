@@ -16,7 +16,7 @@ class Random(Stateless):
     """Draw architectures from the space, every candidate by its prior.
 
     Args:
-        distinct: never try an architecture twice.
+        distinct: Whether no architecture is tried twice.
     """
 
     distinct: bool = True
@@ -32,7 +32,7 @@ _TRIES = 1000
 
 
 def new_sample(history: History, rng: np.random.Generator) -> dict[str, object]:
-    """Draw until the architecture is new.
+    """Return a random architecture that was not tried.
 
     Raises:
         Exhausted: every architecture was tried, or none of 1,000 draws was new.

@@ -12,6 +12,7 @@ import numpy as np
 
 from spacelang import ModelSpace, SpaceError
 from spacelang.arguments import KnownArguments
+from spacelang.errors import require_all, require_integer
 from spacelang.language import Architecture
 from spacelang.trials import History, Proposal, key_of
 
@@ -21,13 +22,13 @@ from .stateless import require_untried
 
 @dataclass(frozen=True, kw_only=True)
 class RoundSettings(KnownArguments):
-    """How many architectures are chosen when.
+    """Sizes of the rounds in which architectures are chosen.
 
     Args:
-        initial: architectures drawn at random before the first round.
-        round_size: architectures chosen with one fit of the predictor.
-        candidates: new architectures among which they are chosen.
-        parents: best architectures; half of the candidates are mutations of these, the rest is random.
+        initial: Architectures drawn at random before the first round.
+        round_size: Architectures chosen with one fit of the predictor.
+        candidates: New architectures from which they are chosen.
+        parents: Best architectures; half of the candidates are mutations of these, the rest is random.
     """
 
     initial: int = 10
@@ -36,21 +37,19 @@ class RoundSettings(KnownArguments):
     parents: int = 5
 
     def __post_init__(self) -> None:
-        for name in ("initial", "round_size", "candidates", "parents"):
-            value = getattr(self, name)
-            if type(value) is not int or value < 1:
-                raise SpaceError(f"{name}={value!r} must be an integer of at least 1.")
+        require_all(require_integer, self, "initial", "round_size", "candidates", "parents", least=1)
 
 
 class RoundSearch(ABC):
-    """A proposer that works in rounds: what is known when a round begins decides all its proposals.
+    """A proposer that works in rounds: the results known when a round begins decide all its proposals.
 
-    The notes of its trials say when the round began, what was running then, and its seed, so that a resumed
-    search chooses the same. A round that is finished, or has nothing left to propose, is followed by another.
+    The notes of its trials say when the round began, which trials were running then, and its seed, so that a
+    resumed search chooses the same. A round that is finished, or has nothing left to propose, is followed by
+    another.
 
     Args:
-        space: searched.
-        settings: of the rounds.
+        space: Space to search.
+        settings: Sizes of the rounds.
     """
 
     def __init__(self, space: ModelSpace, settings: RoundSettings) -> None:
@@ -75,12 +74,12 @@ class RoundSearch(ABC):
         return Proposal(chosen[0], note=note) if chosen else Proposal(new_sample(history, rng))
 
     def _open_round(self, history: History) -> Mapping[str, Any] | None:
-        """Note of the latest round."""
+        """Return the note of the latest round."""
         last = range(len(history) - 1, max(-1, len(history) - 1 - self.settings.round_size), -1)
         return next((history[i].note for i in last if "round" in history[i].note), None)
 
     def _chosen(self, history: History, note: Mapping[str, Any]) -> list[Architecture]:
-        """Architectures of a round, in the order in which they are proposed."""
+        """Return the architectures of a round, in the order in which they are proposed."""
         if self._current[0] != note:
             rng = np.random.default_rng(note["seed"])
             then = known(history, note["round"], note["running"])
@@ -90,7 +89,7 @@ class RoundSearch(ABC):
         return self._current[1]
 
     def _candidates(self, then: History, tried: set[str], rng: np.random.Generator) -> list[Architecture]:
-        """Architectures that were not tried: by turns mutations of the best and random ones."""
+        """Return architectures that were not tried, by turns mutations of the best and random ones."""
         parents = [trial.arch for trial in then.ranked(self.settings.parents)]
         found: dict[str, Architecture] = {}
         for attempt in range(10 * self.settings.candidates):
@@ -106,17 +105,23 @@ class RoundSearch(ABC):
     def choose(
         self, history: History, candidates: Sequence[Architecture], rng: np.random.Generator
     ) -> list[Architecture]:
-        """The candidates to try, best first.
+        """Return the candidates to try, best first.
 
         Args:
-            history: the measured trials with finite scores, at least one.
-            candidates: at least one; none was tried.
-            rng: for everything random.
+            history: Measured trials with finite scores, at least one.
+            candidates: New architectures, at least one.
+            rng: Generator for every random draw.
         """
 
 
 def known(history: History, number: int, running: Sequence[int]) -> History:
-    """Trials before a number that had been measured, with finite scores, when those in `running` had not."""
+    """Return the trials with finite scores that were measured before a trial began.
+
+    Args:
+        history: All trials.
+        number: Number of the trial that began.
+        running: Numbers of earlier trials that were running then.
+    """
     measured = [
         trial
         for trial in history.done

@@ -1,4 +1,4 @@
-"""Strategies that know only the history."""
+"""Strategies without state, and helpers that read the history."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from spacelang.trials import Exhausted, History, Proposal
 
 
 class Stateless(KnownArguments, ABC):
-    """Base of strategies whose settings are all they need: one object serves any number of searches."""
+    """Base of strategies that need nothing but their settings: one object serves any number of searches."""
 
     def start(self, space: ModelSpace) -> Self:
         """Begin a search."""
@@ -21,11 +21,11 @@ class Stateless(KnownArguments, ABC):
 
     @abstractmethod
     def ask(self, history: History, rng: np.random.Generator) -> Proposal:
-        """What to try next, see `spacelang.trials.Proposer`."""
+        """Return the next proposal; see `spacelang.trials.Proposer`."""
 
 
 def require_untried(history: History) -> None:
-    """End the search if it has tried everything.
+    """Raise if there is nothing left to try.
 
     Raises:
         Exhausted: every architecture of the space was tried.
@@ -35,9 +35,9 @@ def require_untried(history: History) -> None:
 
 
 def drawn_once(name: str, history: History, rng: np.random.Generator) -> int:
-    """A number that is drawn with the first proposal of a search and stays.
+    """Return a number that the first proposal of a search draws and later ones repeat.
 
-    Every proposal has it in its note, as `name`; so whoever resumes the search finds it.
+    Every proposal keeps it in its note as `name`, where a resumed search finds it.
     """
     notes = (history[number].note for number in range(len(history)))
     return next((int(note[name]) for note in notes if name in note), int(rng.integers(2**32)))

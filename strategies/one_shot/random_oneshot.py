@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from spacelang import SpaceError
+from spacelang.errors import require_all, require_integer
 from spacelang.language import DecisionSpace
 
 from ..framework import Measure, PathSampling, Scored, Unseen
@@ -18,13 +19,13 @@ class RandomOneShot(PathSampling):
 
     Each training batch trains a random architecture. Then `candidates` random ones are measured on few
     validation batches, and the best `finalists` of them again on `validation_batches`, which ranks them; the
-    others follow in the order of the first measurement. At the end each candidate so runs
+    others follow in the order of the first measurement. At the end each candidate runs
     `calibration_batches + first_batches` forward passes.
 
     Args:
-        candidates: random architectures compared; 1,000 in the paper.
-        first_batches: validation batches of the first measurement.
-        finalists: architectures measured again.
+        candidates: Number of random architectures compared; 1,000 in the paper.
+        first_batches: Validation batches of the first measurement.
+        finalists: Number of architectures measured again.
 
     Source: Li and Talwalkar 2019, arXiv:1902.07638, section 4.
     """
@@ -35,9 +36,11 @@ class RandomOneShot(PathSampling):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check_integers(1, "candidates", "first_batches", "finalists")
+        require_all(require_integer, self, "candidates", "first_batches", "finalists", least=1)
         if self.finalists > self.candidates:
-            raise SpaceError(f"finalists={self.finalists} of candidates={self.candidates}; give fewer.")
+            raise SpaceError(
+                f"finalists={self.finalists} of candidates={self.candidates} is too many; set fewer."
+            )
 
     @property
     def measurements(self) -> int:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from spacelang import SpaceError
+from spacelang.errors import require_all, require_integer, require_number
 from spacelang.language import Architecture, DecisionSpace
 
 from ..framework import Measure, PathSampling, Scored, Unseen
@@ -16,20 +17,20 @@ from ..framework import Measure, PathSampling, Scored, Unseen
 class SPOS(PathSampling):
     """Single path one-shot: uniform paths in training, then evolution on the shared weights.
 
-    The first generation is random. From the best architectures measured so far each later one takes
-    `mutations`, which draw every decision of a parent anew with probability `mutation_probability`, and
-    `crossovers`, which take every decision from one of two parents; random ones fill it up. What was measured
-    or rejected by `filter` before is not proposed again, in at most ten tries for each place.
+    The first generation is random. The parents of each later one are the best architectures measured so far.
+    `mutations` draw every decision of a parent again with probability `mutation_probability`, `crossovers`
+    take every decision from one of two parents, and random architectures fill up the rest. An architecture
+    that was measured, or rejected by `filter`, is not proposed again, in at most ten tries for each place.
 
     At the end `population * generations` architectures run `calibration_batches + validation_batches` forward
     passes each: with the paper's sizes, the defaults, 1,000 times 200 batches and the validation set.
 
     Args:
-        population: architectures of a generation.
-        generations: how many.
-        parents: the best architectures, of which the next generation is made.
-        mutations, crossovers: in a generation; together at most `population`.
-        mutation_probability: of drawing a decision anew.
+        population: Number of architectures in a generation.
+        generations: Number of generations.
+        parents: Number of best architectures from which the next generation is made.
+        mutations, crossovers: Numbers of both in a generation; together at most `population`.
+        mutation_probability: Probability of drawing a decision again.
 
     Source: SPOS, Guo et al. 2020, arXiv:1904.00420, sections 3.2 to 3.4, algorithm 1.
     """
@@ -44,15 +45,14 @@ class SPOS(PathSampling):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check_integers(1, "population", "generations", "parents")
-        self.check_integers(0, "mutations", "crossovers")
+        require_all(require_integer, self, "population", "generations", "parents", least=1)
+        require_all(require_integer, self, "mutations", "crossovers", least=0)
+        require_number("mutation_probability", self.mutation_probability, above=0, most=1)
         if self.mutations + self.crossovers > self.population:
             raise SpaceError(
                 f"mutations={self.mutations} and crossovers={self.crossovers} are more than a population of "
                 f"{self.population}."
             )
-        if not 0 < self.mutation_probability <= 1:
-            raise SpaceError(f"mutation_probability={self.mutation_probability} must lie in (0, 1].")
 
     @property
     def measurements(self) -> int:

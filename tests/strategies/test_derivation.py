@@ -225,5 +225,5 @@ def test_constraints_that_link_many_decisions_are_kept_at_once() -> None:
 
 
 def test_a_count_below_one_is_refused(cell_supernet: Supernet) -> None:
-    with pytest.raises(SpaceError, match="at least 1; got 0"):
+    with pytest.raises(SpaceError, match="count=0 must be an integer of at least 1"):
         top_architectures(cell_supernet, probabilities(cell_supernet, cell=oracle_logits()), 0)

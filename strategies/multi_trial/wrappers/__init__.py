@@ -1,4 +1,4 @@
-"""What goes around a strategy and changes its proposals, its trials, or what it sees of them."""
+"""Strategies around a strategy, which change its proposals, its trials, or its view of them."""
 
 from .fidelity import ASHA as ASHA
 from .fidelity import Hyperband as Hyperband

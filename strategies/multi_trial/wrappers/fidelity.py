@@ -11,9 +11,10 @@ from typing import TypeAlias
 import numpy as np
 
 from spacelang import ModelSpace
-from spacelang.trials import History, Proposal, Proposer, Stopper, Trial
+from spacelang.errors import require_integer
+from spacelang.trials import History, Proposal, Proposer, Trial
 
-from .wrapper import Wrapped, Wrapper, inner_note
+from .wrapper import Wrapped, Wrapper, inner_goes_on, inner_note
 
 Bracket: TypeAlias = "tuple[tuple[int, int], ...]"
 """Rungs, each a number of trials and their epochs."""
@@ -24,10 +25,10 @@ class _Fidelity(Wrapped):
     """Base of strategies with rungs of more and more epochs.
 
     Args:
-        strategy: proposes architectures.
-        max_epochs: epochs of the last rung.
-        min_epochs: epochs that the first has at least.
-        eta: of one rung a share of 1 / eta gets to the next, which has eta times as many epochs.
+        strategy: Strategy that proposes architectures.
+        max_epochs: Epochs of the last rung.
+        min_epochs: Least epochs of the first rung.
+        eta: Share 1 / eta of a rung reaches the next, which has eta times as many epochs.
     """
 
     max_epochs: int
@@ -36,12 +37,13 @@ class _Fidelity(Wrapped):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, least in (("min_epochs", 1), ("max_epochs", self.min_epochs), ("eta", 2)):
-            self.check_count(name, least)
+        require_integer("min_epochs", self.min_epochs, least=1)
+        require_integer("max_epochs", self.max_epochs, least=self.min_epochs)
+        require_integer("eta", self.eta, least=2)
 
     @property
     def steps(self) -> int:
-        """How often `min_epochs` can be multiplied by eta within `max_epochs`."""
+        """Number of times that `min_epochs` can be multiplied by eta within `max_epochs`."""
         return next(s for s in count() if self.min_epochs * self.eta ** (s + 1) > self.max_epochs)
 
 
@@ -53,8 +55,8 @@ class SuccessiveHalving(_Fidelity):
     last trials of a rung run. A trial that failed is not promoted.
 
     Args:
-        strategy, max_epochs, min_epochs, eta: see `Hyperband`.
-        trials: of the first rung.
+        strategy, max_epochs, min_epochs, eta: Settings as in `Hyperband`.
+        trials: Number of trials in the first rung.
 
     Source: Jamieson and Talwalkar 2016, arXiv:1502.07943; rungs as in a bracket of Hyperband.
     """
@@ -63,7 +65,7 @@ class SuccessiveHalving(_Fidelity):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check_count("trials", 1)
+        require_integer("trials", self.trials, least=1)
 
     @property
     def brackets(self) -> tuple[Bracket, ...]:
@@ -85,11 +87,11 @@ class Hyperband(_Fidelity):
     in rung i; after the last bracket the first comes again. See `SuccessiveHalving`.
 
     Args:
-        strategy: proposes architectures. It sees each once, when it is promoted no more, with the metrics of
-            its last trial.
-        max_epochs: epochs of the last rung.
-        min_epochs: epochs that the first has at least.
-        eta: of one rung a share of 1 / eta gets to the next, which has eta times as many epochs.
+        strategy: Strategy that proposes architectures. It sees each once, when it is promoted no more, with
+            the metrics of its last trial.
+        max_epochs: Epochs of the last rung.
+        min_epochs: Least epochs of the first rung.
+        eta: Share 1 / eta of a rung reaches the next, which has eta times as many epochs.
 
     Source: Li et al. 2018, arXiv:1603.06560, algorithm 1.
     """
@@ -110,15 +112,15 @@ class Hyperband(_Fidelity):
 class ASHA(_Fidelity):
     """Asynchronous successive halving: stop a trial that is not among the best when it reaches a rung.
 
-    Rungs are at min_epochs * eta^k epochs. There a trial goes on if of the n trials that were there, itself
-    included, it is among the max(1, floor(n / eta)) best. No trial waits for another, and none begins anew;
-    the evaluator must report its metrics after every epoch.
+    Rungs are at min_epochs * eta^k epochs. There a trial continues if it is among the max(1, floor(n / eta))
+    best of the n trials that have reached the rung, itself included. No trial waits for another, and none
+    begins again; the evaluator must report its metrics after every epoch.
 
     Args:
-        strategy: proposes architectures. Trials that were stopped it sees with the metrics they had.
-        max_epochs: epochs of a trial that is never stopped.
-        min_epochs: epochs of the first rung.
-        eta: of one rung a share of 1 / eta gets on.
+        strategy: Strategy that proposes architectures. It sees stopped trials with the metrics they had.
+        max_epochs: Epochs of a trial that is never stopped.
+        min_epochs: Epochs of the first rung.
+        eta: Share 1 / eta of a rung continues.
 
     Source: Li et al. 2020, arXiv:1810.05934, with trials stopped rather than promoted.
     """
@@ -128,7 +130,7 @@ class ASHA(_Fidelity):
         return _Asynchronous(self.strategy.start(space), self)
 
     def among_the_best(self, score: float, scores: Sequence[float]) -> bool:
-        """Whether a score is good enough among all at a rung, itself included."""
+        """Return whether a score is good enough among all scores at a rung, itself included."""
         better = sum(other > score for other in scores)
         return score > -math.inf and better < max(1, len(scores) // self.eta)
 
@@ -138,13 +140,13 @@ def _bracket(trials: int, steps: int, epochs: int, eta: int) -> Bracket:
 
 
 class _Halving(Wrapper):
-    """Fills the rungs of brackets in turn.
+    """A wrapper that fills the rungs of brackets in turn.
 
-    The view shows an architecture as one trial, which runs until the architecture is not promoted any more.
+    The view shows an architecture as one trial, which runs until the architecture is promoted no more.
 
     Args:
-        start: begins the wrapped proposer's search.
-        brackets: in order, again and again.
+        start: Function that begins the wrapped proposer's search.
+        brackets: Brackets in order; after the last the first comes again.
     """
 
     def __init__(self, start: Callable[[], Proposer], brackets: tuple[Bracket, ...]) -> None:
@@ -157,7 +159,7 @@ class _Halving(Wrapper):
         self._oldest = 0  # bracket that has not ended
 
     def take(self, trial: Trial) -> None:
-        """Enter a trial into its rung, and show what that decides."""
+        """Add a trial to its rung, and show the trials that this decides."""
         first = int(trial.note.get("first", trial.number))
         self.places[trial.number] = self.places.get(first, len(self.view))
         bracket = int(trial.note.get("bracket", 0))
@@ -179,7 +181,7 @@ class _Halving(Wrapper):
                     self.show(trial, self.places[first])
 
     def propose(self, rng: np.random.Generator) -> Proposal:
-        """For the first bracket that has room."""
+        """Return a proposal for the first bracket that has room."""
         last = max((bracket for bracket, _ in self._rungs), default=0)
         while self._oldest < last and len(list(self._ended(self._oldest))) == len(self._shape(self._oldest)):
             self._oldest += 1
@@ -207,7 +209,7 @@ class _Halving(Wrapper):
         return self._rungs.get((bracket, rung), {})
 
     def _ended(self, bracket: int) -> Iterator[tuple[int, dict[int, Trial]]]:
-        """Rungs of which all trials have ended, each with those that are promoted from it, best first."""
+        """Yield the rungs whose trials have all ended, each with its promoted trials, best first."""
         shape = self._shape(bracket)
         places = [*(n for n, _ in shape), 0]
         wanted = places[0]
@@ -228,12 +230,7 @@ class _Halving(Wrapper):
 
 
 class _Asynchronous:
-    """Stops trials at rungs.
-
-    Args:
-        inner: proposes architectures.
-        settings: of the strategy.
-    """
+    """A proposer that stops trials at rungs."""
 
     def __init__(self, inner: Proposer, settings: ASHA) -> None:
         self.inner = inner
@@ -246,7 +243,7 @@ class _Asynchronous:
 
     def goes_on(self, trial: Trial, history: History) -> bool:
         """See `Stopper`."""
-        if isinstance(self.inner, Stopper) and not self.inner.goes_on(trial, history):
+        if not inner_goes_on(self.inner, trial, history):
             return False
         epoch = trial.reports[-1].epoch
         if epoch + 1 not in self.rungs:

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from spacelang import ModelSpace, SpaceError
-from spacelang.trials import History, Proposal, Proposer, Stopper, Trial
+from spacelang import ModelSpace
+from spacelang.errors import require_integer, require_number
+from spacelang.trials import History, Proposal, Proposer, Trial
 
-from ..predictors.predictor import Array, standardised
-from ..predictors.regressor import check_regressor, fresh
-from .wrapper import Wrapped
+from ..predictors import Array, check_regressor, fresh, standardised
+from .wrapper import Wrapped, inner_goes_on
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class LearningCurveStopping(Wrapped):
     For every number tau of observed epochs a regression model learns the final value y_T from the encoded
     architecture, y_1, ..., y_tau, and the first and second differences of these. Its error is taken to be
     Gaussian, with the mean square of the leave-one-out errors as variance. A trial is stopped when
-    P(y_T <= best) >= delta. Of several objectives the first decides.
+    P(y_T <= best) >= delta. With several objectives the first decides.
 
     A trial is compared only with those of the same `max_epochs` and overrides; the best is theirs. The models
     learn from the complete curves among these, which are as long as any. So they learn neither from stopped
@@ -33,11 +33,11 @@ class LearningCurveStopping(Wrapped):
     metrics after every epoch.
 
     Args:
-        strategy: proposes architectures. Trials that were stopped it sees with the metrics they had.
-        min_curves: complete curves before the first trial is stopped; about 100 in the paper.
-        min_epochs: epochs before a trial is stopped.
-        delta: probability, in (0, 1), from which a trial is stopped; 0.95 and 0.99 in the paper.
-        regressor: any of scikit-learn; cloned for every fit. None is `nu_svr()`.
+        strategy: Strategy that proposes architectures. It sees stopped trials with the metrics they had.
+        min_curves: Complete curves before the first trial is stopped; about 100 in the paper.
+        min_epochs: Epochs before a trial is stopped.
+        delta: Probability, in (0, 1), from which a trial is stopped; 0.95 and 0.99 in the paper.
+        regressor: Any of scikit-learn; cloned for every fit. None is `nu_svr()`.
 
     Source: Baker et al. 2017, arXiv:1705.10823, sequential regression models.
     """
@@ -49,10 +49,9 @@ class LearningCurveStopping(Wrapped):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check_count("min_curves", 3)  # for as many folds
-        self.check_count("min_epochs", 1)
-        if type(self.delta) is not float or not 0 < self.delta < 1:
-            raise SpaceError(f"delta={self.delta!r} must be a probability between 0 and 1, such as 0.95.")
+        require_integer("min_curves", self.min_curves, least=3)  # for as many folds
+        require_integer("min_epochs", self.min_epochs, least=1)
+        require_number("delta", self.delta, above=0, below=1)
         if self.regressor is not None:
             check_regressor(self.regressor, type(self).__name__)
 
@@ -61,15 +60,15 @@ class LearningCurveStopping(Wrapped):
         return _Stopping(self.strategy.start(space), self)
 
     def stops(self, probability: float) -> bool:
-        """Whether a trial is stopped whose final value does not exceed the best with a probability."""
+        """Return whether a trial is stopped if its final value exceeds the best with 1 - `probability`."""
         return probability >= self.delta
 
 
 def nu_svr(configurations: int = 50) -> Any:
-    """The regressor of sequential regression models: nu-SVR with an RBF kernel on standardised features.
+    """Return the regressor of the paper: nu-SVR with an RBF kernel on standardised features.
 
     Args:
-        configurations: random settings of C, gamma and nu, of which 3-fold cross-validation chooses.
+        configurations: Number of random settings of C, gamma and nu; 3-fold cross-validation chooses one.
     """
     from sklearn.model_selection import RandomizedSearchCV
     from sklearn.pipeline import make_pipeline
@@ -95,9 +94,9 @@ class FinalValue:
     """A fitted model of final values, with Gaussian error.
 
     Args:
-        model: predicts standardised values.
-        center, scale: of the values.
-        std: of the error.
+        model: Model that predicts standardised values.
+        center, scale: Mean and standard deviation of the values.
+        std: Standard deviation of the error.
     """
 
     model: Any
@@ -110,11 +109,11 @@ class FinalValue:
         """Learn from complete curves.
 
         Args:
-            regressor: of scikit-learn. One that searches for settings does so once, for all curves; the
-                errors are those of its best settings.
-            x: features, (n, features).
-            y: final values, (n,), n at least 3.
-            rng: for everything random.
+            regressor: Regressor of scikit-learn. One that searches for settings does so once, for all curves;
+                the errors are those of its best settings.
+            x: Features, (n, features).
+            y: Final values, (n,), n at least 3.
+            rng: Generator for every random draw.
         """
         from sklearn.model_selection import LeaveOneOut, cross_val_predict
 
@@ -125,40 +124,33 @@ class FinalValue:
         return cls(model, center, scale, scale * float(np.sqrt(np.mean(errors**2))))
 
     def predict(self, x: Array) -> float:
-        """Mean of the final value of one curve, from its features."""
+        """Return the expected final value of one curve, from its features."""
         return self.center + self.scale * float(self.model.predict(x[None])[0])
 
     def probability_up_to(self, bound: float, x: Array) -> float:
-        """That the final value of one curve, from its features, does not exceed a bound."""
+        """Return the probability that the final value of one curve, from its features, is within a bound."""
         return probability_up_to(bound, self.predict(x), self.std)
 
 
 def probability_up_to(bound: float, mean: float, std: float) -> float:
-    """P(y <= bound) of a Gaussian; with std 0 all of it is at the mean."""
+    """Return P(y <= bound) of a Gaussian; with std 0 all of it is at the mean."""
     return NormalDist(mean, std).cdf(bound) if std > 0 else float(mean <= bound)
 
 
 def curve_features(scores: Array) -> Array:
-    """Values, first and second differences of a curve.
+    """Return values, first and second differences of a curve.
 
     Args:
-        scores: (tau,).
+        scores: Values, (tau,).
 
     Returns:
-        (tau + max(0, tau - 1) + max(0, tau - 2),).
+        Features, (tau + max(0, tau - 1) + max(0, tau - 2),).
     """
     return np.concatenate([scores, np.diff(scores), np.diff(scores, n=2)])
 
 
 class _Stopping:
-    """Stops trials that will not be the best.
-
-    What it keeps are models, which another would fit alike from the same history.
-
-    Args:
-        inner: proposes architectures.
-        settings: of the strategy.
-    """
+    """A proposer that stops trials; its models are a cache, which follows from the history."""
 
     def __init__(self, inner: Proposer, settings: LearningCurveStopping) -> None:
         self.inner = inner
@@ -171,7 +163,7 @@ class _Stopping:
 
     def goes_on(self, trial: Trial, history: History) -> bool:
         """See `Stopper`."""
-        if isinstance(self.inner, Stopper) and not self.inner.goes_on(trial, history):
+        if not inner_goes_on(self.inner, trial, history):
             return False
         epochs = _epochs(trial)
         if epochs[-1] + 1 < self.settings.min_epochs or not _is_finite(trial, history):
@@ -185,7 +177,7 @@ class _Stopping:
         return not self.settings.stops(model.probability_up_to(best, _features(trial, history, len(epochs))))
 
     def _model(self, complete: list[Trial], observed: int, history: History) -> FinalValue:
-        """What complete curves tell of the final value after so many reports."""
+        """Return a model of final values after so many reports, learnt from complete curves."""
         key = complete[0].number, observed  # the first of them stands for all that are compared
         numbers = [trial.number for trial in complete]
         if key not in self._models or self._models[key][0] != numbers:
@@ -202,7 +194,7 @@ def _are_peers(a: Trial, b: Trial) -> bool:
 
 
 def _complete(peers: list[Trial], epochs: tuple[int, ...], history: History) -> list[Trial]:
-    """Trials with a whole curve without NaN that begins with these epochs and goes on after them."""
+    """Return trials with a whole curve without NaN that has these epochs and later ones."""
     reporting = [trial for trial in peers if trial.reports]
     last = max((trial.reports[-1].epoch for trial in reporting), default=-1)
     if last <= epochs[-1]:
@@ -218,7 +210,7 @@ def _complete(peers: list[Trial], epochs: tuple[int, ...], history: History) -> 
 
 
 def _features(trial: Trial, history: History, observed: int) -> Array:
-    """What a model sees of a trial after `observed` reports, (features,)."""
+    """Return a model's features of a trial after `observed` reports, (features,)."""
     curve = curve_features(_curve(trial, history)[:observed])
     return np.concatenate([history.decisions(trial.overrides).encode(trial.arch), curve])
 

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from spacelang import ModelSpace, SpaceError
-from spacelang.trials import History, Proposal, Proposer, Stopper, Trial, plain_overrides
+from spacelang.errors import require_integer
+from spacelang.trials import History, Proposal, Proposer, Trial, plain_overrides
 
-from .wrapper import Wrapped, Wrapper
+from .wrapper import Wrapped, Wrapper, inner_goes_on
 
 
 @dataclass(frozen=True)
@@ -22,15 +23,15 @@ class FewerEpochs(Wrapped):
     Epochs that the strategy itself sets, as `Hyperband` does, hold where they are fewer.
 
     Args:
-        strategy: what is wrapped.
-        epochs: of a trial, at most.
+        strategy: The wrapped strategy.
+        epochs: Largest number of epochs of a trial.
     """
 
     epochs: int
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check_count("epochs", 1)
+        require_integer("epochs", self.epochs, least=1)
 
     def start(self, space: ModelSpace) -> Proposer:
         """Begin a search."""
@@ -41,12 +42,12 @@ class FewerEpochs(Wrapped):
 class SmallerSpace(Wrapped):
     """Search the space rebuilt with other constructor arguments, such as fewer cells or channels.
 
-    The architectures found are those of the space itself. Costs and constraints of a search are of the model
-    in full; trained weights are of the smaller one, so an exported instance gets new ones.
+    The architectures found belong to the space itself. Costs and limits of a search hold for the full model.
+    Trained weights belong to the smaller one, so an exported instance gets new ones.
 
     Args:
-        strategy: searches the smaller space.
-        overrides: constructor arguments, plain values: `SmallerSpace(Random(), {"width": 4})`.
+        strategy: Strategy that searches the smaller space.
+        overrides: Constructor arguments, plain values: `SmallerSpace(Random(), {"width": 4})`.
     """
 
     overrides: Mapping[str, Any]
@@ -64,20 +65,20 @@ class SmallerSpace(Wrapped):
         """Begin a search.
 
         Raises:
-            SpaceError: the space does not take these arguments; with them its architectures are others.
+            SpaceError: the space has no such arguments, or its architectures change with them.
         """
         smaller = space.rebuild(**self.overrides)
         problems = space.decision_space.problems(smaller.default())
         if problems:
             raise SpaceError(
-                f"{type(space).__name__} rebuilt with {dict(self.overrides)!r} has architectures that are "
-                f"none of the space itself, so they could not be exported: {problems[0]}"
+                f"{type(space).__name__} rebuilt with {dict(self.overrides)!r} has architectures that do not "
+                f"belong to the space itself, so they could not be exported: {problems[0]}"
             )
         return _Smaller(partial(self.strategy.start, smaller), self.overrides)
 
 
 class _Shortened:
-    """Sets the epochs of every proposal; the wrapped proposer sees the history as it is."""
+    """A proposer that limits the epochs of every proposal; the wrapped one sees the history as it is."""
 
     def __init__(self, inner: Proposer, epochs: int) -> None:
         self.inner = inner
@@ -89,11 +90,11 @@ class _Shortened:
         return replace(proposal, max_epochs=epochs)
 
     def goes_on(self, trial: Trial, history: History) -> bool:
-        return not isinstance(self.inner, Stopper) or self.inner.goes_on(trial, history)
+        return inner_goes_on(self.inner, trial, history)
 
 
 class _Smaller(Wrapper):
-    """Shows trials as if the smaller space were all there is."""
+    """A wrapper that shows trials as if there were only the smaller space."""
 
     def __init__(self, start: Callable[[], Proposer], overrides: Mapping[str, Any]) -> None:
         super().__init__(start)
@@ -110,7 +111,7 @@ class _Smaller(Wrapper):
         return super().goes_on(replace(trial, overrides=self._inner_overrides(trial)), history)
 
     def _inner_overrides(self, trial: Trial) -> dict[str, Any]:
-        """The arguments that the wrapped proposer changed."""
+        """Return the arguments that the wrapped proposer changed."""
         ours = self.overrides
         return {k: v for k, v in trial.overrides.items() if k not in ours or ours[k] != v}
 

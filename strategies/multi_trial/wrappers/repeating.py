@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import statistics
+from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from spacelang import ModelSpace, SpaceError
+from spacelang import ModelSpace
+from spacelang.errors import require_integer, require_one_of
 from spacelang.trials import Proposal, Proposer, Trial
 
 from .wrapper import Wrapped, Wrapper, inner_note
@@ -26,18 +28,18 @@ _AGGREGATES: Mapping[str, Callable[[list[float]], float]] = {
 
 @dataclass(frozen=True)
 class Retry(Wrapped):
-    """Try what failed again, with another seed; the strategy sees one trial, which fails when all have.
+    """Try failed architectures again with another seed; the strategy sees one trial, which fails if all did.
 
     Args:
-        strategy: what is wrapped.
-        times: trials after the first.
+        strategy: The wrapped strategy.
+        times: Largest number of trials after the first.
     """
 
     times: int = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check_count("times", 1)
+        require_integer("times", self.times, least=1)
 
     def start(self, space: ModelSpace) -> Proposer:
         """Begin a search."""
@@ -49,12 +51,12 @@ class Repeated(Wrapped):
     """Try each proposal with several seeds; the strategy sees one trial, measured when the last has ended.
 
     Its metrics are aggregated over the trials that did not fail; if all did, it failed. Every trial counts
-    in the limits of the search.
+    in the budget of the search.
 
     Args:
-        strategy: what is wrapped.
-        times: seeds.
-        aggregate: "mean", "median", "min" or "max", of each metric.
+        strategy: The wrapped strategy.
+        times: Number of seeds.
+        aggregate: "mean", "median", "min" or "max", for each metric.
     """
 
     times: int = 3
@@ -62,10 +64,8 @@ class Repeated(Wrapped):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check_count("times", 1)
-        if self.aggregate not in _AGGREGATES:
-            names = ", ".join(map(repr, _AGGREGATES))
-            raise SpaceError(f"aggregate={self.aggregate!r}; expected one of {names}.")
+        require_integer("times", self.times, least=1)
+        require_one_of("aggregate", self.aggregate, _AGGREGATES)
 
     def start(self, space: ModelSpace) -> Proposer:
         """Begin a search."""
@@ -73,11 +73,11 @@ class Repeated(Wrapped):
 
 
 class _Grouping(Wrapper):
-    """Shows trials of one proposal as one.
+    """A wrapper that shows the trials of one proposal as one.
 
     Args:
-        start: begins the wrapped proposer's search.
-        times: see the strategies.
+        start: Function that begins the wrapped proposer's search.
+        times: Number of trials, as in `Retry` and `Repeated`.
     """
 
     def __init__(self, start: Callable[[], Proposer], times: int) -> None:
@@ -87,7 +87,7 @@ class _Grouping(Wrapper):
     def _reset(self) -> None:
         super()._reset()
         self._groups: dict[int, dict[int, Trial]] = {}  # by the number of the first trial: trials by number
-        self._due: dict[int, Trial] = {}  # groups that want another trial: their first
+        self._due: dict[int, Trial] = {}  # first trials of groups that want another
 
     def take(self, trial: Trial) -> None:
         """Show the group of a trial."""
@@ -100,16 +100,16 @@ class _Grouping(Wrapper):
             self._due[first] = group[first]
         self.show(group[first], self.places[first], **self.seen_as(list(group.values())))
 
+    @abstractmethod
     def wants_more(self, group: list[Trial]) -> bool:
-        """Whether another trial is due."""
-        raise NotImplementedError
+        """Return whether another trial is due."""
 
+    @abstractmethod
     def seen_as(self, group: list[Trial]) -> Mapping[str, Any]:
-        """How the trial of a group in the view differs from the first of the group."""
-        raise NotImplementedError
+        """Return changes to the group's first trial with which the view shows it."""
 
     def propose(self, rng: np.random.Generator) -> Proposal:
-        """Another trial that is due, else a new proposal."""
+        """Return another trial that is due, else a new proposal."""
         if self._due:
             first = self._due[min(self._due)]
             note = {"inner": inner_note(first.note), "again": first.number}

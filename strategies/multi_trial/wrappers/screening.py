@@ -1,4 +1,4 @@
-"""Proposals that are not worth a trial: repetitions, and what a filter rejects."""
+"""Proposals that are not worth a trial: repetitions, and rejections of a filter."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 
 from spacelang import ModelSpace, SpaceError
 from spacelang.costs import CostLimit, expected_cost
+from spacelang.errors import require_integer
 from spacelang.language import Architecture
 from spacelang.trials import Exhausted, History, Proposal, Proposer, Rebuilt, Trial
 
@@ -23,19 +24,19 @@ from .wrapper import Wrapped, Wrapper
 class Deduplicate(Wrapped):
     """Try no architecture twice.
 
-    A repetition is answered from memory: the strategy sees a trial with the metrics known, or without any
-    when the first is still running or failed, and proposes anew.
+    A repetition is answered from memory: the strategy sees a trial with the known metrics, or without any
+    when the first is still running or failed, and proposes again.
 
     Args:
-        strategy: what is wrapped.
-        tries: repetitions in a row after which the search ends.
+        strategy: The wrapped strategy.
+        tries: Repetitions in a row after which the search ends.
     """
 
     tries: int = 1000
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check_count("tries", 1)
+        require_integer("tries", self.tries, least=1)
 
     def start(self, space: ModelSpace) -> Proposer:
         """Begin a search."""
@@ -44,13 +45,13 @@ class Deduplicate(Wrapped):
 
 @dataclass(frozen=True)
 class Filter(Wrapped):
-    """Try only what is accepted; the strategy sees the rest as infeasible, but no trial is spent on it.
+    """Try accepted architectures alone; the strategy sees the others as infeasible, without trials for them.
 
     Args:
-        strategy: what is wrapped.
-        accepts: says of an architecture whether it may be tried, or a limit on a cost.
-        example_inputs: for limits on costs that depend on them, such as FLOPs.
-        tries: rejections in a row after which the search ends.
+        strategy: The wrapped strategy.
+        accepts: Function that returns whether an architecture may be tried, or a limit on a cost.
+        example_inputs: Example for limits on costs that depend on the input, such as FLOPs.
+        tries: Rejections in a row after which the search ends.
     """
 
     accepts: Callable[[Architecture], bool] | CostLimit
@@ -59,7 +60,7 @@ class Filter(Wrapped):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check_count("tries", 1)
+        require_integer("tries", self.tries, least=1)
         if not callable(self.accepts) and not isinstance(self.accepts, CostLimit):
             raise SpaceError(
                 f"accepts={self.accepts!r} must be a function of an architecture or a CostLimit."
@@ -75,16 +76,16 @@ class Filter(Wrapped):
             return lambda proposal: accepts(dict(proposal.arch))
         limit, inputs = self.accepts, () if self.example_inputs is None else self.example_inputs
         costs = Rebuilt(space, lambda rebuilt: expected_cost(rebuilt, limit.metric, inputs))
-        costs({})  # what has no cost is refused before the search
+        costs({})  # refuses before the search a cost that cannot be computed
         return lambda p: limit.excess(costs.concerned(p.arch, p.overrides).of(p.arch)) == 0
 
 
 class _Screen(Wrapper):
-    """Asks again until a proposal passes; the view shows those that do not, and its note lists them.
+    """A wrapper that asks again until a proposal passes; the view shows the others, and its note lists them.
 
     Args:
-        start: begins the wrapped proposer's search.
-        tries: of one `ask`.
+        start: Function that begins the wrapped proposer's search.
+        tries: Largest number of proposals for one `ask`.
     """
 
     def __init__(self, start: Callable[[], Proposer], tries: int) -> None:
@@ -96,7 +97,7 @@ class _Screen(Wrapper):
         self._passed_over: list[dict[str, Any]] = []  # in the view, and not yet in the history
 
     def take(self, trial: Trial) -> None:
-        """Show a trial and, before it, what was passed over for it."""
+        """Show a trial and, before it, the proposals passed over for it."""
         if trial.number not in self.places:
             self._show_passed_over(trial)
             self.places[trial.number] = len(self.view)
@@ -119,7 +120,7 @@ class _Screen(Wrapper):
             return super().ask(history, rng)
 
     def propose(self, rng: np.random.Generator) -> Proposal:
-        """The first of the wrapped proposer's proposals that passes."""
+        """Return the first of the wrapped proposer's proposals that passes."""
         for _ in range(self.tries):
             self.check_any_is_left()
             proposal = self.inner.ask(self.view, rng)
@@ -133,7 +134,7 @@ class _Screen(Wrapper):
         raise Exhausted(f"none of {self.tries} proposals in a row was {self.wanted}")
 
     def _entry(self, proposal: Proposal) -> dict[str, Any]:
-        """What the note keeps; the answer too, because a running trial may have ended when it is read."""
+        """Return a note's entry, with the answer: a running trial may have ended when the note is read."""
         kept = {"arch": proposal.arch, "max_epochs": proposal.max_epochs, "note": dict(proposal.note)}
         if proposal.overrides:
             kept["overrides"] = dict(proposal.overrides)
@@ -149,11 +150,11 @@ class _Screen(Wrapper):
 
     @abstractmethod
     def passes(self, proposal: Proposal) -> bool:
-        """Whether a proposal is tried."""
+        """Return whether a proposal is tried."""
 
     @abstractmethod
     def answer(self, proposal: Proposal) -> Mapping[str, Any]:
-        """What the view says of a proposal that is not."""
+        """Return how the view shows a proposal that is not tried."""
 
 
 class _Overtaken(Exception):

@@ -1,4 +1,4 @@
-"""A search that begins with what is known."""
+"""A search that begins with known results."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from .wrapper import Wrapped, Wrapper
 class WarmStart(Wrapped):
     """Show a strategy earlier trials before its own; none of them is trained again for that.
 
-    They are not part of the search's history and its results. `Deduplicate(...)` inside keeps them from
+    They do not belong to the search's history and its results. `Deduplicate(...)` inside keeps them from
     being proposed: `WarmStart(Deduplicate(strategy), known)`.
 
     Args:
-        strategy: what is wrapped.
-        known: pairs of an architecture and its metrics; or a history, of which the measured trials are taken,
-            except those with other constructor arguments of the space.
+        strategy: The wrapped strategy.
+        known: Pairs of an architecture and its metrics; or a history, whose measured trials are used, except
+            those with other constructor arguments of the space.
     """
 
     known: History | Iterable[tuple[Architecture, Mapping[str, float]]]
@@ -42,7 +42,7 @@ class WarmStart(Wrapped):
         """Begin a search.
 
         Raises:
-            SpaceError: a known architecture is none of this space.
+            SpaceError: a known architecture does not belong to this space.
         """
         assert isinstance(self.known, tuple)
         pairs = [(space.decision_space.canonical(arch), metrics) for arch, metrics in self.known]

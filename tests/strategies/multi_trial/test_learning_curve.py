@@ -359,9 +359,9 @@ def test_support_vectors_tell_curves_apart() -> None:
 
 
 def test_settings_are_checked() -> None:
-    with pytest.raises(SpaceError, match="delta=95 must be a probability"):
+    with pytest.raises(SpaceError, match="delta=95 must be a number above 0 and below 1"):
         LearningCurveStopping(Random(), delta=95)
     with pytest.raises(SpaceError, match="min_curves=2 must be an integer of at least 3"):
         LearningCurveStopping(Random(), min_curves=2)
-    with pytest.raises(SpaceError, match="LearningCurveStopping takes a scikit-learn regressor"):
+    with pytest.raises(SpaceError, match="LearningCurveStopping needs a scikit-learn regressor"):
         LearningCurveStopping(Random(), regressor=LinearRegression)

@@ -341,7 +341,7 @@ def test_refusals() -> None:
         PNAS().start(Unlike())
     with pytest.raises(SpaceError, match="searches cells alone; Mixed also decides 'stem'"):
         PNAS().start(Mixed())
-    with pytest.raises(SpaceError, match=r"as nodes=1: Tree takes no argument 'nodes'.*PNAS\(nodes="):
+    with pytest.raises(SpaceError, match=r"by nodes=1: Tree takes no argument 'nodes'.*PNAS\(nodes="):
         PNAS(nodes="nodes").start(Tree())
     with pytest.raises(SpaceError, match=r"Deaf\(num_nodes=1\) should have the same cells with one node"):
         PNAS().start(Deaf())

@@ -298,5 +298,5 @@ def test_global_generators_are_left_alone() -> None:
 
 
 def test_what_is_no_regressor() -> None:
-    with pytest.raises(SpaceError, match=r"takes a scikit-learn regressor, such as Ridge\(\); got 3"):
+    with pytest.raises(SpaceError, match=r"needs a scikit-learn regressor, such as Ridge\(\); got 3"):
         Regressor(3, TwoNodes().encode)
