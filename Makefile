@@ -9,11 +9,12 @@ WHEEL_ENV := build/wheel-env
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types pytest wheel database bench clean
+.PHONY: help demo test quick lint types pytest wheel database bench clean
 
 help:
 	@echo "make demo     search, retrain and export a network on real data (under 4 minutes on 2 cores)"
 	@echo "make test     lint, types, tests, and the built wheel in an environment of its own"
+	@echo "make quick    the quick tests alone (under a minute on 2 cores)"
 	@echo "make lint     ruff: rules and format"
 	@echo "make types    mypy, strict, on the four source folders"
 	@echo "make pytest   the tests alone"
@@ -39,6 +40,10 @@ types: $(INSTALLED)
 # One thread a worker: two workers of two threads each would fight for the same cores.
 pytest: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist worksteal
+
+# Tests marked slow, and files of them, are left out.
+quick: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist worksteal -q -m "not slow"
 
 # The wheel is tried outside the repository, in an environment that sees the dependencies of $(VENV)
 # through a .pth file but not its editable install.

@@ -269,6 +269,7 @@ def test_importing_spacelang_loads_almost_nothing() -> None:
     assert {name for name in loaded if leaf_of(name)} == set()
 
 
+@pytest.mark.slow
 def test_the_language_needs_torch_but_nothing_heavier() -> None:
     before = loaded_after("import torch, numpy, yaml")
     names = "ModelSpace, LayerChoice, InputChoice, Repeat, Cell, value_choice, model_context, nn"

@@ -14,6 +14,8 @@ import pytest
 
 from spacelang.cli import main
 
+pytestmark = pytest.mark.slow
+
 
 def digest(path: Path) -> str:
     """SHA-256 of a file."""

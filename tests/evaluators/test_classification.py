@@ -109,7 +109,7 @@ def test_criterion_as_class_module_or_function(monkeypatch: pytest.MonkeyPatch) 
         module = ClassificationModule(criterion=criterion)
         module.set_model(Logits())
         logged(module, monkeypatch)
-        losses.append(float(module.training_step((IMAGES, LABELS), 0)))
+        losses.append(module.training_step((IMAGES, LABELS), 0).item())
     assert len(set(losses)) == 1
 
 

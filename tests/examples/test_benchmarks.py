@@ -11,6 +11,8 @@ from types import ModuleType
 import pytest
 import torch
 
+pytestmark = pytest.mark.slow
+
 Load = Callable[[str], ModuleType]
 SMALL = {"width": 2, "cells": 3, "batch": 2, "device": torch.device("cpu"), "warmup": 0, "steps": 1}
 

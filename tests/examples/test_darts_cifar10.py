@@ -14,6 +14,8 @@ from spacelang import SpaceError, load_bundle, model_context
 from spacelang.hub import DARTS as DartsSpace
 from spacelang.hub import architecture
 
+pytestmark = pytest.mark.slow
+
 # As the tutorial prints them; an input is an int.
 PLAIN = {
     "normal/op_2_0": "sep_conv_3x3",
@@ -85,7 +87,6 @@ WITH_TRICKS = {
 }
 
 
-@pytest.mark.slow
 def test_the_tutorial_runs_from_search_to_saved_network(
     example: Callable[[str], ModuleType],
     small_cifar10: Path,

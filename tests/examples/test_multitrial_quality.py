@@ -22,6 +22,8 @@ from spacelang.trials import Maximize
 
 from .test_benchmarks import printed
 
+pytestmark = pytest.mark.slow
+
 Load = Callable[[str], ModuleType]
 COLUMNS = ["arch", "seed", "val_acc@0", "val_acc@1", "val_acc@2", "test_acc", "params"]
 

@@ -14,6 +14,8 @@ from torch import nn
 from spacelang import Supernet, model_context
 from spacelang.results import read_onnx_architecture
 
+pytestmark = pytest.mark.slow
+
 Load = Callable[[str], ModuleType]
 
 
@@ -22,7 +24,6 @@ def test_every_example_is_short(repository: Path) -> None:
         assert len(path.read_text().splitlines()) < 100, path.name
 
 
-@pytest.mark.slow
 def test_custom_space_ends_in_an_onnx_file(
     example: Load, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -19,6 +19,8 @@ from spacelang.strategies import DARTS
 
 from ..toys.search_script import make, outcome
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Any:

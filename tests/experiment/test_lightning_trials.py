@@ -16,6 +16,8 @@ from spacelang.strategies import DARTS
 from spacelang.strategies.multi_trial import Grid, RegularizedEvolution
 from spacelang.trials import Maximize
 
+pytestmark = pytest.mark.slow
+
 
 class Net(ModelSpace):
     def __init__(self) -> None:

@@ -19,6 +19,8 @@ from spacelang.experiment import checkpoint
 
 from ..toys.search_script import make, outcome, strategies
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = Path(__file__).parent.parent / "toys" / "search_script.py"
 
 
@@ -117,7 +119,6 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
         make(tmp_path / "run").run(resume=True)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_a_killed_process(tmp_path: Path, uninterrupted: Any, how: signal.Signals) -> None:
     """Kill -9 or Ctrl-C once the first checkpoint is there, then resume in a new process."""
@@ -138,7 +139,6 @@ def test_a_killed_process(tmp_path: Path, uninterrupted: Any, how: signal.Signal
         assert json.loads(output.read_text()) == uninterrupted
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("half", [0, 1])
 def test_two_processes_derive_the_same_architecture(tmp_path: Path, half: int) -> None:
     """Every strategy; half of them share the time a pair of processes takes to begin."""

@@ -64,6 +64,7 @@ def test_a_choice_called_twice_is_two_regions(example: torch.Tensor) -> None:
     assert total(graph, "parameters") == 20
 
 
+@pytest.mark.slow
 def test_what_is_selected_costs_what_its_model_costs(space: ModelSpace, example: torch.Tensor) -> None:
     rng = np.random.default_rng(0)
     for arch in itertools.islice(space.grid(), 60):
@@ -162,6 +163,7 @@ def test_errors_name_the_candidate_or_the_shapes(make: Make) -> None:
         make("Inputs").trace(torch.zeros(3, 5))
 
 
+@pytest.mark.slow
 def test_the_darts_space() -> None:
     hub = pytest.importorskip("spacelang.hub")
     space = hub.DARTS(width=4, num_cells=3, num_nodes=2)

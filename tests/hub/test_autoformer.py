@@ -21,6 +21,8 @@ from spacelang.hub.transformers.autoformer import PRESETS
 
 from .networks import Tally, n_macs, n_parameters, one_hot
 
+pytestmark = pytest.mark.slow
+
 NAMES = ("autoformer-tiny", "autoformer-small", "autoformer-base")
 
 # As measured on another code base, at 3x224x224.

@@ -15,6 +15,8 @@ from spacelang.hub.published import read_entry
 
 from .networks import n_macs, n_parameters
 
+pytestmark = pytest.mark.slow
+
 COUNTS: dict[str, dict[str, list[Any]]] = load_yaml(Path(__file__).with_name("cell_counts.yaml"))
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "cifar10": {},

@@ -21,6 +21,8 @@ from spacelang.language import is_frozen
 from ..toys.hub import SMALL, Small, narrowed, small_space
 from .networks import n_macs, n_parameters, use_statistics_of
 
+pytestmark = pytest.mark.slow
+
 ONE_PATH_ONLY = ("DARTS-sizes", "ENAS-sizes", "FairDARTS-width", "NASBench101")
 
 

@@ -22,6 +22,8 @@ from spacelang.testing.toy_evaluators import quiet_trainer
 
 from ..toys.hub import SMALL, small_space
 
+pytestmark = pytest.mark.slow
+
 STRATEGIES: dict[str, Any] = {
     "DARTS": DartsSearch(),
     "SGAS": SGAS(first_decision=0, period=1),

@@ -174,6 +174,7 @@ VALUES = st.recursive(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=300)
 @given(
     name=st.sampled_from(["layers", "inputs", "triples", "values"]),

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 import yaml
 from hypothesis import HealthCheck, assume, given, settings
@@ -27,6 +28,8 @@ from spacelang import (
     nn,
     value_choice,
 )
+
+pytestmark = pytest.mark.slow
 
 # A module is described by plain data: ("kind", part, part, ...). All map (n, 3) to (n, 3).
 LEAVES = st.sampled_from([("linear",), ("tanh",), ("value", 2), ("shared",), ("inputs", 1), ("inputs", 2)])

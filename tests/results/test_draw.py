@@ -56,6 +56,7 @@ def cell_nodes(draw_: st.DrawFn, num_predecessors: int = 2) -> list[list[tuple[s
     ]
 
 
+@pytest.mark.slow
 @given(st.lists(cell_nodes(), min_size=1, max_size=3))
 @settings(max_examples=25, deadline=None)
 def test_nothing_overlaps_in_random_cells(cells: list[list[list[tuple[str, int]]]]) -> None:

@@ -47,6 +47,7 @@ def exported(tmp_path_factory: Any, space_class: Any, conv_arch: dict[str, Any])
     return Exported(model, result, "".join(written), state)
 
 
+@pytest.mark.slow
 def test_result(exported: Exported) -> None:
     result = exported.result
     assert result.path.name == "net.onnx"

@@ -73,6 +73,7 @@ def test_in_a_search_against_the_closed_form(tmp_path: Path) -> None:
     assert not supernet.groups["layer"].weights.requires_grad
 
 
+@pytest.mark.slow
 def test_watching_changes_nothing(tmp_path: Path) -> None:
     """Not even batch-norm statistics and what two kinds of dropout draw."""
     random = (SkipDropout(0.5), OperationDropout((0.3, 0.3)))

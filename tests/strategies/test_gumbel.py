@@ -79,6 +79,7 @@ def test_gradient_oracle(estimator: str, expected: list[float], monkeypatch: pyt
     assert executed == ({1, 2, 3, 4} if estimator == "straight_through" else {2})
 
 
+@pytest.mark.slow
 def test_a_sample_is_gumbel_max() -> None:
     """One-hot samples follow the softmax: 20,000 draws, chi-square with three degrees of freedom."""
     supernet = Supernet(Four())

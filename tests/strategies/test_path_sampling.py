@@ -372,6 +372,7 @@ def test_a_kill_while_comparing_resumes_exactly(tmp_path: Path, monkeypatch: pyt
     assert loaded.export_top_models(3) == whole.export_top_models(3)
 
 
+@pytest.mark.slow
 def test_importing_strategies_needs_no_lightning() -> None:
     script = "import sys, spacelang.strategies; print('lightning' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

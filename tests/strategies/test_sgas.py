@@ -115,6 +115,7 @@ def test_without_history_stability_is_zero_and_the_first_edge_wins() -> None:
     assert next_edge(scores, [1, 2, 4]) == 1
 
 
+@pytest.mark.slow
 def test_a_search_decides_on_schedule_and_frees_what_it_prunes(tmp_path: Path) -> None:
     strategy = SGAS(learning_rate=0.01, first_decision=0, period=1)
     experiment = make(tmp_path / "run", epochs=5, method=strategy)
@@ -161,6 +162,7 @@ class Sizes(pl.Callback):
         self.seen.setdefault(trainer.current_epoch, []).append(len(batch[0]))
 
 
+@pytest.mark.slow
 def test_batches_grow_with_decisions_also_after_a_resume(tmp_path: Path) -> None:
     """96 training images in batches of 32; decisions after epochs 0 and 1 add 16 each."""
     strategy = SGAS(learning_rate=0.01, first_decision=0, period=1, batch_growth=16)
@@ -186,6 +188,7 @@ def test_batches_grow_with_decisions_also_after_a_resume(tmp_path: Path) -> None
     assert outcome(again) == outcome(experiment)
 
 
+@pytest.mark.slow
 def test_decided_logits_do_not_move(tmp_path: Path) -> None:
     strategy = SGAS(learning_rate=0.1, weight_decay=1.0, first_decision=0, period=1)
     experiment = make(tmp_path / "run", epochs=3, method=strategy)

@@ -29,6 +29,8 @@ from spacelang.strategies import (
 from spacelang.supernet import Group, Supernet
 from spacelang.testing import check_strategy, toy_spaces
 
+pytestmark = pytest.mark.slow
+
 EVERY = set(toy_spaces())
 SOFT = EVERY - {"ListedInputs"}  # a concatenation of a varying set has no mixture
 

@@ -17,6 +17,8 @@ from spacelang.trials.process_pool import _environment
 
 from ..toys import trials as toy
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = Path(__file__).parents[1] / "toys" / "search_process.py"
 
 
@@ -39,7 +41,6 @@ def test_one_at_a_time_gives_the_same_trials_everywhere(tmp_path: Path) -> None:
     assert toy.trials_of(there) == toy.trials_of(here)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("method", ["forkserver", "spawn"])
 def test_processes_that_import_everything_anew(tmp_path: Path, method: str) -> None:
     """In a process of its own: what pytest imports by path has no name a new process could import."""

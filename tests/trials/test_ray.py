@@ -20,6 +20,8 @@ from spacelang.trials import InProcess, Ledger, RayExecutor, Work
 from ..toys import trials as toy
 from . import test_overrides
 
+pytestmark = pytest.mark.slow
+
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'spacelang[ray]'")
 
 
@@ -48,14 +50,12 @@ def run(directory: Path, function: Any, executor: Any, **settings: Any) -> Exper
     return experiment
 
 
-@pytest.mark.slow
 def test_one_at_a_time_gives_the_same_trials(tmp_path: Path, cluster: Any) -> None:
     here = run(tmp_path / "here", toy.noisy, InProcess(), max_trials=3)
     there = run(tmp_path / "there", toy.noisy, RayExecutor(1), max_trials=3)
     assert toy.trials_of(there) == toy.trials_of(here)
 
 
-@pytest.mark.slow
 def test_arguments_of_the_space_reach_the_workers(tmp_path: Path, cluster: Any) -> None:
     ray.cloudpickle.register_pickle_by_value(test_overrides)
     proposals = (test_overrides.SMALL, test_overrides.PARTIAL)
@@ -64,7 +64,6 @@ def test_arguments_of_the_space_reach_the_workers(tmp_path: Path, cluster: Any) 
     assert toy.trials_of(there) == toy.trials_of(here)
 
 
-@pytest.mark.slow
 def test_a_lost_node_costs_nothing(tmp_path: Path, cluster: Any) -> None:
     """Nine trials of a second or more on three nodes; one node is killed while its trial runs."""
     executor = RayExecutor(num_cpus=1)
@@ -81,7 +80,6 @@ def test_a_lost_node_costs_nothing(tmp_path: Path, cluster: Any) -> None:
     assert executor.capacity == 3
 
 
-@pytest.mark.slow
 def test_what_the_driver_needs_is_on_its_node(tmp_path: Path, cluster: Any) -> None:
     """So a lost node takes tasks with it, which run again elsewhere, and nothing else."""
     for _ in range(3):  # Ray would spread them
@@ -92,7 +90,6 @@ def test_what_the_driver_needs_is_on_its_node(tmp_path: Path, cluster: Any) -> N
         executor.close()
 
 
-@pytest.mark.slow
 def test_a_driver_that_is_killed_resumes(tmp_path: Path, cluster: Any) -> None:
     """SIGKILL while a trial runs on the cluster; the trials are then those of an uninterrupted search."""
     command = [
@@ -119,7 +116,6 @@ def test_a_driver_that_is_killed_resumes(tmp_path: Path, cluster: Any) -> None:
     ]
 
 
-@pytest.mark.slow
 def test_reports_and_failures_reach_the_ledger(tmp_path: Path, cluster: Any) -> None:
     experiment = run(tmp_path / "curve", toy.curve, RayExecutor(), max_trials=2)
     for trial in experiment.history:

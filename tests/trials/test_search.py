@@ -195,6 +195,7 @@ def _drive(folder: Path, pool: bool, ledger: str | None = None) -> None:
     run.run(resume=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pool", [False, True])
 def test_kill_the_driver_again_and_again(tmp_path: Path, pool: bool) -> None:
     """SIGKILL at 20 random moments of one search; resumed each time, none is lost and none is twice."""
@@ -221,6 +222,7 @@ def test_kill_the_driver_again_and_again(tmp_path: Path, pool: bool) -> None:
         ]
 
 
+@pytest.mark.slow
 def test_two_machines_share_a_ledger(tmp_path: Path, url: str) -> None:
     """Together they do what one would have done alone, each trial once; one of them is killed on the way."""
     context: Any = multiprocessing.get_context("fork")

@@ -26,6 +26,8 @@ from spacelang.trials import History, Maximize, Minimize, Objective, Report, Tri
 from ...toys import trials as toy
 from ...toys.trials import Chain
 
+pytestmark = pytest.mark.slow
+
 EPOCHS = 12
 MIN_CURVES, MIN_EPOCHS = 24, 2
 EXACT = LearningCurveStopping(

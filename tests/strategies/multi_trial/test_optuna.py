@@ -145,6 +145,7 @@ def summit(trial: Trial) -> dict[str, float]:
     return {"value": float(sum({"one": 0, "two": 1, "three": 2}[v] for v in trial.arch.values()))}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "sampler",
     [

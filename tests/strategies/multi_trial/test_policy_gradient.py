@@ -73,6 +73,7 @@ def threes(trial: Trial) -> dict[str, float]:
     return {"value": sum(value == "three" for value in trial.arch.values()) / len(trial.arch)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("update", [PPO(), Reinforce()], ids=["ppo", "reinforce"])
 def test_it_learns(update: Any) -> None:
     """After 200 trials nearly all layers are what is rewarded; at random a third of them."""

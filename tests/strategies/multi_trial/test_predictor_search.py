@@ -22,6 +22,8 @@ from spacelang.trials import Exhausted, History, Maximize, Minimize, Objective, 
 from ...toys.trials import Chain, product
 from . import drive
 
+pytestmark = pytest.mark.slow
+
 VALUE = {"one": 0, "two": 1, "three": 2}
 
 

@@ -212,6 +212,7 @@ def lstm(space: ModelSpace) -> Predictor:
 MAKERS = [mlp, lstm, GraphNetwork, gaussian_process, forest, ridge]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", MAKERS)
 def test_predictors_learn_and_draw_from_their_generator(make: Any) -> None:
     space = TwoNodes()
@@ -234,6 +235,7 @@ def test_predictors_learn_and_draw_from_their_generator(make: Any) -> None:
         assert (std > 0).any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [make for make in MAKERS if make is not lstm])  # which reads cells alone
 def test_one_architecture_and_equal_values(make: Any) -> None:
     for space in toy_spaces().values():
