@@ -69,7 +69,7 @@ class TrialSettings(Budget):
             "macs". By default the evaluator's `default_objective`, such as `Maximize("val_acc")` of a
             Classification, or `Maximize("default")`.
         limits: Limits on costs; an architecture that breaks one is recorded and never trained.
-        executor: Where trials run: in this process by default; `ProcessPool()`, `RayExecutor()`.
+        executor: Runner of the trials: in this process by default; `ProcessPool()`, `RayExecutor()`.
         ledger: URL of a database that several machines share; `trials.db` in the run folder by default.
         example_inputs: Example for costs that depend on the input, such as FLOPs.
         keep_weights: How many of the best trials keep their trained weights.

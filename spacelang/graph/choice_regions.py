@@ -64,7 +64,7 @@ class Unread:
 
 
 def base_name(module: nn.Module, path: str) -> str:
-    """What the region of a module would like to be called: its label, otherwise its path."""
+    """Return the wished name of a module's region: its label, otherwise its path."""
     if isinstance(module, LayerChoice | InputChoice | Cell):
         return module.label
     if isinstance(module, Repeat) and isinstance(module.depth, Choice):
@@ -77,7 +77,7 @@ def layout(primitive: Primitive, path: str, *, on_wire: bool = False) -> Region:
 
     Args:
         primitive: The choice.
-        path: Where it is.
+        path: Its path.
         on_wire: Whether it stands on a wire of a cell; there a primitive that is a decision and nothing else
             is written as its candidates, which are the operations of the cell.
     """

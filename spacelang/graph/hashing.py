@@ -33,8 +33,8 @@ def canonical_numbers(colours: Mapping[int, int], arrows: Sequence[Arrow]) -> Co
     the result is exact where refinement alone is not.
 
     Args:
-        colours: by node; equal ones may be exchanged. Tags and colours must be sortable.
-        arrows: of the graph.
+        colours: Colour of each node; equal ones may be exchanged. Tags and colours must be sortable.
+        arrows: Arrows of the graph.
     """
     refined = _refine(dict(colours), arrows)
     sizes = Counter(refined.values())
@@ -146,7 +146,7 @@ def _at(edge: Edge) -> tuple[int, int]:
 
 
 def _places(edges: list[tuple[Edge, int]], classes: Mapping[int, Classes]) -> dict[End, int]:
-    """What the nodes of loose-end cells are known by, in place of their numbers."""
+    """Return keys for the nodes of loose-end cells, in place of their numbers."""
     inside: dict[int, tuple[Region, list[tuple[Edge, int]]]] = {}
     for edge, count in edges:
         region = edge.target.region

@@ -36,13 +36,13 @@ def read(space: Space) -> RegionGraph:
 
 @dataclass(frozen=True)
 class _Context:
-    """What a module belongs to: the candidate it is part of, or the network itself.
+    """The owner of a module: the candidate it is part of, or the network itself.
 
     Args:
-        cost: where its parameters are counted.
+        cost: Cost that its parameters are added to.
         key: identity of the candidate; the same for all cells that share a label.
         edge: the candidate's edge, or None.
-        place: where that edge is, or None.
+        place: Place of that edge, or None.
     """
 
     cost: Cost
@@ -150,6 +150,6 @@ def own_modules(module: nn.Module) -> Iterator[nn.Module]:
 
 
 def _signature(module: nn.Module) -> str:
-    """What a module is, for comparing those of one candidate on two edges."""
+    """Return a key of a module, to compare those of one candidate on two edges."""
     shapes = [(name, tuple(tensor.shape)) for name, tensor in module.state_dict().items()]
     return blake2b(f"{module!r} {shapes}".encode(), digest_size=8).hexdigest()

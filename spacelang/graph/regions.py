@@ -26,7 +26,7 @@ class Call:
     Attributes:
         args: positional arguments it was given.
         kwargs: and those by name.
-        output: what it returned.
+        output: Its return value.
         arch: architecture it ran as, with a value for every label.
     """
 
@@ -38,10 +38,10 @@ class Call:
 
 @dataclass(eq=False)
 class Cost:
-    """What the modules outside every choice, or those of an edge at one place, cost without choices in them.
+    """The cost of modules outside every choice, or of an edge at one place, without choices in them.
 
     Attributes:
-        paths: where the modules are.
+        paths: Paths of the modules.
         parameters: number of weights; one that is met twice counts once.
         flops: operations, or None while nothing was run.
         spec: the layer, when its arguments are chosen.
@@ -69,7 +69,7 @@ class Place:
     """One place in the module tree where a choice is.
 
     Args:
-        path: of its module.
+        path: Path of its module.
         condition: when the place exists.
         inside: candidate it is part of, or None.
         within: the place that candidate is at.
@@ -107,12 +107,12 @@ class Region:
         nodes: attributes by local name.
         inputs: local names of the nodes through which feature maps enter.
         edges: edge of each branch of the primitive, by the branch's name.
-        places: where its modules are.
-        name: what node names begin with.
+        places: Places of its modules.
+        name: Beginning of node names.
         is_cell: whether it is the graph of a cell, which a picture shows as one.
-        topology: of a `Cell`.
-        loose_end: of a cell, whether only nodes nobody reads are its output.
-        signatures: of a loose-end cell, what the modules at (row, column) are, for telling edges apart.
+        topology: Topology of a `Cell`.
+        loose_end: Whether only the nodes nobody reads are the output of a cell.
+        signatures: Keys of the modules at (row, column) of a loose-end cell, to tell edges apart.
         held: expressions a plain module keeps as attributes, by name.
     """
 
@@ -170,7 +170,7 @@ class Edge:
         scope: region it belongs to; None where `local` says everything.
         attributes: plain values for networkx.
         decisions: decisions whose values say what it computes.
-        costs: of the modules on it, at each place of its scope.
+        costs: Costs of the modules on it, at each place of its scope.
     """
 
     source: End

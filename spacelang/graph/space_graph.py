@@ -102,7 +102,7 @@ def select(graph: RegionGraph, arch: Mapping[str, Any]) -> tuple[list[End], list
     """Nodes an architecture uses, and edges with how often it uses them.
 
     Args:
-        graph: of the space.
+        graph: Graph of the space.
         arch: canonical architecture.
     """
     counted = [(edge, count) for edge in graph.edges if (count := edge.count(arch))]
@@ -191,7 +191,7 @@ def concat_ranks(edges: list[tuple[Edge, int]]) -> dict[Edge, int]:
 
 
 def chosen_text(edge: Edge, arch: Mapping[str, Any]) -> str:
-    """What a layer with chosen arguments, or a primitive of the user's own, is under an architecture.
+    """Return a key of a layer with chosen arguments, or of a user's primitive, under an architecture.
 
     A layer is its arguments, however they were arrived at; of a primitive we know the decisions alone.
     """

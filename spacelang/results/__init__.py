@@ -1,4 +1,4 @@
-"""What comes out of a search: files, pictures and numbers. See README.md beside this file."""
+"""Results of a search: files, pictures and numbers. See README.md beside this file."""
 
 from __future__ import annotations
 

@@ -27,12 +27,12 @@ _FORMAT = "spacelang.bundle/1"
 
 @dataclass(frozen=True)
 class Bundle:
-    """What a bundle folder holds.
+    """Contents of a bundle folder.
 
     Attributes:
         arch: architecture dict.
         weights: `{state-dict key: tensor}`, on the CPU.
-        metadata: what the user gave to `save_bundle`.
+        metadata: The metadata passed to `save_bundle`.
         record: the whole description file: class name, constructor arguments, versions, checksum.
         model: the network with these weights, if `load_bundle` was given a model or a space.
     """

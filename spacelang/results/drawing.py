@@ -51,8 +51,8 @@ class Layout:
         nodes: a box for each node.
         labels: a box for each edge, or None.
         routes: way points of each edge, joined by `s_curve`s.
-        width: of everything, inches.
-        height: of everything, inches.
+        width: Whole width, inches.
+        height: Whole height, inches.
     """
 
     nodes: tuple[Box, ...]
@@ -64,7 +64,7 @@ class Layout:
 
 @dataclass(eq=False, slots=True)
 class _Item:
-    """What takes a place in a column: a node, the label of an edge, or an edge passing by."""
+    """One place in a column: a node, the label of an edge, or an edge passing by."""
 
     column: int
     width: float = 0.0

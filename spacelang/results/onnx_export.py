@@ -30,7 +30,7 @@ _NOISY = ("torch.onnx", "torch.export", "torch.fx", "onnxscript", "onnx_ir")
 
 @dataclass(frozen=True, slots=True)
 class OnnxExport:
-    """What `export_onnx` wrote.
+    """Result of `export_onnx`.
 
     Attributes:
         path: the file.

@@ -1,4 +1,4 @@
-"""What every strategy that proposes architectures must do."""
+"""Promises of every strategy that proposes architectures."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class _Search:
 
     Args:
         strategy: searches.
-        space: what is searched.
+        space: Space to search.
         workers: trials at a time, whose epochs take turns.
 
     Attributes:

@@ -141,7 +141,7 @@ class Ledger:
 
         Args:
             number: Number of the trial, the next one.
-            proposal: What to try.
+            proposal: The architecture to try.
             seed: Seed of the trial.
             owner: Name of the worker that claims it; nobody by default.
             lease: Seconds of the claim.
