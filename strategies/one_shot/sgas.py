@@ -19,7 +19,7 @@ from ..framework import Differentiable, GradientSearch, Mixture, Moment, Schedul
 
 @dataclass(frozen=True, kw_only=True)
 class SGAS(Differentiable):
-    """Decide one edge at a time, greedily, and prune the rest of it while the search goes on.
+    """Decide one edge at a time, greedily, and prune the rest of it during the search.
 
     It begins as DARTS. After `first_decision` more epochs than the first, and then every `period` epochs,
     each cell label decides the edge of the highest score: the edge keeps its most probable operation, with
