@@ -97,7 +97,7 @@ def test_each_stage_begins_anew_with_its_own_dropout() -> None:
     second = strategy.attach(strategy.supernet(Row(), 1), seed=3, stage=1, previous=first)
     a, b = (s.parameters.logits["normal"] for s in (first, second))
     assert not torch.equal(a, b)
-    assert first.strategy.extras == (SkipDropout(0.0),)
+    assert first.extras == (SkipDropout(0.0),)
 
 
 def test_a_stage_needs_the_one_before() -> None:
