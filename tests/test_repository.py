@@ -416,6 +416,40 @@ def test_every_module_has_a_docstring() -> None:
     assert [relative(path) for path in all_python() if not ast.get_docstring(parsed(path))] == []
 
 
+PREPOSITIONS = r"(of|in|for|at|with|to|from|by|where|what|on|as)\b"
+
+
+def docstrings(path: Path) -> Iterator[tuple[int, str]]:
+    """Line and docstring of the module, of every class and of every function of a file."""
+    for node in ast.walk(parsed(path)):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            yield getattr(node, "lineno", 1), ast.get_docstring(node) or ""
+
+
+def badly_begun(text: str) -> list[str]:
+    """Sentences of a docstring that begin as STYLE.md does not want: the first one, and Args lines."""
+    sections = re.findall(r"^(?:Args|Attributes):\n((?:(?: {4}.*)?\n)+)", f"{text}\n", re.MULTILINE)
+    lines = re.findall(r"^ {4}([\w*, ]+: .*)$", "".join(sections), re.MULTILINE)
+    first = [line for line in text.splitlines()[:1] if re.match(r"(What|Those|Of)\b", line)]
+    return first + [x for x in lines if re.match(PREPOSITIONS, x.partition(": ")[2], re.IGNORECASE)]
+
+
+def test_sentences_of_docstrings_begin_with_a_verb_or_a_noun() -> None:
+    wrong = [
+        f"{relative(path)}:{line} {text}"
+        for path in sources()
+        for line, docstring in docstrings(path)
+        for text in badly_begun(docstring)
+    ]
+    assert wrong == []
+
+
+def test_the_scan_sees_bad_beginnings() -> None:
+    text = "Those.\n\nArgs:\n    a, b: of it.\n        For more.\n    c: Whether.\n\nRaises:\n    E: in it."
+    assert badly_begun(text) == ["Those.", "a, b: of it."]
+    assert badly_begun("Return it.\n\nAttributes:\n    x: Where it is.") == ["x: Where it is."]
+
+
 def with_examples() -> list[Path]:
     """Source files that hold a doctest."""
     return [path for path in sources() if ">>>" in path.read_text(encoding="utf-8")]

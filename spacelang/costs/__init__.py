@@ -1,4 +1,4 @@
-"""What the models of a space cost. See README.md beside this file."""
+"""Costs of the models of a space. See README.md beside this file."""
 
 from .expected import ExpectedCost as ExpectedCost
 from .expected import expected_cost as expected_cost

@@ -83,7 +83,7 @@ class ExpectedCost:
         """Expected cost.
 
         Args:
-            probabilities: by group label, (rows, columns); at least those of `labels`. Of a choice of several
+            probabilities: Tables (rows, columns) by label, at least those of `labels`. Of a choice of several
                 inputs an entry is the probability that the input is among them.
 
         Returns:

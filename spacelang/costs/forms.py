@@ -63,7 +63,7 @@ class Expectations:
     """Prices as terms in tables of probabilities.
 
     Args:
-        decision_space: of the space.
+        decision_space: Decisions of the space.
         cells: those of the space.
     """
 
@@ -161,7 +161,7 @@ class Cells:
     """Cells of a space.
 
     Args:
-        graph: of the space.
+        graph: Graph of the space.
 
     Attributes:
         by_label: their topologies.
@@ -213,7 +213,7 @@ def loose_end_cases(topology: CellTopology) -> list[tuple[float, Architecture]]:
 
 
 def _inputs(topology: CellTopology, node: int) -> Iterator[tuple[int, ...]]:
-    """What the slots of a node may read."""
+    """Yield the inputs that the slots of a node may read."""
     if topology.distinct_inputs:
         return itertools.permutations(range(node), topology.num_ops_per_node)
     return itertools.product(range(node), repeat=topology.num_ops_per_node)

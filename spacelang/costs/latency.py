@@ -45,11 +45,11 @@ class LatencyTable:
     themselves a choice, and `fixed` may be left out; they take no time then.
 
     Args:
-        milliseconds: by key.
-        device: where it was measured.
+        milliseconds: Times by key.
+        device: Device it was measured on.
         inputs: shapes of the example inputs, such as "1x3x32x32".
         repeats: runs of which a time is the median.
-        threads: of the CPU.
+        threads: Threads of the CPU.
     """
 
     milliseconds: Mapping[str, float]
@@ -99,12 +99,12 @@ class LatencyTable:
 
 @dataclass(frozen=True, eq=False)
 class Operation:
-    """What is on an edge at one place.
+    """The modules on an edge at one place.
 
     Args:
-        edge: with the modules, or an input of a choice.
-        place: of the choice.
-        cost: of the edge there.
+        edge: Edge with the modules, or an input of a choice.
+        place: Place of the choice.
+        cost: Cost of the edge there.
         is_free: whether a table may leave it out, because it computes nothing.
     """
 
@@ -179,7 +179,7 @@ def latency_prices(
     Args:
         space: left untouched.
         table: see `LatencyTable`.
-        inputs: of the forward; with them keys may name calls, without them they name modules.
+        inputs: Inputs of the forward; with them keys may name calls, without them they name modules.
 
     Raises:
         SpaceError: the table lacks an operation, or names one that does not exist.

@@ -23,8 +23,8 @@ class Range:
     Attributes:
         smallest: value.
         largest: value.
-        smallest_architecture: where it was found.
-        largest_architecture: where it was found.
+        smallest_architecture: Architecture it was found for.
+        largest_architecture: Architecture it was found for.
         exact: whether every architecture was measured; otherwise there may be smaller and larger ones.
         sampled: how many architectures were measured, where these are a few and no search was made.
     """
@@ -89,7 +89,7 @@ class Verdict:
 
     Attributes:
         limit: the question.
-        range: of the cost.
+        range: Range of the cost.
         architecture: one that meets the limit, or None if none was found.
     """
 

@@ -26,13 +26,13 @@ _SEED = 0
 
 @dataclass(frozen=True, eq=False)
 class Price:
-    """What an edge costs at one place, each time a model uses it there.
+    """The cost of an edge at one place, each time a model uses it there.
 
     Args:
-        edge: with the modules; None for what lies outside every choice.
-        place: of the choice the edge belongs to; None likewise.
+        edge: Edge with the modules; None outside every choice.
+        place: Place of the choice the edge belongs to; None likewise.
         at: cost under values of `decisions`.
-        decisions: what the cost depends on, beside whether the edge is used.
+        decisions: Decisions that the cost depends on, apart from whether the edge is used.
     """
 
     edge: Edge | None
@@ -87,8 +87,8 @@ class Prices:
 
     Args:
         metric: "params", "flops" or "latency".
-        decision_space: of the space.
-        items: at least that of what lies outside every choice.
+        decision_space: Decisions of the space.
+        items: Items of cost, the one outside every choice among them.
     """
 
     metric: str

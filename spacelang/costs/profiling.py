@@ -1,4 +1,4 @@
-"""What one forward pass of a network costs."""
+"""The cost of one forward pass of a network."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ _SEED = 0
 
 
 class Survey:
-    """What models of a space cost.
+    """Costs of the models of a space.
 
     A space of up to 200 architectures is measured completely. In a larger one, coordinate descent goes from
     the default architecture and from two random ones (with a fixed seed): every decision in turn takes its
@@ -129,9 +129,9 @@ class Row:
     """One decision.
 
     Attributes:
-        label: of the decision.
+        label: Label of the decision.
         kind: "one of", "k of" or "any of".
-        candidates: what is chosen from.
+        candidates: Its candidates.
         condition: when it is active; "always" or a statement about other decisions.
     """
 
@@ -143,7 +143,7 @@ class Row:
 
 @dataclass(frozen=True)
 class SpaceReport:
-    """What a space holds.
+    """Contents of a space.
 
     Attributes:
         space: class of the space.
@@ -153,7 +153,7 @@ class SpaceReport:
         flops: range for the example input; operations of convolutions, matrix products and attention, two
             for a multiply-accumulate. None without an example input.
         constraints: messages of the space's own.
-        limits: for each limit asked about, whether it can be met.
+        limits: Whether each limit asked about can be met.
     """
 
     space: str
@@ -187,7 +187,7 @@ def report(space: Space, example_inputs: Sequence[Any] = (), limits: Sequence[Co
     Args:
         space: left untouched.
         example_inputs: positional arguments of its forward, for FLOPs; none for parameters only.
-        limits: on parameters, FLOPs, or milliseconds by a latency table.
+        limits: Limits on parameters, FLOPs, or milliseconds by a latency table.
 
     Raises:
         SpaceError: no architecture satisfies the constraints, the network does not run on the example, or a

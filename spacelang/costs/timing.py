@@ -50,7 +50,7 @@ def median_milliseconds(run: Callable[[], object], device: torch.device, repeats
 
 
 def _waiting(device: torch.device) -> Callable[[], object]:
-    """What waits for everything queued on a device."""
+    """Return a function that waits for everything queued on a device."""
     import torch
 
     if device.type == "cuda":

@@ -51,7 +51,7 @@ class Traces:
         self.default: Architecture = {**first, **space.default()}
 
     def graphs(self) -> list[RegionGraph]:
-        """What was traced so far."""
+        """The traces made so far."""
         return list(self._known.values())
 
     def graph(self, arch: Mapping[str, Any]) -> RegionGraph:

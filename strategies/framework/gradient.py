@@ -112,13 +112,13 @@ class GradientSearch(OneShotSearch):
     are never computed for the logits' step, nor logit gradients for the weights'.
 
     Args:
-        strategy, supernet, seed, stage, val_dataloader: As in `OneShotSearch`.
+        strategy, supernet, seed, stage, val_dataloader: See `OneShotSearch`.
         relaxation: Relaxation to use in place of the strategy's.
 
     Attributes:
         parameters: The logits and their moments, by group label.
         schedule: Acts between epochs.
-        history: By group label, the table of probabilities after each epoch.
+        history: Table of probabilities after each epoch, by group label.
         returned_to: Epoch whose probabilities are derived; None for the present ones.
     """
 

@@ -71,7 +71,7 @@ class ArchitectureParameters:
 
         Args:
             previous: Logits of the same groups.
-            kept: By group label, boolean, in the shape of the logits.
+            kept: Booleans by group label, in the shape of the logits.
             moments: Whether to begin with its moments too.
         """
         for label, parameter in self.logits.items():

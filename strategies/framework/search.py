@@ -250,7 +250,7 @@ class OneShotSearch(pl.Callback):
 
         Args:
             previous: The search of the stage before; one that was not trained leaves nothing to continue.
-            copied: By parameter name of the supernet, see `load_optimizer_states`.
+            copied: Entries by parameter name of the supernet, see `load_optimizer_states`.
         """
         if self.strategy.carries_optimizers and previous.ending is not None:
             self._beginning = previous.ending, copied

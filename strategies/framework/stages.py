@@ -41,7 +41,7 @@ def load_optimizer_states(
         trainer: The Trainer that made them, before its first epoch.
         module: Owns the parameters.
         states: Result of `optimizer_states`.
-        copied: By name of a parameter that is larger than before, for each dimension that grew the old index
+        copied: Entries by name of a larger parameter, for each dimension that grew the old index
             that every new one copies; its moments are copied likewise. Moments that still have another shape
             than their parameter begin again.
 

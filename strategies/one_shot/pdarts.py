@@ -195,7 +195,7 @@ class SurvivorSoftmax(Softmax):
     """Softmax over the operations that earlier stages have left, and over `none` where they have left it.
 
     Args:
-        without_none: By label, rows whose `none` was dropped.
+        without_none: Rows by label whose `none` was dropped.
     """
 
     without_none: Mapping[str, frozenset[int]] = field(default_factory=dict)

@@ -73,7 +73,7 @@ class BinaryGates(Softmax):
     that dL/dalpha_i = sum_j dL/dg_j p_j (delta_ij - p_i), where dL/dg_j needs the output of candidate j.
 
     Args:
-        none: as in `Softmax`.
+        none: See `Softmax`.
         pairs: Whether a step of the logits runs and moves two sampled candidates only, p renormalised over
             them.
 

@@ -127,7 +127,7 @@ def edge_scores(
 
     Args:
         tables: Probabilities, each (edges, operations); the number of operations may differ.
-        histories: For each table, the distributions without none recorded so far.
+        histories: Distributions without none recorded so far, one list per table.
         criterion: 1 or 2.
     """
     pairs = zip(tables, histories, strict=True)
