@@ -1,4 +1,4 @@
-"""The cost of one forward pass of a network."""
+"""Costs of one forward pass of a network."""
 
 from __future__ import annotations
 
