@@ -58,7 +58,7 @@ def check_multi_trial(strategy: MultiTrialStrategy, trials: int) -> Conformance:
 
 
 def _check_space(strategy: MultiTrialStrategy, space: ModelSpace, trials: int) -> _Search:
-    """Search a space in several ways; returns the first search."""
+    """Search a space in several ways; return the first search."""
     size = space.size()
     count = 2 * size + 8 if size <= _SMALL else trials
     resumptions = {1, count // 3, 2 * count // 3}
@@ -78,13 +78,13 @@ class _Search:
     """A search whose trials take no time: values come from a hash, and some trials fail.
 
     Args:
-        strategy: searches.
+        strategy: Strategy that proposes architectures.
         space: Space to search.
-        workers: trials at a time, whose epochs take turns.
+        workers: Number of trials at a time, whose epochs take turns.
 
     Attributes:
-        ended: whether the strategy ended the search by itself.
-        stopped, to_the_end: number of trials that it stopped early, and that it did not.
+        ended: Whether the strategy ended the search by itself.
+        stopped, to_the_end: Numbers of trials that it stopped early, and that it did not.
     """
 
     def __init__(self, strategy: MultiTrialStrategy, space: ModelSpace, *, workers: int) -> None:
@@ -98,7 +98,7 @@ class _Search:
         self.stopped = self.to_the_end = 0
 
     def run(self, trials: int, resumptions: Set[int] = frozenset()) -> None:
-        """Search until there are `trials`; before and in those in `resumptions` also ask a new proposer."""
+        """Search until there are `trials`; at those in `resumptions` also ask a new proposer."""
         running: list[int] = []
         while len(self.history) < trials and not self.ended:
             number = len(self.history)
@@ -125,7 +125,7 @@ class _Search:
                 return
 
     def _ends(self, trial: Trial, *, also_anew: bool) -> bool:
-        """Train a trial for another epoch; of ten one fails in its last. Returns whether it has ended."""
+        """Train a trial for another epoch; one of ten fails in its last. Return whether it has ended."""
         left = (trial.max_epochs or _EPOCHS) - len(trial.reports) - 1
         if trial.number % 10 == 3 and left == 0:
             self.history.add(replace(trial, state="failed"))
@@ -140,7 +140,7 @@ class _Search:
         return True
 
     def _goes_on(self, trial: Trial, *, also_anew: bool) -> bool:
-        """Whether the strategy goes on with a trial, and says so whenever and from wherever it is asked."""
+        """Return whether the strategy continues a trial; a new proposer must say the same."""
         if not isinstance(self.proposer, Stopper):
             return True
         before = _text(self.history)
@@ -159,14 +159,14 @@ class _Search:
         return self.history.of(list(self.history))
 
     def _ask(self, proposer: Any, history: History | None = None) -> Proposal | None:
-        """The next proposal, checked; None if there is none."""
+        """Return the next proposal, checked; None if there is none."""
         history = history or self.history
         try:
             proposal = proposer.ask(history, np.random.default_rng((0, len(history))))
         except Exhausted as reason:
             require(bool(str(reason)), "it ended without saying why")
             return None
-        require(isinstance(proposal, Proposal), f"it proposed {proposal!r}, which is no Proposal")
+        require(isinstance(proposal, Proposal), f"it proposed {proposal!r}, which is not a Proposal")
         note, overrides = _plain("note", proposal.note), _plain("overrides", proposal.overrides)
         arch = history.decisions(overrides).canonical(proposal.arch)  # raises what is wrong with it
         checked: Proposal = replace(proposal, arch=arch, note=note, overrides=overrides)
@@ -174,7 +174,7 @@ class _Search:
 
 
 def _plain(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Values as they come back from the ledger."""
+    """Return values as they come back from the ledger."""
     try:
         plain: dict[str, Any] = json.loads(json.dumps(dict(values)))
         return plain
@@ -185,20 +185,20 @@ def _plain(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _begun(number: int, proposal: Proposal) -> Trial:
-    """A new trial; one of ten breaks a constraint."""
+    """Return a new trial; one of ten breaks a constraint."""
     state: State = "infeasible" if number % 10 == 6 else "running"
     return Trial(number, proposal.arch, number, state, proposal.max_epochs, proposal.note, proposal.overrides)
 
 
 def _trained(trial: Trial, left: int) -> Trial:
-    """A trial after another epoch, with `left` to come; one of ten gives NaN."""
+    """Return a trial after another epoch, with `left` to come; one of ten gives NaN."""
     epoch = len(trial.reports)
     value = math.nan if trial.number % 10 == 8 else value_of(trial.arch) * (epoch + 1) / (epoch + 1 + left)
     return replace(trial, reports=(*trial.reports, Report(epoch, {"value": value})))
 
 
 def value_of(arch: Architecture) -> float:
-    """An arbitrary value in [0, 1) that every part of an architecture adds to."""
+    """Return an arbitrary value in [0, 1) to which every part of an architecture adds."""
     hashes = [hashlib.blake2b(repr(item).encode(), digest_size=4).digest() for item in arch.items()]
     return sum(int.from_bytes(h) for h in hashes) / 2**32 / len(hashes)
 

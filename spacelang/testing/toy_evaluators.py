@@ -30,14 +30,14 @@ class Regression(pl.LightningModule):
 
 
 class Fit:
-    """Fits the regression on 24 random images, 8 a batch, for `epochs` epochs."""
+    """A fit of the regression on 24 random images, 8 a batch, for `epochs` epochs."""
 
     def __init__(self, epochs: int, callbacks: Sequence[pl.Callback] = ()) -> None:
         self.max_epochs = epochs
         self._callbacks = list(callbacks)
 
     def lightning_module(self, model: nn.Module) -> Regression:
-        """The module that trains `model`."""
+        """Return the module that trains `model`."""
         return Regression(model)
 
     def fit(
@@ -61,7 +61,7 @@ class Fit:
 def quiet_trainer(
     epochs: int, directory: str | Path | None, callbacks: Sequence[pl.Callback], **arguments: Any
 ) -> pl.Trainer:
-    """A Trainer on the CPU that writes and says nothing of its own."""
+    """Return a Trainer on the CPU that writes and prints nothing of its own."""
     return pl.Trainer(
         accelerator="cpu",
         max_epochs=epochs,
@@ -77,7 +77,7 @@ def quiet_trainer(
 
 
 def example_batch() -> Tensor:
-    """Images, (8, 4, 6, 6), double precision."""
+    """Return images, (8, 4, 6, 6), in double precision."""
     return torch.randn(8, 4, 6, 6, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
 
 

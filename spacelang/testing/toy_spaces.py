@@ -16,7 +16,7 @@ _WIDTH = 4
 
 
 def toy_spaces() -> dict[str, ModelSpace]:
-    """A new space of every kind, by name."""
+    """Return a new space of every kind, by name."""
     kinds = (Layers, Inputs, ListedInputs, Depths, Values, Cells, LooseEnds, OwnPrimitive, Everything)
     return {kind.__name__: kind() for kind in kinds}
 
@@ -131,7 +131,7 @@ class Cells(ModelSpace):
 
 
 class LooseEnds(ModelSpace):
-    """A cell whose output is what nobody reads."""
+    """A cell whose output consists of the nodes that no other reads."""
 
     def __init__(self, num_nodes: int = 2) -> None:
         super().__init__()
@@ -148,7 +148,7 @@ def _mean_of_nodes(output: Tensor, given: list[Tensor]) -> Tensor:
 
 
 class Gain(Primitive):
-    """A primitive of one's own: a factor in front of a feature map."""
+    """A custom primitive: a factor in front of a feature map."""
 
     def __init__(self, factors: tuple[float, ...], label: str) -> None:
         super().__init__()
@@ -165,7 +165,7 @@ class Gain(Primitive):
 
 
 class FixedGain(nn.Module):
-    """Multiply by a constant."""
+    """A multiplication by a constant."""
 
     def __init__(self, factor: float) -> None:
         super().__init__()
@@ -176,7 +176,7 @@ class FixedGain(nn.Module):
 
 
 class MixedGain(Mixed):
-    """Multiply by the mixture of the factors."""
+    """A multiplication by the mixture of the factors."""
 
     def __init__(self, group: Group) -> None:
         super().__init__()
@@ -191,7 +191,7 @@ class MixedGain(Mixed):
 
 
 class OwnPrimitive(ModelSpace):
-    """A space with a primitive of its author's."""
+    """A space with a custom primitive."""
 
     def __init__(self) -> None:
         super().__init__()

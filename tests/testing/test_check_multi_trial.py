@@ -306,7 +306,7 @@ class Tampering(Stopping):
         (GlobalDraws(), "it proposed something else|the same seed gave two searches"),
         (Forgetful(), "resumed before trial 1 it proposed something else"),
         (Waiting(), "resumed before trial .* it proposed something else"),
-        (Bare(), "which is no Proposal"),
+        (Bare(), "which is not a Proposal"),
         (Rich(), "its note holds more than plain values"),
         (Unwritable(), "its overrides holds more than plain values"),
         (Meddling(), "it changed the history"),
