@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,8 +19,10 @@ from spacelang.randomness import torch_generator, torch_generator_from
 from spacelang.supernet import Group
 from spacelang.trials import Exhausted, History, Proposal, Proposer, Trial
 
-from ..framework import Controller
 from .stateless import drawn_once, require_untried
+
+if TYPE_CHECKING:
+    from ..framework import Controller
 
 _TRIES = 1000
 
@@ -216,5 +218,7 @@ def _teaches(trial: Trial, history: History) -> bool:
 
 def _controller(space: DecisionSpace, hidden: int, generator: torch.Generator) -> Controller:
     """Return a controller that makes every decision by itself, also those in cells, as in NASNet."""
+    from ..framework import Controller  # late: the framework imports Lightning, which trials do not need
+
     groups = [Group(d.label, (d.label,), tuple(d.candidates), (d,)) for d in space.by_label.values()]
     return Controller(space, groups, hidden=hidden, tanh_constant=2.5, generator=generator)
