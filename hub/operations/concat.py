@@ -49,12 +49,13 @@ class LooseEnds:
     topology: CellTopology
 
     def decisions(self) -> tuple[Decision, ...]:
-        """Return every decision of the cell."""
-        return self.topology.decisions()
+        """Return the decisions on the inputs of every slot; operations change nothing."""
+        nodes = self.topology.nodes
+        return tuple(source for node in nodes for _, source in self.topology.slots(node))
 
     def present(self, arch: Mapping[str, Any]) -> list[int]:
         """Return the positions of the nodes that no slot of `arch` reads."""
-        return self._unread({source for row in self.topology.chosen(arch).values() for source, _ in row})
+        return self._unread({source.parse(arch[source.label]) for source in self.decisions()})
 
     def groups(self, builder: Relaxer) -> list[Group]:
         """Return the group of the cell."""

@@ -164,28 +164,30 @@ class Cells:
         graph: Graph of the space.
 
     Attributes:
-        by_label: their topologies.
+        by_label: Topology of each cell.
     """
 
     def __init__(self, graph: RegionGraph) -> None:
         self.by_label = {r.label: r.topology for r in graph.regions if r.topology is not None}
         self._cell_of = {d.label: cell for cell in self.by_label.values() for d in cell.decisions()}
+        slots = (slot for cell in self.by_label.values() for node in cell.nodes for slot in cell.slots(node))
+        self._inputs = {source.label for _, source in slots}
 
     def __contains__(self, decision: Decision) -> bool:
         return decision.label in self._cell_of
 
     def apart(self, decisions: Sequence[Decision]) -> tuple[list[Decision], list[tuple[float, Architecture]]]:
-        """Take decisions of cells away from others; all that other layers know of them is their loose ends.
+        """Separate the inputs of cells from other decisions; a layer may depend on how many ends are loose.
 
         Returns:
-            the others, and `(probability, inputs)`: an example for each number of loose ends.
+            The others, and `(probability, inputs)`: an example for each number of loose ends.
         """
-        labels = dict.fromkeys(self._cell_of[d.label].label for d in decisions if d in self)
+        labels = dict.fromkeys(self._cell_of[d.label].label for d in decisions if d.label in self._inputs)
         cases = []
         for product in itertools.product(*(loose_end_cases(self.by_label[label]) for label in labels)):
             inputs = {label: node for _, example in product for label, node in example.items()}
             cases.append((math.prod(probability for probability, _ in product), inputs))
-        return [d for d in decisions if d not in self], cases
+        return [d for d in decisions if d.label not in self._inputs], cases
 
 
 def loose_end_cases(topology: CellTopology) -> list[tuple[float, Architecture]]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-from ..errors import SpaceError, short
+from ..errors import SpaceError, require_all, require_number, short
 from ..graph.tensors import example_arguments
 from ..language import Architecture, Space, is_frozen
 from .flops import flop_prices, frozen_flops
@@ -64,10 +63,8 @@ class CostLimit:
         bounds = {"at_most": self.at_most, "at_least": self.at_least}
         given = {name: value for name, value in bounds.items() if value is not None}
         if not given:
-            raise SpaceError(f"CostLimit({short(self.metric)}) limits nothing; give at_most= or at_least=.")
-        for name, value in given.items():
-            if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
-                raise SpaceError(f"CostLimit: {name}={short(value)} must be a number.")
+            raise SpaceError(f"CostLimit({short(self.metric)}) limits nothing; set at_most= or at_least=.")
+        require_all(require_number, self, "at_most", "at_least", optional=True)
         if len(given) == 2 and given["at_least"] > given["at_most"]:
             raise SpaceError(f"CostLimit: at_least={self.at_least} is above at_most={self.at_most}.")
 

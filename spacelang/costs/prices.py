@@ -18,7 +18,7 @@ from ..language.conditions import AllOf
 from ..language.primitive import walk
 
 Measure: TypeAlias = Callable[[Mapping[str, Any]], float]
-"""What an architecture costs."""
+"""Cost of an architecture."""
 
 _PROBES = 2  # random ones, beside the default
 _SEED = 0

@@ -7,12 +7,12 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import SpaceError
+from ..errors import SpaceError, require_integer
 from ..graph.reading import region_graph
 from ..graph.tensors import example_arguments, map_tensors, tensors_in
 from ..language import Space, Value
@@ -24,10 +24,6 @@ from .latency import FIXED, LatencyTable, Operation, operations
 from .prices import named
 from .traced import Traces, built, fitted
 
-if TYPE_CHECKING:
-    import torch
-    from torch import nn
-
 
 def median_milliseconds(run: Callable[[], object], device: torch.device, repeats: int, warmup: int) -> float:
     """Median time of `repeats` runs after `warmup` runs, each waiting until the device is done.
@@ -35,8 +31,8 @@ def median_milliseconds(run: Callable[[], object], device: torch.device, repeats
     Raises:
         SpaceError: `repeats` is less than 1, or `warmup` less than 0.
     """
-    if repeats < 1 or warmup < 0:
-        raise SpaceError(f"repeats={repeats} must be at least 1, and warmup={warmup} at least 0.")
+    require_integer("repeats", repeats, least=1)
+    require_integer("warmup", warmup, least=0)
     wait = _waiting(device)
     times = []
     for index in range(-warmup, repeats):
@@ -51,8 +47,6 @@ def median_milliseconds(run: Callable[[], object], device: torch.device, repeats
 
 def _waiting(device: torch.device) -> Callable[[], object]:
     """Return a function that waits for everything queued on a device."""
-    import torch
-
     if device.type == "cuda":
         return lambda: torch.cuda.synchronize(device)
     return torch.mps.synchronize if device.type == "mps" else lambda: None
@@ -60,8 +54,6 @@ def _waiting(device: torch.device) -> Callable[[], object]:
 
 def device_of(module: nn.Module) -> torch.device:
     """Where a module computes."""
-    import torch
-
     first = next(itertools.chain(module.parameters(), module.buffers()), None)
     return torch.device("cpu") if first is None else first.device
 

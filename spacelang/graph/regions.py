@@ -25,7 +25,7 @@ class Call:
 
     Attributes:
         args: positional arguments it was given.
-        kwargs: and those by name.
+        kwargs: Keyword arguments it was given.
         output: Its return value.
         arch: architecture it ran as, with a value for every label.
     """

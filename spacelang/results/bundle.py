@@ -9,16 +9,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from ..errors import SpaceError, quoted
 from ..files.plain import plain
 from ..files.storage import file_errors, write_atomic
 from ..files.yaml_files import dump_yaml, load_yaml
 from ..language import model_context, require_frozen
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
 
 WEIGHTS = "model.safetensors"
 DESCRIPTION = "architecture.yaml"
@@ -134,7 +135,7 @@ def _mapping(data: object, where: str) -> dict[str, Any]:
 
 def _serialise(model: nn.Module) -> bytes:
     """Return the state dict as a safetensors file; tensors that share memory are written once each."""
-    from safetensors.torch import save
+    from safetensors.torch import save  # late: a file format that searching does not need
 
     tensors: dict[str, Tensor] = {}
     storages: set[int] = set()
@@ -151,9 +152,6 @@ def _serialise(model: nn.Module) -> bytes:
 
 def _as_plain_tensor(name: str, value: object) -> Tensor:
     """Return one state-dict entry as a contiguous CPU tensor."""
-    import torch
-    from torch.nn.parameter import is_lazy
-
     if not isinstance(value, torch.Tensor):
         raise SpaceError(
             f"state-dict entry {name!r} is a {type(value).__name__}; a bundle holds tensors only. "
@@ -224,7 +222,7 @@ def _read_description(folder: Path) -> dict[str, Any]:
 
 def _read_weights(folder: Path, record: dict[str, Any]) -> dict[str, Tensor]:
     """Read the weights file once, and parse the very bytes whose checksum was right."""
-    from safetensors.torch import load
+    from safetensors.torch import load  # late, as above
 
     path = folder / WEIGHTS
     with file_errors(f"cannot read '{path}'"):
@@ -246,8 +244,6 @@ def _read_weights(folder: Path, record: dict[str, Any]) -> dict[str, Tensor]:
 
 def _build(space: Callable[..., nn.Module], arch: dict[str, Any], described: dict[str, Any]) -> nn.Module:
     """Construct the frozen network: a class gets the stored arguments, a factory gets none."""
-    from torch import nn
-
     name = getattr(space, "__qualname__", type(space).__name__)
     if isinstance(space, nn.Module) or not callable(space):
         raise SpaceError(

@@ -13,6 +13,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+from torch import Tensor, nn
+
 from ..errors import SpaceError
 from ..files.plain import plain
 from ..files.storage import file_errors, target_path, write_atomic
@@ -22,7 +25,6 @@ from ..quiet import quiet
 
 if TYPE_CHECKING:
     from onnx import ModelProto
-    from torch import Tensor, nn
 
 ARCHITECTURE_KEY = "spacelang.architecture"
 _NOISY = ("torch.onnx", "torch.export", "torch.fx", "onnxscript", "onnx_ir")
@@ -143,8 +145,6 @@ def _to_json(arch: Mapping[str, Any]) -> str:
 
 
 def _export(replica: nn.Module, inputs: tuple[Tensor, ...], opset: int | None) -> ModelProto:
-    import torch
-
     outputs = tensors_in(_run(replica, inputs))
     names = ["output"] if len(outputs) == 1 else [f"output_{index}" for index in range(len(outputs))]
     batch = torch.export.Dim("batch")
@@ -176,8 +176,6 @@ def _export(replica: nn.Module, inputs: tuple[Tensor, ...], opset: int | None) -
 
 
 def _run(model: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
-    import torch
-
     try:
         with torch.no_grad():
             return model(*inputs)
@@ -210,7 +208,7 @@ def _strip(message: Any) -> None:
 
 
 def _checked(proto: ModelProto) -> bytes:
-    import onnx
+    import onnx  # late: an extra that only this function needs
 
     try:
         data: bytes = proto.SerializeToString()
@@ -222,7 +220,7 @@ def _checked(proto: ModelProto) -> bytes:
 
 def _compare(model: nn.Module, data: bytes, inputs: tuple[Tensor, ...], batch_sizes: Sequence[int]) -> float:
     """Return the largest relative difference between PyTorch and onnxruntime; NaN if any is."""
-    import onnxruntime
+    import onnxruntime  # late: an extra that only this function needs
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors only
@@ -238,8 +236,6 @@ def _differences(
     model: nn.Module, session: Any, inputs: tuple[Tensor, ...], batch_size: int
 ) -> Iterator[float]:
     """Yield the relative difference of each output for one made-up batch."""
-    import torch
-
     batch = tuple(_rows(tensor, batch_size, seed) for seed, tensor in enumerate(inputs))
     expected = tensors_in(_run(model, batch))
     feed = {entry.name: tensor.numpy() for entry, tensor in zip(session.get_inputs(), batch, strict=True)}
@@ -258,8 +254,6 @@ def _differences(
 
 def _rows(tensor: Tensor, count: int, seed: int | None) -> Tensor:
     """Return `count` examples like those of `tensor`, (count, ...): its own in turn, with noise if seeded."""
-    import torch
-
     rows = tensor[torch.arange(count) % len(tensor)].contiguous()
     if seed is None or not rows.is_floating_point():
         return rows

@@ -21,6 +21,7 @@ from spacelang import (
     Repeat,
     SpaceError,
     Supernet,
+    hub,
     nn,
     value_choice,
 )
@@ -435,3 +436,21 @@ def test_depth_of_a_block() -> None:
     cost = expected_cost(Deep(), "params")
     p = torch.tensor([[0.2, 0.3, 0.5]], dtype=torch.float64)
     assert cost({"depth": p}).item() == pytest.approx(2 + 0.8 * 6 + 0.5 * 12)
+
+
+def test_loose_ends_of_a_published_cell() -> None:
+    """A one-hot row for every edge leaves the inputs, which are uniform: the mean over all 2^2 * 3^2 of them."""
+    space = hub.ENAS(4, 3, (1, 8, 10), num_nodes=2, operations=["skip_connect", "sep_conv_3x3"])
+    cost = expected_cost(space, "params")
+    tables = {label: torch.tensor([[0.0, 1.0]] * 5, dtype=torch.float64) for label in ("normal", "reduce")}
+    operation = {label: "sep_conv_3x3" for label in space.default() if "/op_" in label}
+    found = []
+    for inputs in itertools.product(range(2), range(2), range(3), range(3)):
+        labels = [f"input_{node}_{slot}" for node in (2, 3) for slot in (0, 1)]
+        chosen = dict(zip(labels, inputs, strict=True))
+        normal = {f"normal/{label}": value for label, value in chosen.items()}
+        arch = operation | normal | {f"reduce/{label}": value for label, value in chosen.items()}
+        model = space.freeze(arch)
+        found.append(sum(parameter.numel() for parameter in model.parameters()))
+        assert cost.of(arch) == found[-1]
+    assert cost(tables).item() == pytest.approx(sum(found) / len(found))
