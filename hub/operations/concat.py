@@ -18,7 +18,7 @@ from torch.func import functional_call
 
 from spacelang import nn as space_nn
 from spacelang.errors import SpaceError
-from spacelang.language import CellTopology, Decision, Primitive, Relaxer, Value
+from spacelang.language import Categorical, CellTopology, Decision, Primitive, Relaxer, Value
 from spacelang.supernet import Group, Mixed
 
 
@@ -48,7 +48,7 @@ class LooseEnds:
 
     topology: CellTopology
 
-    def decisions(self) -> tuple[Decision, ...]:
+    def decisions(self) -> tuple[Categorical, ...]:
         """Return the decisions on the inputs of every slot; operations change nothing."""
         nodes = self.topology.nodes
         return tuple(source for node in nodes for _, source in self.topology.slots(node))

@@ -6,9 +6,11 @@ import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Any, overload
+from typing import Any, overload
 
 import numpy as np
+import torch
+from torch import Tensor, nn
 
 from ..graph.tensors import batched_arguments, tensors_in
 from ..language import Architecture, Space, is_frozen, require_frozen
@@ -17,10 +19,6 @@ from .flops import count_flops
 from .limits import Range
 from .survey import Survey
 from .timing import device_of, median_milliseconds
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor, nn
 
 _WARMUP = 3
 
@@ -132,8 +130,6 @@ def _kept_without_data(model: nn.Module, inputs: tuple[Tensor, ...]) -> int:
 
 def _kept(model: nn.Module, inputs: tuple[Tensor, ...], tensors: dict[int, Any] | None = None) -> int:
     """Bytes kept by a copy of a network that has other tensors in place of its own."""
-    import torch
-
     replica = copy.deepcopy(model, tensors).train()
     storages: dict[int, torch.UntypedStorage] = {}  # kept alive: an address that is free again misleads
 
@@ -149,8 +145,6 @@ def _kept(model: nn.Module, inputs: tuple[Tensor, ...], tensors: dict[int, Any] 
 
 
 def _latency(model: nn.Module, inputs: tuple[Tensor, ...], repeats: int) -> float:
-    import torch
-
     device = device_of(model)
     replica = copy.deepcopy(model).eval()
     given = tuple(tensor.to(device) for tensor in inputs)

@@ -31,6 +31,7 @@ from .cell_pictures import (
 )
 from .drawing import Box, Edge, Layout, layered_layout, s_curve
 
+# matplotlib is imported late, everywhere in this file: it takes a second that only pictures need.
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure

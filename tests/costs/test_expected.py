@@ -439,7 +439,7 @@ def test_depth_of_a_block() -> None:
 
 
 def test_loose_ends_of_a_published_cell() -> None:
-    """A one-hot row for every edge leaves the inputs, which are uniform: the mean over all 2^2 * 3^2 of them."""
+    """One-hot rows leave the inputs, which are uniform: the mean over all 2^2 * 3^2 of them."""
     space = hub.ENAS(4, 3, (1, 8, 10), num_nodes=2, operations=["skip_connect", "sep_conv_3x3"])
     cost = expected_cost(space, "params")
     tables = {label: torch.tensor([[0.0, 1.0]] * 5, dtype=torch.float64) for label in ("normal", "reduce")}
