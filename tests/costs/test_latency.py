@@ -234,5 +234,5 @@ def test_what_is_no_table(tmp_path: Path) -> None:
         LatencyTable.load(tmp_path / "other.yaml")
     with pytest.raises(SpaceError, match=r"must end in \.yaml"):
         LatencyTable({}).save(tmp_path / "table.txt")
-    with pytest.raises(SpaceError, match="repeats=0 must be at least 1"):
+    with pytest.raises(SpaceError, match="repeats=0 must be an integer of at least 1"):
         measure_latency(Net(), torch.zeros(2, 3), repeats=0)

@@ -120,7 +120,7 @@ def test_latency_is_measured_when_asked_for() -> None:
     assert found.latency is not None
     assert found.latency > 0
     assert Counted.calls == 5 + 3  # three to warm up
-    with pytest.raises(SpaceError, match="repeats=0 must be at least 1"):
+    with pytest.raises(SpaceError, match="repeats=0 must be an integer of at least 1"):
         profile(Counted(), torch.zeros(2, 3), latency=True, repeats=0)
 
 
