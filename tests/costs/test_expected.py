@@ -314,8 +314,7 @@ class Branched(Gate):
     """A gate that says when its layer is there."""
 
     def branches(self) -> Any:
-        from spacelang.language.conditions import Is
-        from spacelang.language.values import Choice
+        from spacelang.language import Choice, Is
 
         return [(Is(Choice(self.decision), ("on",)), "layer", self.layer)]
 

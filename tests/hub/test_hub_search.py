@@ -47,7 +47,9 @@ REFUSALS = {
         "'num_cells': a network computes one number of cells",
         "'width': .* one choice at a time",
     ),
-    "NASBench101": ("'cell/num_vertices': channels follow from the graph, and graphs are computed one at a time",),
+    "NASBench101": (
+        "'cell/num_vertices': channels follow from the graph, and graphs are computed one at a time",
+    ),
 }
 SPACES = [
     *(name for name, small in SMALL.items() if name == small.kind.__name__),

@@ -25,9 +25,17 @@ from spacelang import (
     nn,
     value_choice,
 )
-from spacelang.language import Categorical, ChosenInputs, FrozenCell, Primitive, architecture_of, is_frozen
-from spacelang.language.choices import Choice
-from spacelang.language.conditions import Condition, Is
+from spacelang.language import (
+    Categorical,
+    Choice,
+    ChosenInputs,
+    Condition,
+    FrozenCell,
+    Is,
+    Primitive,
+    architecture_of,
+    is_frozen,
+)
 
 from ..toys.spaces import CASES, Case, Custom, architectures, randomise_statistics
 

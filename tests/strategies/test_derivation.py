@@ -183,8 +183,7 @@ def test_constraints_are_kept() -> None:
             super().__init__()
             self.a = LayerChoice([nn.Identity(), nn.ReLU()], label="a")
             self.b = LayerChoice([nn.Identity(), nn.ReLU()], label="b")
-            from spacelang.language import distinct
-            from spacelang.language.values import Choice
+            from spacelang.language import Choice, distinct
 
             self.constrain(distinct(Choice(self.a.decision), Choice(self.b.decision)), "a and b must differ")
 

@@ -15,7 +15,8 @@ from torch import nn
 from spacelang import Cell, InputChoice, LayerChoice, ModelSpace, SpaceError, Supernet, value_choice
 from spacelang import nn as space_nn
 from spacelang.strategies import ENAS
-from spacelang.strategies.framework.controller import Controller, Sample, skip_divergence, tempered
+from spacelang.strategies.framework import Controller, Sample
+from spacelang.strategies.framework.controller import skip_divergence, tempered
 from spacelang.strategies.one_shot.enas import Baseline
 
 from ..toys.paths import Anything, Small, rows, searched, trainer

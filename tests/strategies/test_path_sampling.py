@@ -21,7 +21,7 @@ from torchmetrics import MeanMetric
 from spacelang import Experiment, LayerChoice, ModelSpace, SpaceError, Supernet, value_choice
 from spacelang.evaluators import Lightning
 from spacelang.strategies import SPOS, PathSampling, RandomOneShot
-from spacelang.strategies.framework.paths import Unseen
+from spacelang.strategies.framework import Unseen
 from spacelang.supernet import recalibrate
 
 from ..toys.paths import Anything, Small, rows, searched, trainer
@@ -334,7 +334,7 @@ def test_no_bar_where_the_trainer_shows_none(tmp_path: Path, capsys: Any) -> Non
 
 
 def test_a_kill_while_comparing_resumes_exactly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from spacelang.strategies.framework.scoring import Scorer
+    from spacelang.strategies.framework import Scorer
 
     def make(folder: Path) -> Experiment:
         evaluator = Lightning(

@@ -13,13 +13,8 @@ from torch import Tensor, nn
 from spacelang import SpaceError, Supernet
 from spacelang.hub import DARTS as DartsSpace
 from spacelang.strategies import DARTS
-from spacelang.strategies.framework.update import (
-    SecondOrder,
-    Step,
-    forward_over_reverse,
-    reverse_over_reverse,
-    sgd_settings,
-)
+from spacelang.strategies.framework import SecondOrder, Step
+from spacelang.strategies.framework.update import forward_over_reverse, reverse_over_reverse, sgd_settings
 
 XI, MU, WD = 0.025, 0.9, 3e-4
 A = torch.tensor([[2, 0.5], [0.5, 1]], dtype=torch.float64)
