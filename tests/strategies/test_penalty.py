@@ -197,7 +197,7 @@ def searched(tmp_path: Path, *extras: Any, strategy: Any = DARTS, **settings: An
     [
         (DARTS, {}),
         (ProxylessNAS, {"warmup_epochs": 0, "update_every": 1}),
-        (ProxylessNAS, {"warmup_epochs": 0, "update_every": 1, "mode": "two"}),
+        (ProxylessNAS, {"warmup_epochs": 0, "update_every": 1, "gates": "two"}),
     ],
 )
 def test_a_strong_penalty_decides_for_the_cheap_candidate(
