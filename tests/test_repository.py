@@ -114,6 +114,7 @@ def test_dependencies_have_lower_bounds_and_no_pins() -> None:
 # -- imports
 
 
+@pytest.mark.slow
 def test_the_core_imports_no_leaf() -> None:
     wrong = [
         f"{relative(path)}:{line} imports {name}"
@@ -138,6 +139,7 @@ def test_only_the_command_line_names_a_leaf_module() -> None:
     assert wrong == []
 
 
+@pytest.mark.slow
 def test_leaves_import_only_the_core_and_themselves_relatively() -> None:
     wrong = []
     for path in sources():
@@ -188,11 +190,13 @@ def import_graph() -> nx.DiGraph:
     return graph
 
 
+@pytest.mark.slow
 def test_imports_make_no_circle() -> None:
     circles = [sorted(c) for c in nx.strongly_connected_components(import_graph()) if len(c) > 1]
     assert circles == []
 
 
+@pytest.mark.slow
 def test_imports_of_the_core_point_down_the_stair() -> None:
     step = {name: height for height, names in enumerate(STAIR) for name in names}
     root = "spacelang"
@@ -216,6 +220,7 @@ def test_modules_have_plain_and_different_names() -> None:
     assert {name: at for name, at in shared.items() if len(set(at)) < len(at) or "spacelang" in at} == {}
 
 
+@pytest.mark.slow
 def test_no_module_imports_a_private_name() -> None:
     wrong = [
         f"{relative(path)}:{line} imports {name}"
@@ -239,6 +244,7 @@ def test_everybody_outside_the_core_uses_its_doors() -> None:
     assert wrong == []
 
 
+@pytest.mark.slow
 def test_nothing_imports_a_folder_as_a_top_level_name() -> None:
     wrong = []
     for path in all_python():
@@ -333,6 +339,7 @@ def unsafe_call(node: ast.Call) -> str:
     return ""
 
 
+@pytest.mark.slow
 def test_no_code_is_run_from_data() -> None:
     wrong = []
     for path in sources():
@@ -412,6 +419,7 @@ def test_every_public_name_has_a_docstring() -> None:
     assert missing == []
 
 
+@pytest.mark.slow
 def test_every_module_has_a_docstring() -> None:
     assert [relative(path) for path in all_python() if not ast.get_docstring(parsed(path))] == []
 
@@ -434,6 +442,7 @@ def badly_begun(text: str) -> list[str]:
     return first + [x for x in lines if re.match(PREPOSITIONS, x.partition(": ")[2], re.IGNORECASE)]
 
 
+@pytest.mark.slow
 def test_sentences_of_docstrings_begin_with_a_verb_or_a_noun() -> None:
     wrong = [
         f"{relative(path)}:{line} {text}"

@@ -30,6 +30,8 @@ from spacelang.language import CellTopology, Subset
 
 from ..toys.spaces import CASES, Gate, architectures
 
+pytestmark = pytest.mark.slow
+
 PRICED = {name: case for name, case in CASES.items() if name != "custom"}
 Tables = dict[str, Tensor]
 

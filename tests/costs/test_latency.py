@@ -16,6 +16,8 @@ from spacelang.costs import LatencyTable, expected_cost, measure_latency
 
 from ..toys.spaces import CASES
 
+pytestmark = pytest.mark.slow
+
 
 class Net(ModelSpace):
     """Every kind of key."""

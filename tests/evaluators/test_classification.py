@@ -81,6 +81,7 @@ def test_a_search_step_outside_the_training_loop() -> None:
     assert module.model.table.grad is None
 
 
+@pytest.mark.slow
 def test_a_search_step_leaves_no_trace_in_the_training_metrics(data, quiet, make_net: Callable) -> None:
     """A callback that runs training_step on validation batches with the log suppressed changes no metric."""
     from lightning.pytorch import Callback
@@ -211,6 +212,7 @@ class TutorialModule(ClassificationModule):
         self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weight", [0.0, 0.4])
 def test_a_subclass_in_the_style_of_the_nni_tutorial(data, quiet, make_net: Callable, weight: float) -> None:
     net = make_net(auxiliary=weight > 0)

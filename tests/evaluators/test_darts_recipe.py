@@ -56,6 +56,7 @@ class Watch(Callback):
             self.drop_path.append(pl_module.model.drop_path_prob)
 
 
+@pytest.mark.slow
 def test_schedules_in_training(data, quiet, make_net: Callable) -> None:
     watch, net = Watch(), make_net(auxiliary=True, drop_path_prob=0.2)
     evaluator = Lightning(

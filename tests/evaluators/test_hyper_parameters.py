@@ -112,6 +112,7 @@ def test_a_classification_trains_with_what_was_decided(data: Any, quiet: Any, ma
     assert [d.label for d in evaluator.decisions()] == ["lr", "momentum", "epochs"]
 
 
+@pytest.mark.slow
 def test_decided_is_the_same_as_given(data: Any, quiet: Any, make_net: Callable) -> None:
     settings = {**data, **quiet}
     results = []
@@ -124,6 +125,7 @@ def test_decided_is_the_same_as_given(data: Any, quiet: Any, make_net: Callable)
     assert results[0] == results[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "source",
     [

@@ -226,6 +226,7 @@ def test_darts_finds_the_step(tmp_path: Path, quiet: Any) -> None:
     assert experiment.best == {"step": "next"}
 
 
+@pytest.mark.slow
 def test_trials_find_the_step_together_with_hyper_parameters(tmp_path: Path, quiet: Any) -> None:
     evaluator = Language(
         learning_rate=value_choice([1e-4, 1e-3], label="lr"), max_epochs=1, **circles(), **quiet

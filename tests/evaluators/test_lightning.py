@@ -156,6 +156,7 @@ def test_any_lightning_module_with_a_model_attribute(data, quiet, make_net: Call
     assert not hasattr(own, "model")
 
 
+@pytest.mark.slow
 def test_a_callable_makes_the_module(data, quiet, make_net: Callable) -> None:
     made: list[ClassificationModule] = []
 

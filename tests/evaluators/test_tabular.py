@@ -206,6 +206,7 @@ def test_an_unknown_architecture_is_refused_with_the_closest() -> None:
         evaluator.evaluate_architecture({"layer": "skip"})
 
 
+@pytest.mark.slow
 def test_a_search_over_a_table(tmp_path: Path) -> None:
     """All architectures of a conditional space, two seeds each; the number of the row is the metric."""
     space = toy.Conditional()

@@ -123,6 +123,7 @@ def test_the_default_directory_is_a_fresh_one_in_the_cache(
     assert {name.split("/")[0] for name in files_below(folders)} == {"cache"}
 
 
+@pytest.mark.slow
 def test_the_users_folders_and_loggers_stay_theirs(data, quiet, make_net: Callable, folders: Path) -> None:
     Classification(max_epochs=1, default_root_dir=folders / "mine", **data, **quiet).fit(make_net())
     assert {name.split("/")[0] for name in files_below(folders)} == {"mine"}
@@ -156,6 +157,7 @@ class WatchedIO(TorchCheckpointIO):
         return super().load_checkpoint(path, map_location, weights_only)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("with_trainer", [False, True])
 def test_a_fit_goes_on_from_a_checkpoint(
     data, quiet, make_net: Callable, folders: Path, with_trainer

@@ -203,6 +203,7 @@ def test_a_network_cut_in_two_has_no_gradients() -> None:
 # -- the evaluator
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("proxy", PROXIES)
 def test_nothing_handed_in_changes(proxy: str) -> None:
     torch.manual_seed(0)

@@ -17,6 +17,8 @@ from spacelang.hub import FairDARTS as FairDartsSpace
 from spacelang.strategies import Penalty
 from spacelang.testing import check_strategy, toy_spaces
 
+pytestmark = pytest.mark.slow
+
 Load = Callable[[str], ModuleType]
 OPERATIONS = [
     "max_pool_3x3",

@@ -39,6 +39,7 @@ def matched(a: nx.MultiDiGraph, b: nx.MultiDiGraph) -> dict[str, str] | None:
     return dict(matcher.mapping) if matcher.is_isomorphic() else None
 
 
+@pytest.mark.slow
 def test_equal_hash_if_and_only_if_isomorphic_and_then_equal_models(
     space: ModelSpace, example: torch.Tensor
 ) -> None:

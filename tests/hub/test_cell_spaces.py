@@ -21,6 +21,8 @@ from spacelang.language import is_frozen
 
 from ..toys.hub import SMALL, Small, pairs, small_space
 
+pytestmark = pytest.mark.slow
+
 DIGITS = (1, 8, 5)
 SPARSE = Small(FairDARTS, {"width": 2, "num_cells": 3, "dataset": DIGITS})
 

@@ -15,6 +15,8 @@ from spacelang.hub import AutoFormer, architecture, convert_weights, load, publi
 
 from .layouts import CLASSES, DartsCell, Network, NniCell, NniCellWithDropPath
 
+pytestmark = pytest.mark.slow
+
 LAYOUTS: dict[str, dict[str, Any]] = {
     "darts": {"cell": DartsCell, "stages": False},
     "nni": {"cell": NniCell, "stages": True},

@@ -15,6 +15,8 @@ from spacelang.hub.cells import cell_space as cells_module
 from spacelang.hub.operations.cell_operations import DARTS_OPERATIONS, DropPath
 from spacelang.language import is_frozen
 
+pytestmark = pytest.mark.slow
+
 DIGITS = (1, 8, 10)
 
 

@@ -59,6 +59,7 @@ def test_every_darts_entry_is_a_published_cell() -> None:
     assert entries == set(map(entry_name, PUBLISHED))
 
 
+@pytest.mark.slow
 def test_genotypes_validate_in_the_space() -> None:
     spaces: dict[tuple[str, ...], DARTS] = {}
     for name in map(entry_name, PUBLISHED):

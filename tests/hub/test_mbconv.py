@@ -13,6 +13,8 @@ from spacelang import ModelSpace, SpaceError, hub
 from spacelang.hub import MobileNetV3Space, ProxylessNAS, ShuffleNetSpace, from_mbconv, to_mbconv
 from spacelang.hub.published import read_entry
 
+pytestmark = pytest.mark.slow
+
 PROXYLESS = {
     "proxyless-mobile": """[["k5e3", "k3e3"], ["k7e3", "k3e3", "k5e3", "k5e3"],
         ["k7e6", "k5e3", "k5e3", "k5e3"], ["k5e6", "k5e3", "k5e3", "k5e3"],

@@ -27,6 +27,8 @@ from spacelang.hub.published import read_entry
 from ..toys.hub import SMALL, small_space
 from .networks import Tally, n_macs, n_parameters, one_hot, use_statistics_of
 
+pytestmark = pytest.mark.slow
+
 CLASSES: dict[str, type[ModelSpace]] = {
     "ProxylessNAS": ProxylessNAS,
     "MobileNetV3Space": MobileNetV3Space,

@@ -124,6 +124,7 @@ def test_hash_is_the_same_for_isomorphic_cells() -> None:
     assert changed > 3
 
 
+@pytest.mark.slow
 def test_every_architecture_is_equally_likely() -> None:
     space = NASBench101(width=2, num_cells=1, max_vertices=4, max_edges=4)
     rng, size = np.random.default_rng(0), space.size()

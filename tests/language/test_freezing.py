@@ -96,6 +96,7 @@ def test_state_dict_keys_are_those_of_a_network_written_by_hand() -> None:
     }  # fmt: skip
 
 
+@pytest.mark.slow
 @EVERY_CASE
 def test_frozen_models_are_plain_and_alike_whichever_way_they_are_made(case: Case) -> None:
     space = case.space()
@@ -258,6 +259,7 @@ def storages(module: plain.Module) -> set[int]:
     return {tensor.untyped_storage().data_ptr() for tensor in tensors if tensor.numel()}
 
 
+@pytest.mark.slow
 @EVERY_CASE
 def test_a_frozen_model_aliases_nothing(case: Case) -> None:
     space = case.space()
@@ -288,6 +290,7 @@ def test_duplicated_slots_of_a_cell_become_separate_modules() -> None:
         assert second[1].weight.abs().sum() > 0
 
 
+@pytest.mark.slow
 @EVERY_CASE
 def test_weights_are_inherited_and_the_space_is_left_alone(case: Case) -> None:
     """Freezing, relaxing, selecting and training what comes of it change neither weights nor labels."""
@@ -431,6 +434,7 @@ def test_a_frozen_copy_is_copied_like_any_module(case: Case) -> None:
     assert torch.equal(copy.deepcopy(model)(*case.example()), model(*case.example()))
 
 
+@pytest.mark.slow
 @EVERY_CASE
 def test_a_frozen_model_knows_its_architecture(case: Case) -> None:
     space = case.space()

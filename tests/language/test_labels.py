@@ -187,6 +187,7 @@ def test_a_label_for_two_different_decisions_is_refused_where_the_space_is_built
     )
 
 
+@pytest.mark.slow
 def test_threads_do_not_see_each_others_contexts() -> None:
     """Eight threads freeze different architectures and build spaces at the same time."""
     failures: list[BaseException] = []

@@ -96,6 +96,7 @@ def refusal(space: ModelSpace, arch: Any) -> str:
     return ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FUZZED)
 def test_a_thousand_random_mutations(name: str) -> None:
     """Ten spaces, 10,000 mutations: valid, or a SpaceError that names label, value and candidates."""
@@ -126,6 +127,7 @@ def test_a_thousand_random_mutations(name: str) -> None:
     assert min(told.values()) > 100
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FUZZED)
 def test_every_door_refuses_what_validation_refuses(name: str) -> None:
     """model_context, freeze and select on junk: built where it is valid, else a SpaceError."""

@@ -53,6 +53,7 @@ def test_a_small_space_is_measured_completely() -> None:
     assert report.flops.largest == 2 * 2 * (3 * 16 + 20)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tied", [False, True])
 def test_the_range_of_a_large_space_is_that_of_its_models(tied: bool) -> None:
     """With one weight behind several choices, edges cannot be added up; models are measured then."""
@@ -98,6 +99,7 @@ def test_the_table_is_readable() -> None:
     assert "found by local search, not proven" in str(Small(positions=6).report())
 
 
+@pytest.mark.slow
 def test_the_space_and_generators_are_left_alone() -> None:
     space = Small(positions=6)
     state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()
@@ -213,6 +215,7 @@ def test_limits_are_checked() -> None:
         Small().report(limits=["flops"])  # type: ignore[list-item]
 
 
+@pytest.mark.slow
 def test_the_darts_space_is_quick() -> None:
     hub = pytest.importorskip("spacelang.hub")
     space = hub.DARTS(width=4, num_cells=3)

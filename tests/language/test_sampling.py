@@ -44,6 +44,7 @@ def test_a_categorical_is_drawn_by_its_prior() -> None:
     check_frequencies(frequencies(weighted), {'"a"': 1 / 8, '"b"': 0, '"c"': 2 / 8, '"d"': 5 / 8})
 
 
+@pytest.mark.slow
 def test_a_subset_without_prior_is_uniform_over_its_legal_values() -> None:
     for n_chosen in (None, 1, 2, 3):
         decision = Subset("x", range(3), n_chosen)
@@ -53,6 +54,7 @@ def test_a_subset_without_prior_is_uniform_over_its_legal_values() -> None:
             check_frequencies(frequencies(decision), dict.fromkeys(values, 1 / len(values)))
 
 
+@pytest.mark.slow
 def test_subset_priors() -> None:
     """Inclusion probabilities given that the set is not empty; draws without replacement."""
     p = (0.2, 0.5, 0.9)
@@ -100,6 +102,7 @@ class Prior(ModelSpace):
         self.constrain(low <= high)
 
 
+@pytest.mark.slow
 def test_a_space_is_sampled_by_its_priors_conditioned_on_its_constraints() -> None:
     space = Prior()
     outer, inner = {"in": 3 / 4, "off": 1 / 4}, {0: 1 / 4, 1: 3 / 4}
@@ -129,6 +132,7 @@ def test_one_seed_gives_one_sequence_and_touches_no_global_generator(case: Case)
     assert (np.random.get_state()[1] == state).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_editing_stays_in_the_space(case: Case) -> None:
     """Sampling, mutation, crossover and neighbours of the toy spaces, constraints included."""
@@ -232,6 +236,7 @@ def test_the_default_satisfies_constraints() -> None:
     assert Second().default() == {"a": 2, "depth": 0, "pick": [0, 1]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_redrawing_keeps_architectures_valid(case: Case) -> None:
     space, rng = case.space(), np.random.default_rng(0)
@@ -243,6 +248,7 @@ def test_redrawing_keeps_architectures_valid(case: Case) -> None:
         assert arch == space.canonical(arch)
 
 
+@pytest.mark.slow
 def test_redrawing_changes_each_decision_with_its_probability() -> None:
     class Ten(ModelSpace):
         def __init__(self) -> None:

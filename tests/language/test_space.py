@@ -222,6 +222,7 @@ def test_constraints_are_checked_at_once_in_a_frozen_build() -> None:
         case.make()
 
 
+@pytest.mark.slow
 @EVERY_CASE
 def test_deep_copies_are_the_same_space_with_weights_of_their_own(case: Case) -> None:
     space = case.space()
@@ -237,6 +238,7 @@ def test_deep_copies_are_the_same_space_with_weights_of_their_own(case: Case) ->
     Supernet(twin).select(arch)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PICKLED)
 def test_spaces_travel_between_processes(name: str) -> None:
     """What a spawned DDP worker does with its arguments."""

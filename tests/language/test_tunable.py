@@ -27,6 +27,7 @@ EVERY_CASE = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 # ---- joined spaces
 
 
+@pytest.mark.slow
 @EVERY_CASE
 def test_every_architecture_comes_with_every_further_value(case: Case) -> None:
     space = case.space()

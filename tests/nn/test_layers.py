@@ -96,6 +96,7 @@ def flat(output: Any) -> list[Tensor]:
     return [t for part in output if part is not None for t in flat(part)]
 
 
+@pytest.mark.slow
 @EVERY_LAYER
 def test_a_layer_is_the_plain_one_of_every_choice(name: str) -> None:
     """Frozen and selected, forward and backward, the same bits; the class of torch under model_context."""

@@ -68,6 +68,7 @@ def test_nothing_overlaps_in_random_cells(cells: list[list[list[tuple[str, int]]
     assert len(boxes(figure, "node:")) == sum(len(nodes) + 3 for nodes in cells)
 
 
+@pytest.mark.slow
 @given(cell_nodes())
 @settings(max_examples=40, deadline=None)
 def test_edges_keep_clear_of_boxes_and_foreign_labels(nodes: list[list[tuple[str, int]]]) -> None:
@@ -115,6 +116,7 @@ def test_darts_cells() -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_inputs_stand_left_and_the_output_right() -> None:
     figure = draw(arch_of({"normal": DARTS_V2["normal"]}))
     placed = dict(boxes(figure, "node:"))
@@ -134,6 +136,7 @@ def test_loose_ends_and_one_element_lists() -> None:
     assert edges(draw(arch, merge_op="loose_end")) == 3 + 2  # node 2 is read by node 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["svg", "png"])
 def test_files_are_deterministic_whatever_the_user_sets(tmp_path: Path, kind: str) -> None:
     arch = arch_of(DARTS_V2) | {"width": 16}
@@ -151,6 +154,7 @@ def test_files_are_deterministic_whatever_the_user_sets(tmp_path: Path, kind: st
         assert one.read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_pyplot_stays_out(tmp_path: Path) -> None:
     import subprocess
     import sys

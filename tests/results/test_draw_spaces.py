@@ -22,6 +22,8 @@ from spacelang.supernet import Supernet
 
 from ..toys.pictures import boxes, check_nothing_overlaps
 
+pytestmark = pytest.mark.slow
+
 CELL_SPACES = ("DARTS", "FairDARTS", "NASNet", "ENAS", "AmoebaNet", "PNAS", "NASBench101", "NASBench201")
 
 

@@ -141,6 +141,7 @@ def test_missing_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, packag
         export_onnx(nn.Linear(3, 3), tmp_path / "net.onnx", torch.ones(1, 3))
 
 
+@pytest.mark.slow
 def test_what_cannot_be_traced_is_a_space_error(tmp_path: Path) -> None:
     class Looks(nn.Module):
         def forward(self, x: Tensor) -> Tensor:

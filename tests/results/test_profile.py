@@ -71,6 +71,7 @@ def test_activation_memory() -> None:
     assert profile(model, torch.zeros(7, 3, dtype=torch.float64)).activation_memory == 0
 
 
+@pytest.mark.slow
 def test_activation_memory_is_that_of_a_real_pass() -> None:
     """Counted without data, it is what autograd keeps on the model's device: attention is fused there."""
 
@@ -124,6 +125,7 @@ def test_latency_is_measured_when_asked_for() -> None:
         profile(Counted(), torch.zeros(2, 3), latency=True, repeats=0)
 
 
+@pytest.mark.slow
 def test_a_space_gives_ranges(space_class: Any) -> None:
     space, x = space_class(), torch.zeros(2, 1, 8, 8)
     found = profile(space, x, latency=True, repeats=1)

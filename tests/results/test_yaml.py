@@ -36,6 +36,7 @@ def same(a: object, b: object) -> bool:
     return type(a) is type(b) and repr(a) == repr(b)
 
 
+@pytest.mark.slow
 @given(DATA)
 @settings(max_examples=300, deadline=None)
 def test_round_trip_is_exact(data: object) -> None:

@@ -152,6 +152,7 @@ def test_every_cell_architecture_is_found_once() -> None:
     assert len({str(space.canonical(arch)) for arch in found}) == len(found)
 
 
+@pytest.mark.slow
 def test_a_pruned_candidate_is_never_derived(cell_supernet: Supernet) -> None:
     supernet = Supernet(DartsSpace(4, 3, (1, 8, 10)))
     group = supernet.groups["normal"]
@@ -192,6 +193,7 @@ def test_constraints_are_kept() -> None:
     assert top_architectures(supernet, tables, 9) == [{"a": 1, "b": 0}, {"a": 0, "b": 1}]
 
 
+@pytest.mark.slow
 def test_constraints_that_link_many_decisions_are_kept_at_once() -> None:
     """Ten edges of eight candidates, at most two of each five in use."""
 

@@ -25,6 +25,8 @@ from .test_derivation import OPERATIONS, OneCell, oracle_logits, slots_of
 from .test_pcdarts import Small, Squares
 from .test_search import quiet_trainer
 
+pytestmark = pytest.mark.slow
+
 ALPHA = oracle_logits()[:, 1:]  # DrNAS has no `none`
 BETA = [0.14692272, 1.82423697, 1.84033407, 0.14619777, 2.67331128, 0.76743346, 0.26520086]
 DRAWS = 40_000

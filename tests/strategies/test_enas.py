@@ -79,6 +79,7 @@ def test_skip_oracle() -> None:
 # -- the controller ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_every_space_can_be_sampled(case: Case) -> None:
     space = case.space()
@@ -90,6 +91,7 @@ def test_every_space_can_be_sampled(case: Case) -> None:
         assert space.canonical(arch).keys() == arch.keys()  # nothing that is inactive
 
 
+@pytest.mark.slow
 def test_probabilities_sum_to_one() -> None:
     """Over all 21 architectures, conditional ones and sets included."""
     drawn = samples(controller(Small()), 300)
@@ -110,6 +112,7 @@ class TwoCells(ModelSpace):
         self.two = InputChoice(3, 2, label="two")
 
 
+@pytest.mark.slow
 def test_slots_of_a_node_read_distinct_inputs() -> None:
     drawn = samples(controller(TwoCells()), 100)
     assert all(s.arch["normal/input_2_0"] != s.arch["normal/input_2_1"] for s in drawn)
@@ -128,6 +131,7 @@ def test_cells_with_the_same_operations_share_their_layers() -> None:
     assert not any(head.bias.any() for head in net.heads)
 
 
+@pytest.mark.slow
 def test_operations_may_be_favoured() -> None:
     net = controller(TwoCells(), operation_bias={"normal/tanh": 5.0})
     drawn = samples(net, 100)
@@ -172,6 +176,7 @@ def share(search: Any, accepts: Any) -> float:
     return sum(bool(accepts(s.arch)) for s in drawn) / len(drawn)
 
 
+@pytest.mark.slow
 def test_the_controller_learns_what_is_rewarded() -> None:
     before, after = trained(0, skip_weight=0.0), trained(25, skip_weight=0.0)
     assert share(before, lambda arch: arch["layer"] == "good") < 0.5
@@ -180,6 +185,7 @@ def test_the_controller_learns_what_is_rewarded() -> None:
     assert 0 < after.baseline.value < 1
 
 
+@pytest.mark.slow
 def test_the_skip_penalty_draws_inclusion_to_its_target() -> None:
     few, many = (trained(25, skip_target=t, skip_weight=20.0) for t in (0.3, 0.7))
     assert share(few, lambda arch: 0 in arch["join"]) < share(many, lambda arch: 0 in arch["join"]) - 0.2
@@ -260,6 +266,7 @@ def test_a_search(tmp_path: Path) -> None:
     assert module.seen == [float(x.flatten()[0]) for (x,) in rows(4, 1)] * 2
 
 
+@pytest.mark.slow
 def test_state_survives(tmp_path: Path) -> None:
     search, _ = searched(tmp_path, ENAS(controller_steps=2, samples=2, **FEW))
     other = ENAS(**FEW).attach(Supernet(Small()), seed=5)

@@ -72,6 +72,7 @@ def test_operation_dropout_by_hand(
     assert {factor for factor, count in supernet.network.calls.items() if count} == executed
 
 
+@pytest.mark.slow
 def test_a_choice_never_loses_everything() -> None:
     """Kept with probability (1 - p) + p^n / n: 3 of 4 candidates alive, p = .8."""
     supernet = Supernet(Four())

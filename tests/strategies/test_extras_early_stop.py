@@ -86,6 +86,7 @@ class Stub:
         self.returned = epoch
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "skips"), [("DARTS_V1", 3), ("DARTS_V2", 2), ("PDARTS", 2), ("SGAS_Cri1_3", 1)]
 )

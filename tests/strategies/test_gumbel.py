@@ -118,6 +118,7 @@ def test_gdas_rule_of_oracle_1a() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_a_gdas_search_runs_one_operation_per_edge(tmp_path: Path) -> None:
     experiment = make(tmp_path / "run", epochs=1, method=GDAS(learning_rate=0.01))
     experiment.run()
@@ -132,6 +133,7 @@ def test_bad_temperatures_are_named(make_strategy: type[GDAS]) -> None:
         make_strategy(temperature=(1.0, 0.0))
 
 
+@pytest.mark.slow
 def test_features_that_a_space_leaves_unused_are_named_once(tmp_path: Path) -> None:
     """Cells with distinct inputs have no pairs on one edge; sets are mixed."""
     assert GDAS().unused_features(Supernet(OneCell(distinct_inputs=False))) == []

@@ -25,6 +25,8 @@ from spacelang.strategies.one_shot.partial import (
     widen,
 )
 
+pytestmark = pytest.mark.slow
+
 
 class Times(nn.Module):
     def __init__(self, factor: float) -> None:
@@ -68,7 +70,6 @@ def parameters(module: nn.Module) -> int:
 # -- oracles -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("width", "cells", "partial", "count"),
     [(16, 8, 4, 299_578), (36, 20, 6, 2_221_750)],
@@ -340,7 +341,6 @@ def test_new_channels_are_copies_of_the_same_old_ones_throughout_a_candidate() -
     wide(torch.randn(2, 1, 8, 8))
 
 
-@pytest.mark.slow
 def test_widening_repeats_with_the_generator_and_copies_what_fits() -> None:
     space = DartsSpace(8, 3, (1, 8, 10), num_nodes=2)
     narrow = numbered(partial_supernet(space, 4))

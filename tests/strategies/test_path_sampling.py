@@ -34,6 +34,7 @@ FEW = RandomOneShot(candidates=4, first_batches=1, finalists=2, calibration_batc
 # -- training ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_every_choice_can_be_searched(tmp_path: Path, case: Case) -> None:
     space = case.space(torch.float32)

@@ -160,6 +160,7 @@ def test_logits_are_frozen_while_the_weights_warm_up(tmp_path: Path) -> None:
     assert not torch.equal(history[15], history[0])
 
 
+@pytest.mark.slow
 def test_an_instance_has_partial_channels_and_the_dict_rebuilds_all_of_them() -> None:
     space = DartsSpace(8, 3, (1, 8, 10), num_nodes=2)
     supernet = PCDARTS(partial=4).supernet(space)

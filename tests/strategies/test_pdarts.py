@@ -20,6 +20,8 @@ from spacelang.testing.toy_evaluators import Fit
 
 from ..toys.search_script import outcome
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_first_stage_has_the_published_number_of_weights() -> None:
     supernet = PDARTS(overrides=({"num_cells": 5},), drops=(), skip_dropout=(0.0,)).supernet(DartsSpace())

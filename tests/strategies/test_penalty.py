@@ -95,6 +95,7 @@ class Two(nn.Sequential):
         super().__init__(nn.Linear(3, 3), nn.Linear(3, 3))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("strategy", "metric", "form"),
     [
@@ -192,6 +193,7 @@ def searched(tmp_path: Path, *extras: Any, strategy: Any = DARTS, **settings: An
     return search
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("strategy", "settings"),
     [
@@ -287,6 +289,7 @@ def test_a_strategy_without_probabilities_is_refused() -> None:
         Paths(extras=(Penalty("params", 100.0),)).check(Supernet(Trade()))
 
 
+@pytest.mark.slow
 def test_an_experiment_records_its_penalty(tmp_path: Path) -> None:
     """So that it is not resumed with another one."""
     strategy = DARTS(extras=(Penalty("params", 4000.0),))

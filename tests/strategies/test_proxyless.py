@@ -326,6 +326,7 @@ def test_a_warm_up_without_end_is_named(tmp_path: Path) -> None:
         watched(tmp_path, ProxylessNAS())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gates", ["full", "two"])
 def test_a_search_of_cells_runs_one_operation_per_edge(tmp_path: Path, gates: Any) -> None:
     strategy = ProxylessNAS(gates=gates, learning_rate=0.1, warmup_epochs=0, update_every=1)

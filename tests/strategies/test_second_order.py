@@ -117,6 +117,7 @@ def test_weights_buffers_and_generators_are_restored_bit_for_bit() -> None:
     assert all(parameter.grad is None for parameter in net.parameters())
 
 
+@pytest.mark.slow
 def test_the_exact_product_of_a_darts_supernet() -> None:
     """Convolutions, batch norm over the batch, pooling, ReLU, cross-entropy."""
     torch.manual_seed(0)

@@ -207,6 +207,7 @@ def test_bad_settings_are_named(settings: dict[str, int]) -> None:
         SGAS(**settings)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_too_few_epochs_are_named(tmp_path: Path) -> None:
     """The paper's cells of 14 edges take 8 decisions: after epochs 9, 14, ..., 44, so 45 epochs."""
     strategy = SGAS()

@@ -43,6 +43,7 @@ class Evolution:
         return self.measured[number * size : (number + 1) * size]
 
 
+@pytest.mark.slow
 def test_the_papers_sizes_find_the_optimum() -> None:
     evolution = Evolution()
     assert len(evolution.measured) == 50 * 20 == evolution.strategy.measurements
@@ -52,12 +53,14 @@ def test_the_papers_sizes_find_the_optimum() -> None:
     assert min(sum(evolution.space.sample(rng).values()) for _ in range(1000)) > 2
 
 
+@pytest.mark.slow
 def test_nothing_is_measured_twice() -> None:
     evolution = Evolution()
     assert len({json.dumps(arch) for arch in evolution.measured}) == 1000
     assert len(evolution.ranking) == 1000
 
 
+@pytest.mark.slow
 def test_the_filter_holds() -> None:
     evolution = Evolution(filter=lambda arch: arch["0"] != 0)
     assert all(arch["0"] for arch in evolution.measured)

@@ -69,6 +69,7 @@ def search(strategy: DARTS | GDAS, tmp_path: Path, epochs: int) -> Any:
     return callback
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", [1, 2])
 def test_darts_finds_the_kernel_that_sees_the_pattern(order: int, tmp_path: Path) -> None:
     found = search(DARTS(order=order, learning_rate=0.1, weight_decay=0.0), tmp_path, epochs=10)

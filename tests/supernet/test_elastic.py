@@ -283,6 +283,7 @@ def subset(supernet: Supernet) -> dict[str, list[bool]]:
     return rows
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", [False, True], ids=["all", "some"])
 @pytest.mark.parametrize("merged", [True, False], ids=["merged", "separate"])
 @EVERY_LAYER
@@ -337,6 +338,7 @@ def assert_close(got: list[Tensor], wanted: list[Tensor]) -> None:
         assert torch.allclose(a, b, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.slow
 @EVERY_LAYER
 def test_one_choice_of_each_computes_its_slice_alone(name: str) -> None:
     """Selected it is the frozen layer bit for bit; with weights, times their product; never padded."""
@@ -454,6 +456,7 @@ SPACES: dict[str, tuple[Callable[[], ModelSpace], Callable[[], Tensor]]] = {
 EVERY_SPACE = pytest.mark.parametrize("name", SPACES)
 
 
+@pytest.mark.slow
 @EVERY_SPACE
 def test_a_one_hot_mixture_is_the_frozen_model(name: str) -> None:
     """Every layer pads and reads as the next one expects, although all choices are active."""
@@ -478,6 +481,7 @@ def test_a_one_hot_mixture_is_the_frozen_model(name: str) -> None:
             assert torch.allclose(supernet.train(training)(x), expected, rtol=0, atol=1e-12)
 
 
+@pytest.mark.slow
 @EVERY_SPACE
 def test_merged_calls_compute_what_separate_ones_do(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Outputs, gradients and running statistics of a network, some choices pruned, one inactive."""
@@ -500,6 +504,7 @@ def test_merged_calls_compute_what_separate_ones_do(name: str, monkeypatch: pyte
     assert_close(*results)
 
 
+@pytest.mark.slow
 @EVERY_SPACE
 def test_gradients_of_a_mixture_are_finite_differences(name: str) -> None:
     torch.manual_seed(0)
@@ -639,6 +644,7 @@ def test_half_precision_stays_half(name: str) -> None:
     assert all(g.dtype == torch.float32 and g.isfinite().all() for g in found)
 
 
+@pytest.mark.slow
 def test_a_mixture_compiles_without_a_break() -> None:
     supernet = randomised(Narrow()).eval()
     compiled = torch.compile(supernet, backend="eager", fullgraph=True)

@@ -148,6 +148,7 @@ def test_a_cell_is_the_weighted_sum_over_its_edges() -> None:
     assert torch.allclose(supernet(X, y), torch.cat([two, three], 1))
 
 
+@pytest.mark.slow
 @EVERY_CASE
 def test_the_first_mixture_is_uniform_and_groups_are_in_order(case: Case) -> None:
     supernet = Supernet(case.make())
@@ -218,6 +219,7 @@ def test_a_mixture_after_a_selection_runs_everything_again(case: Case) -> None:
     assert torch.equal(supernet(*case.example()), before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     ["layers", "inputs", "depths", "cells", "triples", "nested cell", "values", "attention", "custom"],

@@ -59,6 +59,7 @@ def check_equal(a: dict[str, Tensor], b: dict[str, Tensor], tolerance: float = 1
         assert torch.allclose(value, b[name], rtol=0, atol=tolerance * scale), name
 
 
+@pytest.mark.slow
 @SOFT_CASE
 @pytest.mark.parametrize("seed", range(2))
 def test_outputs_gradients_and_statistics_are_those_of_the_reference(case: Case, seed: int) -> None:
@@ -71,6 +72,7 @@ def test_outputs_gradients_and_statistics_are_those_of_the_reference(case: Case,
     assert torch.allclose(supernet(*case.example()), reference(*case.example()), rtol=0, atol=1e-10)
 
 
+@pytest.mark.slow
 @SOFT_CASE
 def test_single_precision_agrees_to_its_rounding(case: Case) -> None:
     supernet, reference = pair(case)
@@ -82,6 +84,7 @@ def test_single_precision_agrees_to_its_rounding(case: Case) -> None:
     check_equal(*results, tolerance=1e-3)
 
 
+@pytest.mark.slow
 @CELL_CASE
 def test_with_pruned_candidates(case: Case) -> None:
     supernet, reference = pair(case)
@@ -105,6 +108,7 @@ def test_with_pruned_candidates(case: Case) -> None:
         )
 
 
+@pytest.mark.slow
 @CELL_CASE
 def test_with_candidates_switched_off_from_the_host(case: Case) -> None:
     """What is not active is a weight of zero, computed without running it."""
@@ -124,6 +128,7 @@ def test_with_candidates_switched_off_from_the_host(case: Case) -> None:
     assert torch.allclose(supernet(*case.example()), reference(*case.example()), rtol=0, atol=1e-10)
 
 
+@pytest.mark.slow
 @SOFT_CASE
 @pytest.mark.parametrize("memory_format", [None, torch.channels_last])
 def test_copies_of_a_supernet_are_independent(case: Case, memory_format: torch.memory_format | None) -> None:
@@ -150,6 +155,7 @@ def test_copies_of_a_supernet_are_independent(case: Case, memory_format: torch.m
     assert torch.equal(twin(*case.example()), twin.freeze(arch).eval()(*case.example()))
 
 
+@pytest.mark.slow
 @CELL_CASE
 def test_state_dicts_are_exchangeable(case: Case) -> None:
     supernet, reference = pair(case)

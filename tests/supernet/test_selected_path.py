@@ -88,6 +88,7 @@ def check_gradients(
         assert (grads - expected).abs().max() <= 1e-14 * expected.abs().max()
 
 
+@pytest.mark.slow
 @EVERY_CASE
 @pytest.mark.parametrize("seed", range(3))
 def test_a_selected_path_is_the_frozen_model_bit_for_bit(case: Case, seed: int) -> None:
@@ -98,6 +99,7 @@ def test_a_selected_path_is_the_frozen_model_bit_for_bit(case: Case, seed: int) 
         check_same_bits(case, supernet, arch)
 
 
+@pytest.mark.slow
 @EVERY_CASE
 def test_statistics_that_differ_between_edges_stay_apart(case: Case) -> None:
     """A space that was trained: its edges' normalisations are not one, and are not made one."""
@@ -124,6 +126,7 @@ def test_without_sharing_the_gradients_of_a_cell_are_exact_too() -> None:
         check_gradients(reference, model, where, exact=True)
 
 
+@pytest.mark.slow
 @EVERY_CASE
 def test_a_contiguous_supernet_is_the_frozen_space_bit_for_bit(case: Case) -> None:
     space = case.space()
@@ -134,6 +137,7 @@ def test_a_contiguous_supernet_is_the_frozen_space_bit_for_bit(case: Case) -> No
             assert torch.equal(network(*case.example()), space.freeze(arch).eval()(*case.example()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["cells", "triples", "loose ends"])
 def test_two_slots_with_one_operation_on_one_input(name: str) -> None:
     case = CASES[name]
@@ -148,6 +152,7 @@ def test_two_slots_with_one_operation_on_one_input(name: str) -> None:
             check_same_bits(case, supernet, arch | {"t/op_1_0": other, "t/op_2_0": other})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["cells", "distinct cells", "loose ends", "nested cell"])
 def test_exchanged_slots_are_the_same_network(name: str) -> None:
     case = CASES[name]
@@ -184,6 +189,7 @@ def test_freezing_keeps_the_order_of_slots_a_user_wrote() -> None:
         assert isinstance(second, plain.Sequential)
 
 
+@pytest.mark.slow
 @EVERY_CASE
 def test_in_single_precision_and_after_a_move(case: Case) -> None:
     space = case.space(torch.float64)

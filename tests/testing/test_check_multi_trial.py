@@ -40,6 +40,7 @@ from spacelang.testing import check_strategy, toy_spaces
 from spacelang.trials import Exhausted, History, Proposal, Trial
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning"),
     pytest.mark.filterwarnings("ignore:.* decisions at random, whatever it has learnt"),
 ]

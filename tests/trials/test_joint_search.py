@@ -84,6 +84,7 @@ STRATEGIES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", STRATEGIES.values(), ids=STRATEGIES)
 def test_every_strategy_searches_both(strategy: Any, tmp_path: Path) -> None:
     """Resumed after five trials, too; architectures of 28 * 3, in which some decisions depend on others."""
@@ -135,6 +136,7 @@ def test_max_epochs_end_trials_that_hyper_parameters_belong_to(tmp_path: Path) -
     assert {len(trial.reports) for trial in run.history} <= {1, 2, 4}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("executor", [ProcessPool(1, start_method="fork")], ids=["pool"])
 def test_other_processes_give_the_same_trials(executor: Executor, tmp_path: Path) -> None:
     here = experiment(tmp_path / "here", Random(), max_trials=4)

@@ -25,6 +25,7 @@ class Clock:
         return self.now
 
 
+@pytest.mark.slow
 def test_a_trial_comes_back_as_it_was(url: str) -> None:
     ledger = Ledger(url)
     note = {"parent": 3, "bracket": [1, 2]}
@@ -105,6 +106,7 @@ def _worker(url: str, name: str, begin: object) -> None:
             assert ledger.finish(dataclasses.replace(trial, state="done", metrics={"by": float(name)}))
 
 
+@pytest.mark.slow
 def test_processes_share_a_ledger(url: str) -> None:
     ledger = Ledger(url)
     for number in range(100):

@@ -107,6 +107,7 @@ def test_a_trial_is_measured_on_the_rebuilt_space(tmp_path: Path) -> None:
     assert Ledger(tmp_path / "trials.db").trials() == list(experiment.history)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_processes_measure_the_same(tmp_path: Path, workers: int) -> None:
     pool = ProcessPool(workers, start_method="fork")

@@ -127,6 +127,7 @@ def test_infeasible_architectures_are_counted_and_never_trained(tmp_path: Path) 
     assert run.history.count("done") == 4
 
 
+@pytest.mark.slow
 def test_limits_that_nothing_meets_end_the_search(tmp_path: Path) -> None:
     run = experiment(tmp_path, strategy=Random(distinct=False), limits=[CostLimit("params", at_least=1)])
     run.run()

@@ -61,6 +61,7 @@ def kept(experiment: Experiment) -> set[int]:
     return {int(path.stem) for path in (experiment.directory / "weights").glob("*")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("executor", [None, ProcessPool(2, start_method="fork")], ids=["in-process", "pool"])
 def test_the_best_keep_what_they_have_learnt(tmp_path: Path, executor: Any) -> None:
     experiment = run(tmp_path, keep_weights=3, executor=executor)

@@ -21,6 +21,7 @@ from ...toys.trials import Chain, Conditional
 from .drive import archs, search
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_a_place_of_the_grid_is_found_directly(case: Case) -> None:
     space = case.space().decision_space
@@ -78,6 +79,7 @@ def test_permutations_are_even() -> None:
     assert ((counts - 200) ** 2 / 200).sum() < 18.5  # p = 0.001
 
 
+@pytest.mark.slow
 def test_a_space_far_too_large_to_hold() -> None:
     space = DARTS()
     history = search(Grid(shuffle=True), space, lambda trial: {"value": 0.0}, 3)

@@ -165,6 +165,7 @@ def test_samplers_search(sampler: Any) -> None:
     assert history.score(history.best_trial) >= 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "make",
     [

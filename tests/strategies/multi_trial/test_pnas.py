@@ -24,6 +24,8 @@ from spacelang.trials import Exhausted, Trial, key_of
 from ...toys import trials as toy
 from .drive import archs, search
 
+pytestmark = pytest.mark.slow
+
 
 class Tree(ModelSpace):
     """Cells of two inputs whose operations multiply by 1, 2, ...; the mean of the nodes goes on."""

@@ -106,6 +106,7 @@ def test_trials_of_others_are_passed_over() -> None:
     PolicyGradient(batch=5).start(space).ask(history, np.random.default_rng(0))
 
 
+@pytest.mark.slow
 def test_the_reward_may_be_a_function_of_the_score() -> None:
     def run(reward: Any) -> list[Any]:
         strategy = PolicyGradient(batch=4, learning_rate=0.1, reward=reward)

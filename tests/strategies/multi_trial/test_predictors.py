@@ -31,6 +31,8 @@ from spacelang.strategies.multi_trial.predictors.lstm import _Network
 from spacelang.strategies.multi_trial.predictors.mlp import mean_and_std
 from spacelang.testing import toy_spaces
 
+pytestmark = pytest.mark.slow
+
 ENSEMBLE = np.array([[6, 5.5, 7], [6.4, 5.9, 6.6], [5.8, 5.1, 7.4], [6.2, 6.3, 6.8], [6.1, 5.7, 7.2]])
 RNG = np.random.default_rng(0)
 
@@ -212,7 +214,6 @@ def lstm(space: ModelSpace) -> Predictor:
 MAKERS = [mlp, lstm, GraphNetwork, gaussian_process, forest, ridge]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("make", MAKERS)
 def test_predictors_learn_and_draw_from_their_generator(make: Any) -> None:
     space = TwoNodes()
@@ -235,7 +236,6 @@ def test_predictors_learn_and_draw_from_their_generator(make: Any) -> None:
         assert (std > 0).any()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("make", [make for make in MAKERS if make is not lstm])  # which reads cells alone
 def test_one_architecture_and_equal_values(make: Any) -> None:
     for space in toy_spaces().values():

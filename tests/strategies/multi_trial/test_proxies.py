@@ -86,6 +86,7 @@ def test_it_may_stand_inside() -> None:
 # -- SmallerSpace ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "strategy",
     [
@@ -143,6 +144,7 @@ def test_with_fewer_epochs_in_an_experiment(tmp_path: Path) -> None:
     assert run.export_top_models(formatter="instance")[0].factor == 1
 
 
+@pytest.mark.slow
 def test_an_interrupted_search_resumes_exactly(tmp_path: Path) -> None:
     strategy = SmallerSpace(Deduplicate(EVOLUTION), {"factor": 0.5})
 

@@ -254,6 +254,7 @@ def unlucky(model: Any) -> dict[str, float]:
     return measured
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", [STACK, PolicyGradient(batch=3), Deduplicate(Optuna())])
 def test_an_interrupted_experiment_resumes_exactly(tmp_path: Path, strategy: Any) -> None:
     """Through the ledger, whose notes are JSON."""
