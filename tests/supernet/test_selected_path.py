@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch import nn as plain
 
-from spacelang import Supernet
+from spacelang import LayerChoice, ModelSpace, Supernet
 from spacelang.supernet import edge_by_edge
 
 from ..toys.spaces import CASES, Case, architectures, randomise_statistics
@@ -211,3 +211,23 @@ def test_weights_of_half_precision_features_do_not_promote_them() -> None:
     assert supernet(*case.example(torch.bfloat16)).dtype == torch.bfloat16
     supernet.set_mixture({"cell": torch.rand(supernet.groups["cell"].shape)})
     assert supernet(*case.example(torch.bfloat16)).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("capability", "channels", "is_channels_last"),
+    [("AVX2", 2, False), ("AVX2", 7, False), ("AVX2", 8, True), ("AVX512", 2, True)],
+)
+def test_a_layout_that_corrupts_memory_is_left_out(
+    monkeypatch: pytest.MonkeyPatch, capability: str, channels: int, is_channels_last: bool
+) -> None:
+    """Strided 1x1 convolutions on 2 to 7 channels keep a supernet out of channels_last without AVX-512."""
+
+    class Strided(ModelSpace):
+        def __init__(self) -> None:
+            super().__init__()
+            self.halve = plain.Conv2d(channels, 8, 1, stride=2)
+            self.layer = LayerChoice([plain.Conv2d(8, 8, 3), plain.Conv2d(8, 8, 5)], label="layer")
+
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    weight = Supernet(Strided()).network.layer.candidates[0].weight
+    assert weight.is_contiguous(memory_format=torch.channels_last) == is_channels_last
