@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from ..errors import SpaceError, quoted
 from ..graph.regions import Call, Cost, Region, RegionGraph
@@ -49,9 +48,7 @@ def count_flops(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[int, Any]:
 def _run_counted(model: nn.Module, inputs: tuple[Any, ...], device: str) -> tuple[int, Any]:
     replica = copy.deepcopy(model).to(device).eval()
     given = map_tensors(lambda tensor: tensor.to(device), inputs)
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        output = replica(*given)
-    return int(counter.get_total_flops()), output
+    return _counted(replica, given, {})
 
 
 def frozen_flops(space: Space, inputs: Sequence[Any]) -> Measure:
@@ -137,9 +134,16 @@ def _primitive(primitive: Any, call: Call, name: str) -> Measure:
 
 
 def _count(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
+    return _counted(module, args, kwargs)[0]
+
+
+def _counted(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[int, Any]:
+    """Return the operations of a pass without gradients, and its output."""
+    from torch.utils.flop_counter import FlopCounterMode  # late: it loads Triton, 0.15 s
+
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        module(*args, **kwargs)
-    return int(counter.get_total_flops())
+        output = module(*args, **kwargs)
+    return int(counter.get_total_flops()), output
 
 
 # -- sizes chosen elsewhere ------------------------------------------------------------------------------

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from ..errors import SpaceError
 from ..language import Cell, Condition, InputChoice, LayerChoice, Primitive, Repeat, Space, Value
@@ -73,6 +72,8 @@ class _Tracer:
     """
 
     def __init__(self, space: Space, arch: Mapping[str, Any], device: str | None) -> None:
+        from torch.utils.flop_counter import FlopCounterMode  # late: it loads Triton, 0.15 s
+
         self.decision_space = space.decision_space
         self.device = device
         self.graph = RegionGraph(type(space).__name__)
