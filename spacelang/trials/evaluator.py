@@ -101,7 +101,13 @@ def as_metrics(found: object) -> dict[str, float]:
     """
     if not isinstance(found, Mapping):
         raise SpaceError(f"an evaluator returns metrics by name; got {found!r}.")
+    return {str(name): _number(str(name), value) for name, value in found.items()}
+
+
+def _number(name: str, value: Any) -> float:
     try:
-        return {str(name): float(value) for name, value in found.items()}
-    except (TypeError, ValueError) as error:
-        raise SpaceError(f"metrics must be numbers; got {dict(found)!r}.") from error
+        if not isinstance(value, str | bytes):
+            return float(value)
+    except (TypeError, ValueError, OverflowError, RuntimeError):  # the last by a tensor of several numbers
+        pass
+    raise SpaceError(f"metrics must be numbers; an evaluator returned {name!r}: {value!r}.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
@@ -71,3 +72,19 @@ class Trial:
     def is_finished(self) -> bool:
         """Whether nothing more will happen to it."""
         return self.state in ("done", "failed", "infeasible")
+
+
+MAX_ERROR = 20_000  # characters
+_UNSTORABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")
+
+
+def storable(text: str) -> str:
+    """Return a text that every database accepts: of at most `MAX_ERROR` characters, its middle left out.
+
+    Control characters and lone surrogates are replaced.
+    """
+    if len(text) > MAX_ERROR:
+        note = f"\n[... {len(text) - MAX_ERROR} characters left out ...]\n"
+        half = (MAX_ERROR - len(note)) // 2
+        text = text[:half] + note + text[-half:]
+    return _UNSTORABLE.sub("\N{REPLACEMENT CHARACTER}", text)

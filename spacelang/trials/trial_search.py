@@ -19,7 +19,7 @@ from .history import History
 from .ledger import Ledger, dead_owners, new_owner
 from .objectives import Objective
 from .proposer import Exhausted, Proposer, Stopper
-from .trial import Proposal, Report, Trial
+from .trial import Proposal, Report, Trial, storable
 from .work import Outcome, Rebuilt, Work
 
 LEASE = 60.0  # seconds
@@ -96,6 +96,7 @@ class TrialSearch:
         self._on_change = on_change or (lambda search: None)
         self._owner = new_owner()
         self._running: dict[int, Trial] = {}
+        self._refused: dict[int, str] = {}  # why running trials are stopped that have to fail
         self._broken_in_a_row = 0
         self._lock = threading.Lock()
 
@@ -215,7 +216,17 @@ class TrialSearch:
         self.history.add(trial)
         if not self.ledger.renew(number, self._owner, LEASE, trial.reports):
             return False  # another worker has it by now
-        return self._proposer.goes_on(trial, self.history) if isinstance(self._proposer, Stopper) else True
+        return self._goes_on(trial)
+
+    def _goes_on(self, trial: Trial) -> bool:
+        """Return whether the strategy lets a running trial continue."""
+        if not isinstance(self._proposer, Stopper):
+            return True
+        try:
+            return self._proposer.goes_on(trial, self.history)
+        except SpaceError as error:  # its reports lack what the strategy compares
+            self._refused[trial.number] = str(error)
+            return False
 
     def _beat(self, stop: threading.Event) -> None:
         """Renew the leases of running trials until told to stop."""
@@ -236,22 +247,30 @@ class TrialSearch:
 
     def _finish(self, outcome: Outcome) -> None:
         trial = self._running[outcome.number]
+        metrics = {**trial.metrics, **outcome.metrics}
+        error = outcome.error or self._refused.pop(outcome.number, "") or self._lacks(metrics)
         ended = dataclasses.replace(
             trial,
-            state="failed" if outcome.error else "done",
-            metrics={**trial.metrics, **outcome.metrics},
+            state="failed" if error else "done",
+            metrics=metrics,
             reports=outcome.reports or trial.reports,
-            error=outcome.error,
+            error=storable(error),
             duration=outcome.duration,
         )
-        if ended.state == "done":
-            for objective in self.history.objectives:  # a missing metric is the user's mistake in every trial
-                objective.score(ended.metrics)
         kept = self.ledger.finish(ended)
         with self._lock:
             del self._running[outcome.number]
         if kept:
             self._know(ended)
+
+    def _lacks(self, metrics: Mapping[str, float]) -> str:
+        """Return which objective has no metric, or an empty text."""
+        try:
+            for objective in self.history.objectives:
+                objective.score(metrics)
+        except SpaceError as error:
+            return str(error)
+        return ""
 
     def _know(self, trial: Trial) -> None:
         self.history.add(trial)

@@ -63,7 +63,10 @@ class Work:
     folder: Path | None = None
 
     def run(self, trial: Trial, on_report: OnReport) -> Outcome:
-        """Build and evaluate one architecture; an exception becomes the outcome's error."""
+        """Build and evaluate one architecture; what it raises becomes the outcome's error.
+
+        An interruption (KeyboardInterrupt) and what `on_report` raises are not the trial's: they are raised.
+        """
         start = time.perf_counter()
         reports: list[Report] = []
         metrics: Mapping[str, float] = {}
@@ -71,7 +74,10 @@ class Work:
 
         def report(metrics: Mapping[str, float], epoch: int) -> None:
             reports.append(Report(int(epoch), as_metrics(metrics)))
-            goes_on = on_report(trial.number, reports[-1])
+            try:
+                goes_on = on_report(trial.number, reports[-1])
+            except Exception as cause:
+                raise _NotOfTrial(cause) from None
             if not goes_on or (trial.max_epochs is not None and epoch + 1 >= trial.max_epochs):
                 raise _Stop
 
@@ -79,8 +85,12 @@ class Work:
             metrics = as_metrics(self._evaluate(trial, report))
         except _Stop:
             metrics = reports[-1].metrics
-        except Exception:  # a trial may raise anything; the search continues
-            error = traceback.format_exc()
+        except _NotOfTrial as wrapped:
+            raise wrapped.error from None
+        except BaseException as raised:  # a trial may raise anything, SystemExit too; the search continues
+            if _is_interruption(raised):
+                raise KeyboardInterrupt from None
+            error = _formatted(raised)
         return Outcome(trial.number, metrics, tuple(reports), error, time.perf_counter() - start)
 
     def _evaluate(self, trial: Trial, report: Reporter) -> Mapping[str, float]:
@@ -126,6 +136,28 @@ def weights_file(folder: Path, number: int) -> Path:
 
 class _Stop(Exception):
     """End of an evaluation before its last epoch."""
+
+
+class _NotOfTrial(BaseException):
+    """Wrapper that carries an exception of the driver through the code of a trial."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
+
+
+def _is_interruption(raised: BaseException) -> bool:
+    """Return whether somebody pressed Ctrl-C; Lightning's Trainer turns that into a SystemExit."""
+    if isinstance(raised, SystemExit):
+        raised = raised.__context__ or raised
+    return isinstance(raised, KeyboardInterrupt)
+
+
+def _formatted(raised: BaseException) -> str:
+    try:
+        return "".join(traceback.format_exception(raised))
+    except Exception as error:
+        return f"{type(raised).__name__}, whose traceback cannot be written: {type(error).__name__}."
 
 
 T = TypeVar("T")

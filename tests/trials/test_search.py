@@ -141,12 +141,6 @@ def test_costs_are_objectives_without_the_evaluator(tmp_path: Path) -> None:
     assert {trial.metrics["params"] for trial in run.pareto} == {0.0}
 
 
-def test_a_metric_nobody_returns_ends_the_search_with_an_error(tmp_path: Path) -> None:
-    run = experiment(tmp_path, objectives=[Maximize("accuracy")])
-    with pytest.raises(SpaceError, match="'accuracy' is not among the metrics"):
-        run.run()
-
-
 def test_what_is_no_executor_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SpaceError, match="executor='pool'; expected one such as ProcessPool"):
         experiment(tmp_path, executor="pool")

@@ -248,6 +248,8 @@ class _Asynchronous:
         epoch = trial.reports[-1].epoch
         if epoch + 1 not in self.rungs:
             return True
-        score = history.objectives[0].score
-        at_rung = [score(r.metrics) for other in history for r in other.reports if r.epoch == epoch]
-        return self.settings.among_the_best(score(trial.reports[-1].metrics), at_rung)
+        objective = history.objectives[0]
+        reached = objective.score(trial.reports[-1].metrics)
+        reports = (report for other in history for report in other.reports if report.epoch == epoch)
+        at_rung = [objective.score(r.metrics) for r in reports if objective.metric in r.metrics]
+        return self.settings.among_the_best(reached, at_rung)
