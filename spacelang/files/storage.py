@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import secrets
+import stat
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 from ..errors import SpaceError
+
+try:
+    import fcntl
+except ImportError:  # Windows, which does not delete a file that somebody has open
+    fcntl = None  # type: ignore[assignment]
+
+_TOKEN = 8  # random bytes in the name of a temporary file
+_NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 
 
 def write_atomic(path: Path, data: bytes) -> None:
     """Write `data` under a temporary name beside `path`, fsync it, and rename it into place.
 
     The folder must exist. A process killed at any moment leaves the old file (or none) and at most a hidden
-    temporary file.
+    temporary file, which the next write to `path` removes.
 
     Raises:
         SpaceError: The folder is missing or cannot be written.
@@ -28,17 +38,59 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
-    """Open a temporary file beside `path`; at the end fsync it and rename it to `path`, as `write_atomic`."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """Open a temporary file beside `path`; at the end fsync it and rename it to `path`, as `write_atomic`.
+
+    Its name cannot be guessed and the file is always a new one, so no link that somebody planted is followed.
+    """
+    _remove_leftovers(path)
+    temporary, file = _new_file(path)
     try:
-        with temporary.open("wb") as file:
+        with file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+            if fcntl is None:
+                file.close()  # Windows renames no open file
+            os.replace(temporary, path)  # while it is locked
     finally:
         temporary.unlink(missing_ok=True)
     _sync_folder(path.parent)
+
+
+def _new_file(path: Path) -> tuple[Path, BinaryIO]:
+    """Create a temporary file for `path`, locked for as long as it is open."""
+    while True:
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(_TOKEN)}.tmp")
+        file = os.fdopen(os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | _NO_FOLLOW, 0o666), "wb")
+        locked = _lock(file.fileno())
+        if locked is not False and os.fstat(file.fileno()).st_nlink:
+            return temporary, file
+        file.close()  # another process took it for a leftover before it was locked
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Delete temporary files for `path` whose writers were killed: nobody holds their locks."""
+    for name in glob.glob(f".{glob.escape(path.name)}.{'?' * 2 * _TOKEN}.tmp", root_dir=path.parent):
+        with suppress(OSError):
+            descriptor = os.open(path.with_name(name), os.O_RDWR | getattr(os, "O_NONBLOCK", 0) | _NO_FOLLOW)
+            try:
+                if stat.S_ISREG(os.fstat(descriptor).st_mode) and _lock(descriptor):
+                    path.with_name(name).unlink()
+            finally:
+                os.close(descriptor)
+
+
+def _lock(descriptor: int) -> bool | None:
+    """Lock an open file; return False if another process has, and None where files have no locks."""
+    if fcntl is None:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # some network file systems
+        return None
+    return True
 
 
 def _sync_folder(folder: Path) -> None:

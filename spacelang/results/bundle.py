@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import platform
+import stat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -24,6 +26,7 @@ from ..language import model_context, require_frozen
 WEIGHTS = "model.safetensors"
 DESCRIPTION = "architecture.yaml"
 _FORMAT = "spacelang.bundle/1"
+_MOST_HEADER = 100_000_000  # bytes, the limit of safetensors itself
 
 
 @dataclass(frozen=True)
@@ -226,7 +229,7 @@ def _read_weights(folder: Path, record: dict[str, Any]) -> dict[str, Tensor]:
 
     path = folder / WEIGHTS
     with file_errors(f"cannot read '{path}'"):
-        data = path.read_bytes()
+        data = _read_accounted(path)
     expected, found = record["weights"]["sha256"], hashlib.sha256(data).hexdigest()
     if found != expected:
         raise SpaceError(
@@ -240,6 +243,32 @@ def _read_weights(folder: Path, record: dict[str, Any]) -> dict[str, Tensor]:
     if len(weights) != record["weights"]["tensors"]:
         raise SpaceError(f"'{path}' has {len(weights)} tensors, expected {record['weights']['tensors']}.")
     return weights
+
+
+def _read_accounted(path: Path) -> bytes:
+    """Read a safetensors file, no larger than its header accounts for.
+
+    Raises:
+        SpaceError: Not a plain file, or its header accounts for another number of bytes.
+    """
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise SpaceError(f"'{path}' is not a plain file.")
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        try:
+            header = json.loads(file.read(length) if length <= _MOST_HEADER else b"")
+            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+            accounted = 8 + length + max(ends, default=0)
+        except (ValueError, TypeError, AttributeError, LookupError, RecursionError):
+            accounted = None
+        if accounted != found.st_size:
+            raise SpaceError(
+                f"'{path}' is damaged: it has {found.st_size} bytes, and its header accounts for "
+                f"{'no number' if accounted is None else accounted} of them."
+            )
+        file.seek(0)
+        return file.read(found.st_size)
 
 
 def _build(space: Callable[..., nn.Module], arch: dict[str, Any], described: dict[str, Any]) -> nn.Module:

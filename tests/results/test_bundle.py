@@ -117,13 +117,32 @@ def test_every_flipped_bit_is_found(bundle: Path) -> None:
     whole = file.read_bytes()
     for at in range(0, len(whole), 7):
         file.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
-        with pytest.raises(SpaceError, match="SHA-256"):
+        with pytest.raises(SpaceError, match="is damaged"):
             load_bundle(bundle)
     file.write_bytes(whole[:-1])
-    with pytest.raises(SpaceError, match="SHA-256"):
+    with pytest.raises(SpaceError, match="is damaged"):
         load_bundle(bundle)
     file.write_bytes(whole)
     load_bundle(bundle)
+
+
+@pytest.mark.parametrize("header", [b"{}", b'{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}', b"["])
+@pytest.mark.parametrize("length", [None, 2**60, 2**40 - 8])
+def test_no_more_is_read_than_the_header_accounts_for(
+    bundle: Path, header: bytes, length: int | None
+) -> None:
+    file = bundle / "model.safetensors"
+    file.write_bytes((len(header) if length is None else length).to_bytes(8, "little") + header)
+    os.truncate(file, 2**40)  # a terabyte that takes no room on the disk
+    with pytest.raises(SpaceError, match=r"model.safetensors' is damaged: it has 1099511627776 bytes"):
+        load_bundle(bundle)
+
+
+def test_a_pipe_is_not_read(bundle: Path) -> None:
+    (bundle / "model.safetensors").unlink()
+    os.mkfifo(bundle / "model.safetensors")
+    with pytest.raises(SpaceError, match="is not a plain file"):
+        load_bundle(bundle)
 
 
 def test_missing_parts(bundle: Path, tmp_path: Path) -> None:
