@@ -66,6 +66,7 @@ PLACES = {
         "max_trials",
         "objectives",
         "seed",
+        "study",
     ),
     "the DataLoader": ("batch_size", "num_workers", "shuffle"),
 }

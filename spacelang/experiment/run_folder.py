@@ -13,7 +13,7 @@ from ..files import dump_yaml, load_yaml, write_atomic
 from ..language import Architecture
 
 # What must agree between a run and its resumption; versions and threads may differ with a warning.
-_IDENTITY = ("space", "strategy", "evaluator", "seed", "objectives", "limits")
+IDENTITY = ("space", "strategy", "evaluator", "seed", "objectives", "limits")
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class RunFolder:
                 "experiment.run(resume=True), or use another directory."
             )
         stored = load_yaml(self.description)
-        differing = [k for k in _IDENTITY if not isinstance(stored, dict) or stored.get(k) != record.get(k)]
+        differing = [k for k in IDENTITY if not isinstance(stored, dict) or stored.get(k) != record.get(k)]
         if differing:
             was = {k: stored.get(k) if isinstance(stored, dict) else None for k in differing}
             raise SpaceError(

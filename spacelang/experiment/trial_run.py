@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from torch import nn
 
 from ..costs import CostLimit, expected_cost
-from ..errors import SpaceError, require_integer
+from ..errors import SpaceError, require_integer, short
 from ..files import load_yaml
 from ..language import Architecture, Space, open_decisions
 from ..trials import (
@@ -33,9 +33,9 @@ from ..trials import (
     weights_file,
 )
 from ..trials.export import candidates_seen, to_optuna
-from ..trials.ledger import hidden_password
+from ..trials.ledger import DEFAULT_STUDY, hidden_password
 from ..trials.objectives import parse_objective
-from .run_folder import RunFolder, finished
+from .run_folder import IDENTITY, RunFolder, finished
 from .trial_progress import TrialProgress
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
 
 _COSTS = ("params", "flops", "macs")
+_LONGEST_NAME = 200
 
 
 class TrialOptions(TypedDict, total=False):
@@ -55,6 +56,7 @@ class TrialOptions(TypedDict, total=False):
     limits: Sequence[CostLimit]
     executor: Executor | None
     ledger: str | None
+    study: str
     example_inputs: Any
     keep_weights: int
 
@@ -70,7 +72,10 @@ class TrialSettings(Budget):
             Classification, or `Maximize("default")`.
         limits: Limits on costs; an architecture that breaks one is recorded and never trained.
         executor: Runner of the trials: in this process by default; `ProcessPool()`, `RayExecutor()`.
-        ledger: URL of a database that several machines share; `trials.db` in the run folder by default.
+        ledger: URL of a database that several machines and several searches may share; `trials.db` in the
+            run folder by default.
+        study: Name of the search in that database. Runs with the same name and the same settings work on one
+            search; other settings need another name.
         example_inputs: Example for costs that depend on the input, such as FLOPs.
         keep_weights: How many of the best trials keep their trained weights.
 
@@ -81,13 +86,16 @@ class TrialSettings(Budget):
     objectives: Sequence[Objective] = ()
     limits: Sequence[CostLimit] = ()
     executor: Executor | None = None
-    ledger: str | None = None
+    ledger: str | None = field(default=None, repr=False)  # it may hold a password
+    study: str = DEFAULT_STUDY
     example_inputs: Any = None
     keep_weights: int = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require_integer("keep_weights", self.keep_weights, least=0)
+        if not isinstance(self.study, str) or not 0 < len(self.study) <= _LONGEST_NAME:
+            raise SpaceError(f"study={short(self.study)} must be a name of 1 to {_LONGEST_NAME} characters.")
         _require_list("objectives", self.objectives, Objective, "Maximize(metric) or Minimize(metric)")
         _require_list("limits", self.limits, CostLimit, 'CostLimit("params", at_most=1e6)')
         if self.executor is not None and not isinstance(self.executor, Executor):
@@ -167,9 +175,10 @@ class TrialRun:
     def run(self, record: Mapping[str, Any], *, resume: bool) -> None:
         """Search; `record` describes the run."""
         self._folder.root.mkdir(parents=True, exist_ok=True)
-        ledger = Ledger(self.settings.ledger or self._folder.root / "trials.db")
+        record = {**record, **self._record()}
+        ledger = self._ledger(record)
         try:
-            self._folder.begin({**record, **self._record()}, resume=resume, begun=bool(ledger.trials()))
+            self._begin(record, ledger, resume=resume)
             warn_of_unused_features(self._strategy, self.space)
             with TrialProgress(self.settings) as progress:
                 search = TrialSearch(
@@ -193,10 +202,27 @@ class TrialRun:
         self._folder.write_architectures([trial.arch for trial in search.history.ranked(1)])
         progress.say(finished(self._folder.root, ended))
 
+    def _ledger(self, record: Mapping[str, Any]) -> Ledger:
+        """Return the ledger of this search, begun if it is not there."""
+        url = self.settings.ledger or self._folder.root / "trials.db"
+        return Ledger(url, self.settings.study, {name: record[name] for name in IDENTITY})
+
+    def _begin(self, record: Mapping[str, Any], ledger: Ledger, *, resume: bool) -> None:
+        """Claim the run folder; only a resume continues a search that was begun in another folder."""
+        begun = ledger.count()
+        if begun and not resume and not self._folder.description.exists():
+            raise SpaceError(
+                f"the ledger {ledger.name!r} already holds {begun} trials of this search, study "
+                f"{ledger.study.name!r}. Continue it with experiment.run(resume=True), or pass "
+                "study='another name'."
+            )
+        self._folder.begin(record, resume=resume, begun=begun > 0)
+
     def _record(self) -> dict[str, Any]:
         return {
             "objectives": [str(objective) for objective in self.objectives],
             "ledger": hidden_password(self.settings.ledger) if self.settings.ledger else "",
+            "study": self.settings.study,
             "limits": [str(limit) for limit in self.settings.limits],
         }
 
@@ -289,19 +315,33 @@ def mirror(directory: Path, storage: Any, url: str | None = None) -> optuna.Stud
     record = load_yaml(folder.description) if folder.description.exists() else {}
     if not isinstance(record, dict) or "objectives" not in record:
         raise SpaceError(f"the folder {str(directory)!r} holds no multi-trial search.")
-    url = url or record.get("ledger") or str(directory / "trials.db")
-    if ":***@" in url:
-        raise SpaceError(
-            f"the trials of {str(directory)!r} are in {url}, and the password is not kept; pass the whole "
-            f"URL: spacelang dashboard {directory} --ledger URL."
-        )
-    ledger = Ledger(url)
+    ledger = Ledger(recorded_ledger(directory, record, url), record.get("study"))
     try:
         trials = ledger.trials()
     finally:
         ledger.close()
     objectives = [parse_objective(text) for text in record["objectives"]]
     return to_optuna(trials, objectives, candidates_seen(trials), storage, directory.resolve().name)
+
+
+def recorded_ledger(directory: Path, record: Mapping[str, Any], url: str | None = None) -> str | Path:
+    """Return where the trials of a run folder are: a path, or a URL that does not lack its password.
+
+    Args:
+        directory: Run folder.
+        record: Contents of its experiment.yaml.
+        url: URL that the user gave.
+
+    Raises:
+        SpaceError: The URL needs a password.
+    """
+    place: str | Path = url or record.get("ledger") or directory / "trials.db"
+    if "***" in str(place) and "://" in str(place):
+        raise SpaceError(
+            f"the trials of {str(directory)!r} are in {place}, and the password is not kept; pass the whole "
+            "URL: --ledger URL."
+        )
+    return place
 
 
 def _default_objective(evaluator: object) -> Objective:

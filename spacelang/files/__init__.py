@@ -1,5 +1,6 @@
 """Files: written atomically, read safely, and the folders that may be written to."""
 
+from .differences import differences as differences
 from .plain import plain as plain
 from .storage import atomic_file as atomic_file
 from .storage import cache_folder as cache_folder

@@ -106,7 +106,7 @@ class TrialSearch:
         start = time.monotonic() - earlier
         self._executor.open(self._work, self._on_report)
         stop = threading.Event()
-        heart = threading.Thread(target=self._beat, args=(stop,), daemon=True)
+        heart = threading.Thread(target=self._beat, args=(stop,), daemon=True, name=self._owner)
         heart.start()  # a trial of the in-process executor keeps this thread busy
         try:
             while True:
@@ -141,7 +141,8 @@ class TrialSearch:
         """Claim a trial that another run or worker entered and cannot finish."""
         if len(self.history.running) == len(self._running):
             return None
-        return self.ledger.claim(self._owner, LEASE, dead=dead_owners(self.ledger.owners()))
+        dead = dead_owners(claim.owner for claim in self.ledger.claims())
+        return self.ledger.claim(self._owner, LEASE, dead=dead)
 
     def _used_up(self, start: float) -> str:
         """Return which part of the budget is used up, or an empty text."""
@@ -239,7 +240,7 @@ class TrialSearch:
     def _refresh(self) -> None:
         """Learn what other processes have done."""
         first = min((trial.number for trial in self.history.running), default=len(self.history))
-        for trial in self.ledger.trials(first):
+        for trial in self.ledger.trials(first, least=len(self.history)):
             if trial.number not in self._running:
                 self.history.add(trial)
 

@@ -26,6 +26,7 @@ OPTIONS: dict[str, Any] = {
     "limits": [CostLimit("params", at_most=1)],
     "executor": InProcess(),
     "ledger": "sqlite:///trials.db",
+    "study": "search",
     "example_inputs": torch.ones(1, 2),
     "keep_weights": 1,
 }

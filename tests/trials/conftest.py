@@ -69,6 +69,6 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     server: str = request.getfixturevalue("server")
     engine = sa.create_engine(server)
     with engine.begin() as connection:
-        connection.execute(sa.text("DROP TABLE IF EXISTS trials"))
+        connection.execute(sa.text("DROP TABLE IF EXISTS trials, studies"))
     engine.dispose()
     return server

@@ -117,7 +117,9 @@ def test_a_shared_ledger_is_mirrored(tmp_path: Path) -> None:
         study = mirror(experiment.directory, optuna.storages.InMemoryStorage(), given)
         assert study.best_params == experiment.best
     record = experiment.directory / "experiment.yaml"
-    record.write_text(record.read_text().replace(url, "postgresql://me:***@host/trials"))
+    record.write_text(
+        record.read_text().replace(url.removeprefix("sqlite:///"), "postgresql://me:***@host/trials")
+    )
     with pytest.raises(SpaceError, match=r"the password is not kept; .*--ledger URL"):
         mirror(experiment.directory, optuna.storages.InMemoryStorage())
 

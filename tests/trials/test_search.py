@@ -179,7 +179,7 @@ def test_a_used_folder_is_not_overwritten(tmp_path: Path) -> None:
     experiment(tmp_path, max_trials=1).run()
     with pytest.raises(SpaceError, match="already holds a run"):
         experiment(tmp_path, max_trials=1).run()
-    with pytest.raises(SpaceError, match="its objectives was"):
+    with pytest.raises(SpaceError, match=r"objectives was .*maximize default.*, now"):
         experiment(tmp_path, max_trials=1, objectives=[Minimize("default")]).run(resume=True)
 
 
