@@ -13,6 +13,10 @@ class SpaceError(ValueError):
     """A space, an architecture or an argument is wrong; the message says what, where and what to type."""
 
 
+class DivergenceError(SpaceError):
+    """A training met a number that is infinite or not a number; its results mean nothing."""
+
+
 class _Short(reprlib.Repr):
     """Representations cut to a readable length."""
 

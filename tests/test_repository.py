@@ -163,7 +163,7 @@ def test_leaves_import_only_the_core_and_themselves_relatively() -> None:
 
 
 STAIR = (
-    ("files", "errors", "quiet", "randomness", "doors", "arguments"),
+    ("files", "errors", "quiet", "randomness", "finite", "doors", "arguments"),
     ("language",),
     ("nn",),
     ("graph",),

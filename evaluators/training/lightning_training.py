@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import logging
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from contextlib import AbstractContextManager
 from copy import copy, deepcopy
 from pathlib import Path
 from typing import Any, Self, TypeAlias
 
+from lightning.fabric.utilities.data import sized_len
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import nn
+from torch.utils._pytree import tree_leaves
 
 from spacelang.arguments import refuse_unknown
 from spacelang.errors import SpaceError
@@ -210,6 +212,18 @@ class Lightning(Tunable):
         has_own = is_overridden("train_dataloader", module)
         if self.train_dataloaders is None and self.datamodule is None and not has_own:
             raise SpaceError("there is no training data; pass train_dataloaders= or datamodule=")
+        for loader in tree_leaves(self.train_dataloaders):
+            if sized_len(loader) == 0:
+                raise SpaceError(f"a training loader has no batch: {_why_empty(loader)}.")
+
+
+def _why_empty(loader: Any) -> str:
+    """Return the sizes of a loader's data set and batches, as far as it has them."""
+    dataset, batch_size = getattr(loader, "dataset", None), getattr(loader, "batch_size", None)
+    if not isinstance(dataset, Sized):
+        return f"the length of the {type(loader).__name__} is 0"
+    dropped = f", less than a batch of {batch_size}, and drop_last=True" if len(dataset) else ""
+    return f"its data set has {len(dataset)} samples{dropped}"
 
 
 class _EpochReports(Callback):

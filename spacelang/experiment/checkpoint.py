@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.plugins.io import CheckpointIO
+from torch import Tensor
 
-from ..errors import SpaceError
+from ..errors import SpaceError, quoted
 from ..files import atomic_file
+from ..finite import not_finite
+
+_PARTS = ("state_dict", "optimizer_states", "lr_schedulers", "callbacks", "loops", "epoch", "global_step")
 
 
 class AtomicCheckpointIO(CheckpointIO):
@@ -38,15 +45,73 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint of a run onto the CPU.
 
     Raises:
-        SpaceError: The checkpoint is damaged or holds anything but plain data.
+        SpaceError: The checkpoint is damaged, lacks a part, or holds NaN or anything but plain data.
     """
     try:
+        _check_sums(path)
         checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise
     except Exception as error:
-        raise SpaceError(f"the checkpoint {path} cannot be read: {error}") from error
+        raise _unusable(path, f"cannot be read: {error}") from error
+    if lacking := [part for part in _PARTS if part not in checkpoint]:
+        raise _unusable(path, f"lacks {quoted(lacking)}")
+    if broken := not_finite(checkpoint["state_dict"], infinite=False):
+        raise _unusable(path, f"holds NaN in {quoted(broken, 6)}")
     return checkpoint
+
+
+def search_state(checkpoint: Mapping[str, Any], key: str, path: Path) -> dict[str, Any]:
+    """Return the state that a search, a callback named `key`, has in a checkpoint.
+
+    Raises:
+        SpaceError: There is none, or it holds NaN.
+    """
+    if key not in checkpoint["callbacks"]:
+        raise _unusable(path, f"lacks the state of the search, {key!r}")
+    state: dict[str, Any] = checkpoint["callbacks"][key]
+    if broken := not_finite(dict(_tensors(state)), infinite=False):
+        raise _unusable(path, f"holds NaN in {quoted(broken, 6)}")
+    return state
+
+
+def require_weights(checkpoint: Mapping[str, Any], module: pl.LightningModule, path: Path) -> None:
+    """Raise unless a checkpoint has every weight of a module that loads strictly."""
+    lacking = [name for name in module.state_dict() if name not in checkpoint["state_dict"]]
+    if lacking and module.strict_loading:
+        raise _unusable(path, f"lacks the weights {quoted(lacking, 6)}")
+
+
+@contextmanager
+def lacking_explained(path: Path) -> Iterator[None]:
+    """Raise a missing key of a search's state as a SpaceError that names the checkpoint."""
+    try:
+        yield
+    except KeyError as error:
+        raise _unusable(path, f"lacks {error} in the state of the search") from error
+
+
+def _unusable(path: Path, why: str) -> SpaceError:
+    return SpaceError(
+        f"the checkpoint {path} {why}. Put back a copy of it, or delete it to begin again in its folder."
+    )
+
+
+def _check_sums(path: Path) -> None:
+    """Compare the records of the file, a zip archive, with the checksums in it; torch.load does not."""
+    with zipfile.ZipFile(path) as archive:
+        damaged = archive.testzip()
+    if damaged is not None:
+        raise ValueError(f"the checksum of {damaged!r} in it is wrong")
+
+
+def _tensors(state: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors in nested dicts and lists with their places."""
+    if isinstance(state, Tensor):
+        yield name, state
+    elif isinstance(state, dict | list | tuple):
+        for key, value in state.items() if isinstance(state, dict) else enumerate(state):
+            yield from _tensors(value, f"{name}/{key}" if name else str(key))
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from ..errors import SpaceError
+from ..errors import DivergenceError, SpaceError
 from ..language import Architecture, Space, require_decided
 from ..randomness import seed_global_generators, torch_generators_kept
 from ..supernet import Supernet
@@ -87,7 +87,10 @@ class OneShotRun:
             remove_leftovers(self._folder.checkpoint().parent)
         search = None
         for stage in range(self.strategy.stages):
-            supernet, search = self._run_stage(stage, search, resume=resume)
+            try:
+                supernet, search = self._run_stage(stage, search, resume=resume)
+            except DivergenceError as error:
+                raise self._diverged(str(error), stage) from error
         assert search is not None
         self._result = supernet, search
         summary = search.summary()
@@ -114,17 +117,37 @@ class OneShotRun:
             self._load(supernet, search, stage)
         return supernet, search
 
+    def _diverged(self, why: str, stage: int) -> DivergenceError:
+        """Note in the run folder that a stage diverged; return the error, with the way back."""
+        from .checkpoint import load_checkpoint
+
+        if is_first_process():
+            self._folder.write_divergence(why)
+        path, folder = self._folder.checkpoint(stage), str(self._folder.root)
+        if not path.exists():
+            return DivergenceError(f"the search stopped. {why} Nothing was trained or saved before.")
+        return DivergenceError(
+            f"the search stopped. {why} The last good checkpoint is {path}, the beginning of epoch "
+            f"{load_checkpoint(path)['epoch']}. To go back to it, remove the cause (a smaller learning rate, "
+            f"gradient_clip_val=..., other data), then call Experiment(..., directory={folder!r}).run("
+            "resume=True): settings of the evaluator and the strategy may be others than before."
+        )
+
     def _fit(self, supernet: Supernet, search: Any, stage: int, *, resume: bool) -> Trainer:
-        from .checkpoint import AtomicCheckpointIO, EpochCheckpoint, FinalCheckpoint, load_checkpoint
+        from .checkpoint import AtomicCheckpointIO, EpochCheckpoint, FinalCheckpoint
+        from .learning_rates import PresentLearningRates
         from .seeded_epochs import SeededEpochs
 
         path = self._folder.checkpoint(stage)
         resume = resume and path.exists()
         if resume:
             # Pruned candidates must go before Lightning fits the checkpoint's weights to the supernet.
-            search.load_state_dict(load_checkpoint(path)["callbacks"][search.state_key])
+            self._restore(supernet, search, path)
         # In this order: at the start of an epoch save, seed, search; at the end of training search, save.
-        callbacks = [EpochCheckpoint(path), SeededEpochs(self.seed, stage), search, FinalCheckpoint(path)]
+        callbacks = [
+            *(EpochCheckpoint(path), PresentLearningRates(), SeededEpochs(self.seed, stage)),
+            *(search, FinalCheckpoint(path)),
+        ]
         with warnings.catch_warnings():
             # Lightning counts steps to see where a checkpoint was taken, and epochs may differ in steps.
             warnings.filterwarnings("ignore", "You're resuming from a checkpoint that ended before the epoch")
@@ -139,11 +162,18 @@ class OneShotRun:
 
     def _load(self, supernet: Supernet, search: Search, stage: int) -> None:
         """Load the end of a stage from its last checkpoint."""
-        from .checkpoint import load_checkpoint
-
-        state = load_checkpoint(self._folder.checkpoint(stage))
-        search.load_state_dict(state["callbacks"][search.state_key])  # prunes, so that weights fit
+        state = self._restore(supernet, search, self._folder.checkpoint(stage))  # prunes, so that weights fit
         self.evaluator.lightning_module(supernet).load_state_dict(state["state_dict"])
+
+    def _restore(self, supernet: Supernet, search: Search, path: Path) -> dict[str, Any]:
+        """Restore a search from a checkpoint that has everything; return the checkpoint."""
+        from .checkpoint import lacking_explained, load_checkpoint, require_weights, search_state
+
+        checkpoint = load_checkpoint(path)
+        with lacking_explained(path):
+            search.load_state_dict(search_state(checkpoint, search.state_key, path))
+        require_weights(checkpoint, self.evaluator.lightning_module(supernet), path)
+        return checkpoint
 
 
 def is_first_process() -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import SpaceError
-from ..files import dump_yaml, load_yaml, write_atomic
+from ..files import differences, dump_yaml, load_yaml, write_atomic
 from ..language import Architecture
 
 # What must agree between a run and its resumption; versions and threads may differ with a warning.
@@ -27,6 +27,7 @@ class RunFolder:
         weights/             trained weights of the best trials
         trials/              logs of each trial that trains with Lightning
         search.yaml          what happened in the search
+        diverged.yaml        why a one-shot search stopped, until it is resumed
         architectures/       1.yaml is the best
 
     Args:
@@ -65,6 +66,7 @@ class RunFolder:
         """
         if not (self.description.exists() and begun):
             self._write(self.description, dict(record))
+            self._diverged.unlink(missing_ok=True)
             return
         if not resume:
             raise SpaceError(
@@ -72,13 +74,27 @@ class RunFolder:
                 "experiment.run(resume=True), or use another directory."
             )
         stored = load_yaml(self.description)
-        differing = [k for k in IDENTITY if not isinstance(stored, dict) or stored.get(k) != record.get(k)]
-        if differing:
-            was = {k: stored.get(k) if isinstance(stored, dict) else None for k in differing}
+        differing = differences(_identity(stored), _identity(record))
+        may_change = _is_setting if self._diverged.exists() else lambda path: False
+        refused = [line for path, line in differing.items() if not may_change(path)]
+        if refused:
+            lines = "".join(f"\n  {line}" for line in refused)
             raise SpaceError(
-                f"the folder {str(self.root)!r} holds another run: its {', '.join(differing)} was {was}, now "
-                f"{ {k: record.get(k) for k in differing} }. Resume with the same, or use another directory."
+                f"the folder {str(self.root)!r} holds another run:{lines}\n"
+                "Resume with the same settings, or use another directory."
             )
+        if differing:
+            self._write(self.description, dict(record))
+        self._diverged.unlink(missing_ok=True)
+
+    @property
+    def _diverged(self) -> Path:
+        """File that says why a search diverged; it is there until the search is resumed."""
+        return self.root / "diverged.yaml"
+
+    def write_divergence(self, why: str) -> None:
+        """Note that the search diverged, so that it may be resumed with other settings."""
+        self._write(self._diverged, {"diverged": why})
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write a summary of the search, unless it is empty."""
@@ -96,6 +112,16 @@ class RunFolder:
     def _write(path: Path, data: dict[str, Any]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, dump_yaml(data).encode())
+
+
+def _identity(record: object) -> dict[str, Any]:
+    return {key: record.get(key) if isinstance(record, dict) else None for key in IDENTITY}
+
+
+def _is_setting(path: str) -> bool:
+    """Return whether a difference leaves a diverged search what it was."""
+    part, _, setting = path.partition(".")
+    return part in ("strategy", "evaluator") and setting not in ("", "class")
 
 
 def finished(folder: Path, why: str = "") -> str:

@@ -6,24 +6,23 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ..errors import listed, short
+from ..errors import short
 
 _HASH = re.compile("[0-9a-f]{40,}")  # says nothing to people
 
 
-def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Return which entries of two nested records differ, with both values; an empty text if none does.
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, str]:
+    """Return the entries of two nested records that differ: by the path of each a line with both values.
 
     Of parts that are of different classes only the class is said.
 
     >>> differences({"seed": 0, "strategy": {"size": 8}}, {"seed": 1, "strategy": {"size": 4}})
-    'seed was 0, now 1, strategy.size was 8, now 4'
+    {'seed': 'seed was 0, now 1', 'strategy.size': 'strategy.size was 8, now 4'}
     """
-    found = list(_found(before, now, ""))
-    return listed(found) if found else ""
+    return dict(_found(before, now, ""))
 
 
-def _found(before: Mapping[str, Any], now: Mapping[str, Any], where: str) -> Iterator[str]:
+def _found(before: Mapping[str, Any], now: Mapping[str, Any], where: str) -> Iterator[tuple[str, str]]:
     names = list(dict.fromkeys([*before, *now]))
     if before.get("class") != now.get("class"):
         names = ["class"]
@@ -34,4 +33,4 @@ def _found(before: Mapping[str, Any], now: Mapping[str, Any], where: str) -> Ite
         elif old != new:
             was, is_now = (short(r[name]) if name in r else "missing" for r in (before, now))
             hashed = any(isinstance(value, str) and _HASH.fullmatch(value) for value in (old, new))
-            yield f"{path} is another" if hashed else f"{path} was {was}, now {is_now}"
+            yield path, f"{path} is another" if hashed else f"{path} was {was}, now {is_now}"

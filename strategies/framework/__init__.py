@@ -49,5 +49,6 @@ from .update import FirstOrder as FirstOrder
 from .update import SecondOrder as SecondOrder
 from .update import Step as Step
 from .update import Update as Update
+from .watch import Watch as Watch
 
 open_door(globals())

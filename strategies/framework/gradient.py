@@ -229,6 +229,7 @@ class GradientSearch(OneShotSearch):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Let the schedule act, record and log the probabilities, then let the extras act."""
+        self.watch.look()
         self.schedule.epoch_end(self, trainer.current_epoch)
         release(trainer.optimizers, pl_module)
         self._record_probabilities()
@@ -289,6 +290,10 @@ class GradientSearch(OneShotSearch):
             silent={label: mixture.silent for label, mixture in made.items() if mixture.silent is not None},
         )
 
+    def deciding(self) -> dict[str, Tensor]:
+        """Return the logits by group label."""
+        return dict(self.parameters.logits)
+
     def _weights_loss(self, loss: Tensor) -> Tensor:
         with self.parameters.constant():
             return self.strategy.objective(loss, self, "weights")
@@ -306,10 +311,17 @@ class GradientSearch(OneShotSearch):
         training, parameters = self.training, self.parameters
         before = {label: p.detach().clone() for label, p in parameters.logits.items()}
         logits = list(parameters.logits.values())
+        losses: list[Tensor] = []
+
+        def val_loss() -> Tensor:
+            loss = self._val_loss(batch_idx)
+            losses.append(loss.detach())
+            return loss
+
         step = Step(
             logits,
             lambda: self.strategy.objective(self.loss(batch, batch_idx), self, "weights"),
-            lambda: self._val_loss(batch_idx),
+            val_loss,
             training.module,
             training.trainer.optimizers,
             self.moment.generator,
@@ -320,6 +332,7 @@ class GradientSearch(OneShotSearch):
                 if gradient is not None:
                     sum_ = total[i]
                     total[i] = gradient / count if sum_ is None else sum_ + gradient / count
+        self.watch.see("The loss of the logits' step", *losses)  # now that weights are as they were
         gradients = training.mean_where_any(total, logits)
         if self.strategy.gradient_clip is not None:
             clip([gradient for gradient in gradients if gradient is not None], self.strategy.gradient_clip)
@@ -327,6 +340,7 @@ class GradientSearch(OneShotSearch):
         with torch.no_grad():
             for label, p in parameters.logits.items():
                 p.copy_(self.relaxation.settled(self.supernet.groups[label], before[label], p))
+        self.watch.see("The outcome of the logits' step", *parameters.logits.values())
 
 
 class LogitsExtra(Extra[GradientSearch]):

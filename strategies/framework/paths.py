@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from spacelang import SpaceError
-from spacelang.errors import require_integer
+from spacelang.errors import DivergenceError, require_integer
 from spacelang.language import Architecture, DecisionSpace
 from spacelang.randomness import numpy_generator_from, torch_generator
 from spacelang.supernet import Supernet
@@ -163,7 +163,7 @@ class PathSearch(OneShotSearch):
             with self.scorer() as scorer:
                 self.training.begin_epoch()
                 self.supernet.select(self.supernet.decision_space.default())
-                scorer.measure_on(self.training.validation_batch())
+                value = scorer.measure_on(self.training.validation_batch())
         except Exception as error:
             if self.strategy.metric is None:
                 error.add_note(
@@ -172,6 +172,11 @@ class PathSearch(OneShotSearch):
                     "validation_step logs."
                 )
             raise
+        if self.strategy.metric is None and not math.isfinite(value):
+            raise DivergenceError(
+                f"Before any training the loss on the first validation batch is {value}, so architectures "
+                "cannot be compared by it; look at the validation data and at the loss."
+            )
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Seed the paths of the epoch."""
@@ -199,7 +204,13 @@ class PathSearch(OneShotSearch):
 
             # A last 1: epochs are seeded from three numbers.
             generator = torch_generator(self.seed, self.stage, trainer.current_epoch, 1)
-            self.ranking = self.rank(measure, generator)
+            ranking = self.rank(measure, generator)
+        if math.isnan(ranking[0][0]):  # the best: NaN comes last
+            raise DivergenceError(
+                f"None of {len(ranking)} architectures could be compared: the {strategy.metric or 'loss'} of "
+                "each is NaN. Look at the validation data."
+            )
+        self.ranking = ranking
         self._select_first()
         self.training.log({"ranking/best": self.ranking[0][0]})
 

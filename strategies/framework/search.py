@@ -21,7 +21,8 @@ from spacelang.supernet import Supernet
 from .relaxation import Moment
 from .scoring import Scorer, untouched
 from .stages import load_optimizer_states, optimizer_states
-from .trainer import Training
+from .trainer import NOTHING_TRAINED, Training
+from .watch import Watch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,6 +192,7 @@ class OneShotSearch(pl.Callback):
         self.ending: dict[str, Any] | None = None
         self._beginning: tuple[dict[str, Any], Mapping[str, Mapping[int, Tensor]]] | None = None
         self._training: Training | None = None
+        self._watch: Watch | None = None
         self._val_dataloader = val_dataloader
 
     # -- results -------------------------------------------------------------------------------------
@@ -218,6 +220,21 @@ class OneShotSearch(pl.Callback):
         if self._training is None:
             raise SpaceError("no Trainer is fitting this search; call Trainer.fit with it as a callback.")
         return self._training
+
+    @property
+    def watch(self) -> Watch:
+        """Watch over the present fit, which ends it when a number is not finite.
+
+        Raises:
+            SpaceError: there is no fit.
+        """
+        self.training  # noqa: B018  (raises)
+        assert self._watch is not None
+        return self._watch
+
+    def deciding(self) -> dict[str, Tensor]:
+        """Return the logits, or other learned numbers that decide the architecture, by name."""
+        return {}
 
     @contextmanager
     def scorer(self, calibration_batches: int = 0) -> Iterator[Scorer]:
@@ -264,6 +281,7 @@ class OneShotSearch(pl.Callback):
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Check that the module can be searched."""
         self._training = Training(trainer, pl_module, self._val_dataloader)
+        self._watch = Watch(self._training, self.deciding)
         self.training.check(self.supernet)
         if self._beginning is not None:  # a checkpoint of this stage, if any, is loaded after this hook
             states, copied = self._beginning
@@ -297,10 +315,15 @@ class OneShotSearch(pl.Callback):
         for extra in self.extras:
             extra.epoch_start(self)
 
+    def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
+        """Watch the loss that trains the weights."""
+        self.watch.see("The loss of the weights' step", loss)
+
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Let the extras act."""
         for extra in self.extras:
             extra.epoch_end(self)
+        self.watch.look_at_everything()  # before the next checkpoint
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Keep the state of optimisers and schedulers for the next stage."""
@@ -308,17 +331,26 @@ class OneShotSearch(pl.Callback):
             self.ending = optimizer_states(trainer, pl_module)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Let go of the Trainer."""
-        self.training.close()
-        self._training = None
-        self.supernet.set_transform(None)
+        """Let go of the Trainer.
+
+        Raises:
+            SpaceError: it trained nothing, for a reason that could not be seen before.
+        """
+        self._let_go()
+        if trainer.global_step == 0:
+            raise SpaceError(NOTHING_TRAINED.format(reason="its training data have no batch"))
 
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
         """Let go of the Trainer."""
         if self._training is not None:
-            self.on_fit_end(trainer, pl_module)
+            self._let_go()
+
+    def _let_go(self) -> None:
+        self.training.close()
+        self._training = self._watch = None
+        self.supernet.set_transform(None)
 
     # -- state ---------------------------------------------------------------------------------------
 

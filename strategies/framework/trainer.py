@@ -19,6 +19,8 @@ from spacelang import SpaceError
 from spacelang.quiet import captured_log
 from spacelang.supernet import Supernet
 
+NOTHING_TRAINED = "this fit would train nothing, so there is no search: {reason}."
+
 
 class Training:
     """Batches, losses and loggers of one fit.
@@ -49,6 +51,9 @@ class Training:
             )
         if not any(child is supernet for child in self.module.modules()):
             raise SpaceError(f"{name} does not contain the supernet; pass it as its model.")
+        for limit in ("max_epochs", "max_steps", "limit_train_batches"):
+            if getattr(self.trainer, limit) == 0:
+                raise SpaceError(NOTHING_TRAINED.format(reason=f"the Trainer has {limit}=0"))
 
     def validation_loader(self) -> Iterable[Any]:
         """Return the loader of validation batches.

@@ -9,6 +9,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from torch import Tensor
 
 from spacelang import SpaceError
 from spacelang.errors import closest, require_all, require_integer, require_number
@@ -158,6 +159,10 @@ class ControllerSearch(PathSearch):
             self.controller.parameters(), lr=strategy.learning_rate, betas=strategy.betas, eps=strategy.eps
         )
         self.baseline = Baseline(strategy.baseline_decay)
+
+    def deciding(self) -> dict[str, Tensor]:
+        """Return the controller's weights."""
+        return {f"controller/{name}": p for name, p in self.controller.named_parameters()}
 
     def sample(self) -> Architecture:
         """Return an architecture for the next training batch."""

@@ -28,7 +28,7 @@ def search(directory: Path, ledger: str | None, **settings: Any) -> Experiment:
     [
         ({"seed": 1}, "seed was 0, now 1"),
         ({"space": toy.Conditional()}, "space.class was 'tests.toys.trials.Chain', now '.*Conditional'"),
-        ({"space": toy.Chain(2)}, "space.arguments.layers was missing, now 2, space.decisions is another"),
+        ({"space": toy.Chain(2)}, "space.arguments.layers was missing, now 2\n  space.decisions is another"),
         (
             {"objectives": [Minimize("default")]},
             "objectives was .*maximize default.*, now .*minimize default",
@@ -44,7 +44,9 @@ def test_two_searches_on_one_database_are_never_mixed(
     first.run()
     second = search(tmp_path / "second", url, **other)
     for resume in (False, True):
-        with pytest.raises(SpaceError, match=rf"another search under the name 'search': {differs}.*study="):
+        with pytest.raises(
+            SpaceError, match=rf"(?s)another search under the name 'search':\n  {differs}.*study="
+        ):
             second.run(resume)
     assert not (tmp_path / "second" / "experiment.yaml").exists()
     named = search(tmp_path / "second", url, study="second", **other)

@@ -71,9 +71,9 @@ def join(database: Database, name: str, identity: Mapping[str, Any], now: float)
         if study is not None and json.dumps(study.identity, sort_keys=True) == text:
             return study
         if study is not None and not _removed_if_empty(database, study):
-            differing = differences(study.identity, json.loads(text))
+            lines = "\n  ".join(differences(study.identity, json.loads(text)).values())
             raise SpaceError(
-                f"the ledger {database.name!r} holds another search under the name {name!r}: {differing}. "
+                f"the ledger {database.name!r} holds another search under the name {name!r}:\n  {lines}\n"
                 "Continue it with the same settings, or use another directory, and another study='name' in a "
                 "shared database."
             )
