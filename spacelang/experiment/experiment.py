@@ -21,6 +21,7 @@ from ..trials.export import candidates_of, to_dataframe, to_optuna
 from .one_shot_run import OneShotRun
 from .protocols import OneShotStrategy, Search
 from .run_folder import versions
+from .stopping import clean_stop
 from .trial_run import TrialOptions, TrialRun, TrialSettings
 
 if TYPE_CHECKING:
@@ -82,6 +83,9 @@ class Experiment:
     def run(self, resume: bool = False) -> None:
         """Search.
 
+        On Ctrl-C and SIGTERM it stops cleanly: trials are handed back and their processes ended. The process
+        then ends as on SIGTERM otherwise.
+
         Args:
             resume: Whether to continue the run in `directory`. A finished run is loaded; if nothing was run
                 there, the run begins.
@@ -89,7 +93,7 @@ class Experiment:
         Raises:
             SpaceError: The folder holds a run and `resume` is false, or it holds another run.
         """
-        with global_generators_kept():
+        with clean_stop(), global_generators_kept():
             self._run.run(self._record(), resume=resume)
 
     # -- results ---------------------------------------------------------------------------------------

@@ -36,7 +36,7 @@ class Executor(Protocol):
         ...
 
     def close(self) -> None:
-        """Cancel running trials and end all processes."""
+        """Cancel running trials and end all processes; a second call does nothing."""
         ...
 
 

@@ -2,45 +2,45 @@
 
 from __future__ import annotations
 
+import atexit
 import multiprocessing
 import os
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any, Literal
 
-from ..errors import SpaceError, require_integer, require_number
-from .trial import Report, Trial
+from ..errors import SpaceError, require_integer, require_number, require_one_of
+from .process_server import Answer, Began, Cancel, Limits, Order, Reported, kill_group, serve
+from .trial import Trial
 from .work import OnReport, Outcome, Work
 
-_GRACE = 5.0  # seconds between SIGTERM and SIGKILL
-
-
-@dataclass
-class _Running:
-    """A trial, its process, and the slot it holds."""
-
-    trial: Trial
-    process: BaseProcess
-    pipe: Connection
-    slot: int
-    started: float
+_GRACE = 10.0  # seconds that the server gets to end its trials
+# Of a server that forks: threads that began in it would not be in its trials, and a call of
+# torch.cuda.is_available() while it imports a script must not make CUDA unusable in them.
+_SERVER = {"OMP_NUM_THREADS": "1", "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
 
 
 class ProcessPool:
     """An executor that runs every trial in a new process, several at a time.
 
-    A process that dies or hangs costs its trial, not the search.
+    A process that dies, hangs or uses too much memory costs its trial, not the search. The processes end with
+    the driver, however it ends, and so does what they started. A trial may start processes, such as
+    `DataLoader(num_workers=2)`.
 
     Args:
         workers: Number of processes at a time.
         devices: Devices of each worker, one entry a worker: "cuda:1" or a list of GPU numbers becomes
             CUDA_VISIBLE_DEVICES of its process; None for the CPU alone.
         time_limit: Seconds that a trial may take; a longer one is killed and fails.
-        start_method: Start method of `multiprocessing`: "forkserver" starts quickly once torch is loaded,
-            "spawn" works everywhere. Space and evaluator must be defined in a module, not in a notebook.
+        memory_limit: Bytes of memory that a trial and what it started may use together, such as 8 * 2**30;
+            one that uses more is killed and fails. Memory of GPUs does not count.
+        start_method: How a process begins. "forkserver" imports the script and its modules once, in a process
+            that each trial is forked from. "spawn" imports them again for each trial, which suits a script
+            that uses CUDA when it is imported. "fork" copies this process, and works in a notebook. For
+            the first two, space and evaluator must be defined in a module, or at the top of the script.
         threads: Number of torch's threads in each process.
     """
 
@@ -50,22 +50,25 @@ class ProcessPool:
         *,
         devices: Sequence[Any] | None = None,
         time_limit: float | None = None,
+        memory_limit: int | None = None,
         start_method: Literal["forkserver", "spawn", "fork"] = "forkserver",
         threads: int = 1,
     ) -> None:
         require_integer("workers", workers, least=1)
         require_number("time_limit", time_limit, above=0, optional=True)
+        require_integer("memory_limit", memory_limit, least=1, optional=True)
         require_integer("threads", threads, least=1)
+        require_one_of("start_method", start_method, ("forkserver", "spawn", "fork"))
         if devices is not None and len(devices) != workers:
             raise SpaceError(f"devices has {len(devices)} entries; pass one for each of {workers} workers.")
         self.capacity = workers
         self.devices = list(devices) if devices is not None else [None] * workers
-        self.time_limit = time_limit
-        self.threads = threads
-        self._context: Any = multiprocessing.get_context(start_method)
-        if start_method == "forkserver":
-            self._context.set_forkserver_preload(["spacelang.trials.process_pool", "torch"])
-        self._running: dict[int, _Running] = {}
+        self.start_method = start_method
+        self._limits = Limits(time_limit, memory_limit, threads)
+        self._server: BaseProcess | None = None
+        self._slots: dict[int, int] = {}  # slots of running trials by number
+        self._pids: dict[int, int] = {}  # their processes, as soon as they are known
+        self._heard: list[Outcome] = []  # what came while another trial was cancelled
 
     def open(self, work: Work, on_report: OnReport) -> None:
         """See `Executor`."""
@@ -73,80 +76,133 @@ class ProcessPool:
 
     def submit(self, trial: Trial) -> None:
         """See `Executor`."""
-        used = {running.slot for running in self._running.values()}
-        slot = next(s for s in range(self.capacity) if s not in used)
-        ours, theirs = self._context.Pipe()
-        arguments = (self._work, trial, theirs, _environment(self.devices[slot]), self.threads)
-        process = self._context.Process(target=_child, args=arguments, daemon=True)
-        process.start()
-        theirs.close()
-        self._running[trial.number] = _Running(trial, process, ours, slot, time.monotonic())
+        if self._server is None:
+            self._start_server()
+        slot = next(s for s in range(self.capacity) if s not in self._slots.values())
+        self._slots[trial.number] = slot
+        self._tell(Order(trial, _environment(self.devices[slot])))
 
     def wait(self, timeout: float) -> list[Outcome]:
         """See `Executor`."""
+        if self._heard:
+            return [self._heard.pop(0)]
         deadline = time.monotonic() + timeout
-        while self._running:
-            ready = set(wait([r.pipe for r in self._running.values()], max(0.0, self._pause(deadline))))
-            ended = [self._heard(r) for r in list(self._running.values()) if r.pipe in ready]
-            ended += [self._expire(r) for r in list(self._running.values()) if self._is_late(r)]
-            outcomes = [outcome for outcome in ended if outcome is not None]
-            if outcomes or time.monotonic() >= deadline:
+        while self._slots and self._pipe.poll(max(0.0, deadline - time.monotonic())):
+            outcomes = self._hear()
+            if outcomes:
                 return outcomes
         return []
 
-    def _pause(self, deadline: float) -> float:
-        """Return the seconds until the next deadline."""
-        moments = [deadline]
-        if self.time_limit is not None:
-            moments += [running.started + self.time_limit for running in self._running.values()]
-        return min(moments) - time.monotonic()
+    def _tell(self, message: object) -> None:
+        with suppress(OSError):  # the server has died, as the next look at the pipe will tell
+            self._pipe.send(message)
 
-    def _heard(self, running: _Running) -> Outcome | None:
-        """Handle one message of a process: a report, its outcome, or its death."""
+    def _hear(self) -> list[Outcome]:
+        """Handle one message of the server, or its death."""
         try:
-            message = running.pipe.recv()
+            message = self._pipe.recv()
         except (EOFError, OSError):
-            self._end(running)
-            code = running.process.exitcode
-            return self._failed(running, f"the worker process died with exit code {code}.")
-        if isinstance(message, Report):
-            running.pipe.send(self._on_report(running.trial.number, message))
-            return None
-        self._end(running)
-        return message  # type: ignore[no-any-return]
+            return self._server_died()
+        if isinstance(message, Outcome):
+            del self._slots[message.number], self._pids[message.number]
+            return [message]
+        if isinstance(message, Began):
+            self._pids[message.number] = message.pid
+        elif isinstance(message, Reported):
+            goes_on = self._on_report(message.number, message.report)
+            self._tell(Answer(message.number, goes_on))
+        return []
 
-    def _is_late(self, running: _Running) -> bool:
-        limit = self.time_limit
-        return limit is not None and time.monotonic() - running.started >= limit
-
-    def _expire(self, running: _Running) -> Outcome:
-        self._end(running, kill=True)
-        return self._failed(running, f"the trial took longer than its time limit of {self.time_limit} s.")
-
-    @staticmethod
-    def _failed(running: _Running, error: str) -> Outcome:
-        duration = time.monotonic() - running.started
-        return Outcome(running.trial.number, {}, (), error, duration)
+    def _server_died(self) -> list[Outcome]:
+        """Return failures of all running trials; the next one gets a new server."""
+        numbers, heard, server = list(self._slots), list(self._heard), self._server
+        self.close()
+        self._heard = heard
+        code = server.exitcode if server is not None else None
+        error = f"the process that starts the trials died with exit code {code}, and this trial with it."
+        return [Outcome(number, {}, (), error) for number in numbers]
 
     def cancel(self, number: int) -> None:
-        """See `Executor`."""
-        if number in self._running:
-            self._end(self._running[number], kill=True)
-
-    def _end(self, running: _Running, *, kill: bool = False) -> None:
-        del self._running[running.trial.number]
-        if kill:
-            running.process.terminate()
-        running.process.join(_GRACE)
-        if running.process.is_alive():
-            running.process.kill()
-            running.process.join()
-        running.pipe.close()
+        """See `Executor`; returns when its processes have ended."""
+        if number in self._slots:
+            self._tell(Cancel(number))
+        while number in self._slots:
+            self._heard += [outcome for outcome in self._hear() if outcome.number != number]
 
     def close(self) -> None:
         """See `Executor`."""
-        for running in list(self._running.values()):
-            self._end(running, kill=True)
+        self._heard.clear()
+        if self._server is None:
+            return
+        self._pipe.close()  # which the server takes as the end, whatever was being sent
+        if self._server.pid is not None:  # it was started
+            self._server.join(_GRACE)
+            self._server.kill()
+            self._server.join()
+        if self._server.exitcode != 0:  # it ended nothing
+            for pid in self._pids.values():
+                kill_group(pid)
+        atexit.unregister(self.close)
+        self._server = None
+        self._slots.clear()
+        self._pids.clear()
+
+    # -- the server ------------------------------------------------------------------------------------
+
+    def _start_server(self) -> None:
+        """Start the process that starts the trials.
+
+        Raises:
+            SpaceError: It cannot import the space and the evaluator, or not start trials.
+        """
+        forked = self.start_method == "fork"
+        context: Any = multiprocessing.get_context("fork" if forked else "spawn")
+        trials = multiprocessing.get_context("spawn" if self.start_method == "spawn" else "fork")
+        self._pipe: Connection
+        self._pipe, theirs = context.Pipe()
+        inherited = [self._pipe] if forked else []
+        server = context.Process(target=serve, args=(theirs, inherited, self._work, trials, self._limits))
+        self._server = server
+        atexit.register(self.close)  # before `multiprocessing` waits for its processes
+        try:
+            with _environment_set({} if forked else _SERVER):
+                server.start()
+        except Exception as error:
+            self.close()
+            raise SpaceError(
+                f"space and evaluator cannot be sent to another process: {error}. Define them at the top of "
+                'a module or of the script, or pass ProcessPool(start_method="fork").'
+            ) from error
+        finally:
+            theirs.close()
+        try:
+            obstacle = self._pipe.recv()
+        except (EOFError, OSError):
+            server.join()
+            obstacle = (
+                f"the process that starts the trials ended with exit code {server.exitcode}; its error is "
+                "printed above. It imports the script and receives space and evaluator: define them at the "
+                'top of a module or of the script, and search under if __name__ == "__main__":. In a '
+                'notebook pass ProcessPool(start_method="fork").'
+            )
+        if obstacle:
+            self.close()
+            raise SpaceError(obstacle)
+
+
+@contextmanager
+def _environment_set(values: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables for a process that is started within."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def _environment(device: Any) -> Mapping[str, str]:
@@ -154,18 +210,3 @@ def _environment(device: Any) -> Mapping[str, str]:
         return {}
     numbers = device if isinstance(device, list | tuple) else [str(device).removeprefix("cuda:")]
     return {"CUDA_VISIBLE_DEVICES": ",".join(map(str, numbers))}
-
-
-def _child(work: Work, trial: Trial, pipe: Connection, environment: Mapping[str, str], threads: int) -> None:
-    """Run a trial in a worker process."""
-    os.environ.update(environment)
-    import torch
-
-    torch.set_num_threads(threads)
-
-    def on_report(number: int, report: Report) -> bool:
-        pipe.send(report)
-        return bool(pipe.recv())
-
-    pipe.send(work.run(trial, on_report))
-    pipe.close()

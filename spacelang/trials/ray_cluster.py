@@ -63,6 +63,7 @@ class RayExecutor:
         self._threads = threads
         self._running: dict[Any, Trial] = {}
         self._started: dict[int, float] = {}
+        self._board: Any = None
 
     @property
     def capacity(self) -> int:
@@ -135,10 +136,11 @@ class RayExecutor:
         """See `Executor`."""
         for trial in list(self._running.values()):
             self.cancel(trial.number)
-        if self._ray.is_initialized():
+        if self._board is not None and self._ray.is_initialized():
             self._ray.kill(self._board)
             if self._began:
                 self._ray.shutdown()
+        self._board = None
 
 
 class _Board:

@@ -117,6 +117,7 @@ class TrialSearch:
                 for outcome in self._executor.wait(LEASE / 4):
                     self._finish(outcome)
         except BaseException:
+            self._executor.close()  # before another may claim what was running
             self._give_back()
             raise
         finally:

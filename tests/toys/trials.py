@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from spacelang import LayerChoice, ModelSpace, Repeat, value_choice
+from spacelang import LayerChoice, ModelSpace, Repeat, SpaceError, value_choice
+from spacelang.trials import Ledger, Trial
 
 
 class Scale(nn.Module):
@@ -91,6 +96,22 @@ def hangs_on_two(model: nn.Module) -> float:
     return product(model)
 
 
+def fills_memory_on_two(model: nn.Module) -> float:
+    """Starts a process that takes a gigabyte and keeps it, for a product of two."""
+    if product(model) == 2:
+        program = "data = bytearray(2**30)\nfor i in range(0, 2**30, 4096): data[i] = 1\ninput()"
+        subprocess.run([sys.executable, "-c", program], stdin=subprocess.PIPE, check=True)
+    return product(model)
+
+
+def kills_its_parent_on_two(model: nn.Module) -> float:
+    """Kills the process that started its own, for a product of two."""
+    if product(model) == 2:
+        os.kill(os.getppid(), signal.SIGKILL)
+        time.sleep(60)
+    return product(model)
+
+
 def raises_on_two(model: nn.Module) -> float:
     """Raises for a product of two, NaN for three."""
     value = product(model)
@@ -128,3 +149,11 @@ def lasts_a_second(model: nn.Module) -> float:
 def trials_of(experiment: Any) -> list[tuple[Any, ...]]:
     """What must be equal in two runs of one search."""
     return [(t.number, t.arch, t.seed, t.state, dict(t.metrics)) for t in experiment.history]
+
+
+def recorded(ledger: Path) -> list[Trial]:
+    """The trials of a search in another process, which may not have begun."""
+    try:
+        return Ledger(ledger).trials()
+    except SpaceError:
+        return []

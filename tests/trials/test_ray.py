@@ -99,7 +99,7 @@ def test_a_driver_that_is_killed_resumes(tmp_path: Path, cluster: Any) -> None:
     ]
     driver = subprocess.Popen([*command, cluster.address, "6"], stdout=subprocess.PIPE, text=True)
     ledger = tmp_path / "run" / "trials.db"
-    while not _any_finished(ledger):
+    while not any(trial.is_finished for trial in toy.recorded(ledger)):
         time.sleep(0.1)
         assert driver.poll() is None
     driver.kill()
@@ -114,13 +114,6 @@ def test_a_driver_that_is_killed_resumes(tmp_path: Path, cluster: Any) -> None:
     assert [(t.arch, t.seed, t.state, t.metrics) for t in trials] == [
         (t.arch, t.seed, t.state, t.metrics) for t in whole.history
     ]
-
-
-def _any_finished(path: Path) -> bool:
-    try:
-        return any(trial.is_finished for trial in Ledger(path).trials())
-    except SpaceError:  # its study was not begun yet
-        return False
 
 
 def test_reports_and_failures_reach_the_ledger(tmp_path: Path, cluster: Any) -> None:
