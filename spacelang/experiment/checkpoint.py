@@ -114,12 +114,6 @@ def _tensors(state: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
             yield from _tensors(value, f"{name}/{key}" if name else str(key))
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Delete what a kill in the middle of a write left behind."""
-    for leftover in folder.glob(".*.ckpt.*.tmp"):
-        leftover.unlink()
-
-
 class EpochCheckpoint(pl.Callback):
     """A callback that saves a checkpoint at the start of every epoch.
 

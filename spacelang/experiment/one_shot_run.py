@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from ..errors import DivergenceError, SpaceError
+from ..files import remove_leftovers
 from ..language import Architecture, Space, require_decided
 from ..randomness import seed_global_generators, torch_generators_kept
 from ..supernet import Supernet
@@ -79,8 +80,6 @@ class OneShotRun:
     def run(self, record: Mapping[str, Any], *, resume: bool) -> None:
         """Search; `record` describes the run."""
         from lightning.pytorch.utilities import rank_zero_info
-
-        from .checkpoint import remove_leftovers
 
         if is_first_process():
             self._folder.begin(record, resume=resume, begun=self._folder.checkpoint().exists())

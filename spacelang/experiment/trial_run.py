@@ -11,7 +11,7 @@ from torch import nn
 
 from ..costs import CostLimit, expected_cost
 from ..errors import SpaceError, require_integer, short
-from ..files import load_yaml
+from ..files import load_yaml, remove_leftovers
 from ..language import Architecture, Space, open_decisions
 from ..trials import (
     ArchitectureEvaluator,
@@ -179,6 +179,8 @@ class TrialRun:
         ledger = self._ledger(record)
         try:
             self._begin(record, ledger, resume=resume)
+            if self._weights is not None:
+                remove_leftovers(self._weights)
             warn_of_unused_features(self._strategy, self.space)
             with TrialProgress(self.settings) as progress:
                 search = TrialSearch(
@@ -241,12 +243,8 @@ class TrialRun:
 
     def _changed(self, search: TrialSearch, progress: TrialProgress) -> None:
         progress.update(search)
-        if self._weights is not None and self._weights.exists():
-            kept = {trial.number for trial in search.history.ranked(self.settings.keep_weights)}
-            kept |= {trial.number for trial in search.history.running}
-            for path in self._weights.glob("*.safetensors"):
-                if int(path.stem) not in kept:
-                    path.unlink()
+        if self._weights is not None:
+            drop_weights(self._weights, search.history, keep=self.settings.keep_weights)
 
     # -- results ---------------------------------------------------------------------------------------
 
@@ -298,6 +296,19 @@ class TrialRun:
 
                 load_model(model, str(path))
         return model
+
+
+def drop_weights(folder: Path, history: History, *, keep: int) -> None:
+    """Delete the weights of all but the best finished trials that have some.
+
+    Only these are compared, so that the work does not grow with the number of trials.
+    """
+    paths = {int(path.stem): path for path in folder.glob("*.safetensors") if path.stem.isdigit()}
+    ended = [number for number in paths if number < len(history) and history[number].is_finished]
+    best = {trial.number for trial in history.ranked(keep, among=ended)}
+    for number in ended:
+        if number not in best:
+            paths[number].unlink(missing_ok=True)
 
 
 def mirror(directory: Path, storage: Any, url: str | None = None) -> optuna.Study:

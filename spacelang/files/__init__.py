@@ -6,6 +6,7 @@ from .storage import atomic_file as atomic_file
 from .storage import cache_folder as cache_folder
 from .storage import file_errors as file_errors
 from .storage import fresh_run_folder as fresh_run_folder
+from .storage import remove_leftovers as remove_leftovers
 from .storage import target_path as target_path
 from .storage import write_atomic as write_atomic
 from .yaml_files import dump_yaml as dump_yaml

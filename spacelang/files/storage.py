@@ -42,7 +42,7 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
 
     Its name cannot be guessed and the file is always a new one, so no link that somebody planted is followed.
     """
-    _remove_leftovers(path)
+    remove_leftovers(path.parent, glob.escape(path.name))
     temporary, file = _new_file(path)
     try:
         with file:
@@ -68,14 +68,19 @@ def _new_file(path: Path) -> tuple[Path, BinaryIO]:
         file.close()  # another process took it for a leftover before it was locked
 
 
-def _remove_leftovers(path: Path) -> None:
-    """Delete temporary files for `path` whose writers were killed: nobody holds their locks."""
-    for name in glob.glob(f".{glob.escape(path.name)}.{'?' * 2 * _TOKEN}.tmp", root_dir=path.parent):
+def remove_leftovers(folder: Path, of: str = "*") -> None:
+    """Delete temporary files whose writers were killed: nobody holds their locks.
+
+    Args:
+        folder: Where they are.
+        of: Pattern of the names of the files that were to be written.
+    """
+    for name in glob.glob(f".{of}.{'?' * 2 * _TOKEN}.tmp", root_dir=folder):
         with suppress(OSError):
-            descriptor = os.open(path.with_name(name), os.O_RDWR | getattr(os, "O_NONBLOCK", 0) | _NO_FOLLOW)
+            descriptor = os.open(folder / name, os.O_RDWR | getattr(os, "O_NONBLOCK", 0) | _NO_FOLLOW)
             try:
                 if stat.S_ISREG(os.fstat(descriptor).st_mode) and _lock(descriptor):
-                    path.with_name(name).unlink()
+                    (folder / name).unlink()
             finally:
                 os.close(descriptor)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from statistics import fmean
 from types import MappingProxyType
@@ -51,7 +51,7 @@ class History:
         self.objectives = tuple(objectives)
         self._trials: dict[int, Trial] = {}
         self._done: list[Trial] = []
-        self._results: list[Trial] = []
+        self._groups: dict[str, list[Trial]] = {}  # results by their architectures
         self._scores: dict[int, tuple[float, ...]] = {}
         self._keys: dict[str, int] = {}
         self._distinct = 0
@@ -79,7 +79,7 @@ class History:
             self._scores[trial.number] = self._rate(trial)
             _insert(self._done, trial)
             if not trial.overrides or not self.space.problems(trial.arch):
-                _insert(self._results, trial)
+                _insert(self._groups.setdefault(key_of(trial.arch), []), trial)
                 if self._best is None or self._order(trial) < self._order(self._best):
                     self._best = trial
 
@@ -154,7 +154,7 @@ class History:
         """Return the score of a measured trial by the first objective."""
         return self.scores(trial)[0]
 
-    def ranked(self, count: int | None = None) -> list[Trial]:
+    def ranked(self, count: int | None = None, *, among: Iterable[int] | None = None) -> list[Trial]:
         """Return a trial of each architecture, best first, with the means of its repetitions as metrics.
 
         With several objectives they come by the rank of their Pareto front; inside a front, and in all ties,
@@ -162,8 +162,9 @@ class History:
 
         Args:
             count: How many to return at most; None for all.
+            among: Numbers of trials whose architectures are compared; None for all. Others are not looked at.
         """
-        judged = self._judged()
+        judged = self._judged(among)
         if len(self.objectives) == 1:
             return sorted(judged, key=self._order)[:count]
         ranks = fronts([self.scores(trial) for trial in judged])
@@ -175,11 +176,12 @@ class History:
         front = pareto_front([self.scores(trial) for trial in scored]) if scored else []
         return sorted((scored[i] for i in front), key=self._order)
 
-    def _judged(self) -> list[Trial]:
-        """Return one trial for each architecture."""
-        groups: dict[str, list[Trial]] = {}
-        for trial in self._results:
-            groups.setdefault(key_of(trial.arch), []).append(trial)
+    def _judged(self, among: Iterable[int] | None = None) -> list[Trial]:
+        """Return one trial for each architecture, or for those of some trials."""
+        groups = self._groups
+        if among is not None:
+            keys = dict.fromkeys(key_of(self._trials[number].arch) for number in sorted(among))
+            groups = {key: groups[key] for key in keys if key in groups}
         return [group[0] if len(group) == 1 else self._mean(group) for group in groups.values()]
 
     def _mean(self, group: Sequence[Trial]) -> Trial:

@@ -11,14 +11,16 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Generic, TypeAlias, TypeVar
 
+import torch
 from torch import nn
 
 from ..errors import SpaceError
+from ..files import write_atomic
 from ..language import Architecture, Space, Tunable, model_context, open_decisions
 from ..language.context import count_as_used
 from ..randomness import seed_global_generators
 from .evaluator import ArchitectureEvaluator, Reporter, TrialEvaluator, as_metrics
-from .trial import Report, Trial
+from .trial import Report, Trial, storable
 
 OnReport: TypeAlias = Callable[[int, Report], bool]
 """Called with a trial's number and its report; returns whether the trial continues."""
@@ -123,10 +125,13 @@ class Work:
 
     def _keep(self, number: int, model: nn.Module) -> None:
         if self.weights is not None:
-            from safetensors.torch import save_model
+            from safetensors.torch import save  # not `save_model`: a kill leaves its temporary files behind
 
+            # Copies, because safetensors refuses tensors that share memory.
+            whole = torch.contiguous_format
+            tensors = {name: value.clone(memory_format=whole) for name, value in model.state_dict().items()}
             self.weights.mkdir(parents=True, exist_ok=True)
-            save_model(model, str(weights_file(self.weights, number)))
+            write_atomic(weights_file(self.weights, number), save(tensors))
 
 
 def weights_file(folder: Path, number: int) -> Path:
@@ -155,7 +160,7 @@ def _is_interruption(raised: BaseException) -> bool:
 
 def _formatted(raised: BaseException) -> str:
     try:
-        return "".join(traceback.format_exception(raised))
+        return storable("".join(traceback.format_exception(raised)))
     except Exception as error:
         return f"{type(raised).__name__}, whose traceback cannot be written: {type(error).__name__}."
 

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from spacelang import Experiment, LayerChoice, ModelSpace
 from spacelang.evaluators import Functional
+from spacelang.experiment.trial_run import drop_weights
 from spacelang.strategies.multi_trial import Grid
-from spacelang.trials import Maximize, Minimize, ProcessPool
+from spacelang.trials import History, Maximize, Minimize, ProcessPool, Trial, history, weights_file
 
 
 class Wide(ModelSpace):
@@ -101,6 +102,46 @@ def test_a_resumed_search_keeps_the_same(tmp_path: Path) -> None:
     assert kept(experiment) == kept(whole)
     models = zip(*(e.export_top_models(2, formatter="instance") for e in (experiment, whole)), strict=True)
     assert [total(a) == total(b) for a, b in models] == [True, True]
+
+
+@pytest.mark.parametrize("objectives", [[Maximize("value")], [Maximize("value"), Minimize("cost")]])
+def test_the_work_of_a_trial_does_not_grow_with_their_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, objectives: Any
+) -> None:
+    """With four trials' weights on the disk, as many scores are compared after 10,000 trials as after 100."""
+    looks: list[str] = []
+    scores, keys = History.scores, history.key_of
+    monkeypatch.setattr(History, "scores", lambda self, trial: looks.append("score") or scores(self, trial))
+    monkeypatch.setattr(history, "key_of", lambda *given: looks.append("key") or keys(*given))
+    counts = []
+    for trials in (100, 10_000):
+        arch, metrics = Wide().decision_space.default(), {"value": 1.0, "cost": 1.0}
+        search = History(Wide().decision_space, objectives)
+        for number in range(trials):
+            name = {**arch, "layer0": str(number)}
+            search.add(Trial(number, name, 0, "done", metrics={**metrics, "value": float(number)}))
+        for number in range(trials - 4, trials):
+            weights_file(tmp_path, number).touch()
+        looks.clear()
+        drop_weights(tmp_path, search, keep=3)
+        counts.append((looks.count("score"), looks.count("key")))
+        assert sorted(int(path.stem) for path in tmp_path.iterdir()) == list(range(trials - 3, trials))
+        for path in tmp_path.iterdir():
+            path.unlink()
+    assert counts[0] == counts[1]
+    assert max(counts[0]) < 30
+
+
+def test_what_a_kill_left_of_weights_is_removed(tmp_path: Path) -> None:
+    """Even those of a trial that another driver runs now, in its own folder."""
+    run(tmp_path, max_trials=1)
+    (tmp_path / "weights" / f".7.safetensors.{'0' * 16}.tmp").write_bytes(b"half")
+    objectives = [Maximize("value")]
+    again = Experiment(
+        Wide(), Functional(trained), Grid(), directory=tmp_path, max_trials=1, objectives=objectives
+    )
+    again.run(resume=True)
+    assert [path.name for path in (tmp_path / "weights").iterdir()] == ["0.safetensors"]
 
 
 def test_none_are_kept(tmp_path: Path) -> None:
