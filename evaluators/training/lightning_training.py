@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 from collections.abc import Callable, Sequence, Sized
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from copy import copy, deepcopy
 from pathlib import Path
 from typing import Any, Self, TypeAlias
@@ -20,12 +20,13 @@ from torch.utils._pytree import tree_leaves
 from spacelang.arguments import refuse_unknown
 from spacelang.errors import SpaceError
 from spacelang.language import Tunable, require_decided
-from spacelang.trials import Objective, Reporter
+from spacelang.trials import Objective, Reporter, Trial
 
-from .loaders import Loaders, check_loaders, made_loaders
 from .trainer_settings import make_silent_trainer, make_trainer, quiet_lightning, trainer_source
+from .trial_loggers import runs_of_trial
 
 ModuleSource: TypeAlias = LightningModule | Callable[[nn.Module], LightningModule]
+Loaders: TypeAlias = Any  # whatever Trainer.fit takes: a loader, or a list or dict of loaders
 
 
 class Lightning(Tunable):
@@ -43,10 +44,8 @@ class Lightning(Tunable):
         module: A LightningModule, which gets the model through its `set_model(model)`, or as its
             attribute `model` if it has no such method; or a callable `model -> LightningModule`.
         trainer: A lightning Trainer that has not trained yet; None to make one from `trainer_kwargs`.
-        train_dataloaders: Training loaders, as in `Trainer.fit`, or functions that make them for each fit,
-            such as `lambda batch_size: DataLoader(data, batch_size=batch_size)`.
-        val_dataloaders: Validation loaders, likewise.
-        batch_size: Batch size for those of the functions that have a parameter of this name.
+        train_dataloaders: Training loaders, as in `Trainer.fit`.
+        val_dataloaders: Validation loaders, as in `Trainer.fit`.
         datamodule: A LightningDataModule, in place of the loaders.
         trainer_kwargs: Arguments of `Trainer`, such as `max_epochs=10, gradient_clip_val=5.`
 
@@ -68,32 +67,35 @@ class Lightning(Tunable):
         *,
         train_dataloaders: Loaders = None,
         val_dataloaders: Loaders = None,
-        batch_size: int | None = None,
         datamodule: LightningDataModule | None = None,
         **trainer_kwargs: Any,
     ) -> None:
         refuse_unknown(type(self), trainer_kwargs, passed_to=Trainer)
         _check_source(module)
         _check_data(train_dataloaders, val_dataloaders, datamodule)
-        check_loaders([train_dataloaders, val_dataloaders], batch_size)
         self.module = module
         self.train_dataloaders = train_dataloaders
         self.val_dataloaders = val_dataloaders
-        self.batch_size = batch_size
         self.datamodule = datamodule
         self._source = trainer_source(trainer, trainer_kwargs)
         self._trial_folder: Path | None = None
+        self._trial: Trial | None = None
 
     @property
     def max_epochs(self) -> int | None:
         """Epochs of one fit; None where the user set no limit."""
         return self._source.max_epochs
 
-    def for_trial(self, directory: Path) -> Self:
-        """Return the same evaluator for one trial: it writes below `directory`, not to the terminal."""
+    def for_trial(self, directory: Path, trial: Trial) -> Self:
+        """Return the same evaluator for one trial: it writes below `directory`, not to the terminal.
+
+        Each of its loggers begins a run for the trial, with the architecture and the overrides as
+        hyper-parameters, and ends it.
+        """
         twin = copy(self)
         twin._source = self._source.without_progress_bar()
         twin._trial_folder = directory
+        twin._trial = trial
         return twin
 
     def lightning_module(self, model: nn.Module) -> LightningModule:
@@ -155,15 +157,16 @@ class Lightning(Tunable):
                 checkpoint_io=checkpoint_io,
                 unused_parameters=unused_parameters,
             )
-            _fit(
-                trainer,
-                module,
-                train_dataloaders=self.training_loaders(),
-                val_dataloaders=made_loaders(self.val_dataloaders, self.batch_size),
-                # `setup` stores data sets in the datamodule, and the Trainer stores itself: both in a copy's.
-                datamodule=copy(self.datamodule),
-                ckpt_path=ckpt_path,
-            )
+            with nullcontext() if self._trial is None else runs_of_trial(trainer.loggers, self._trial):
+                _fit(
+                    trainer,
+                    module,
+                    train_dataloaders=self.train_dataloaders,
+                    val_dataloaders=self.val_dataloaders,
+                    # `setup` stores data sets in the datamodule, and the Trainer stores itself: in a copy's.
+                    datamodule=copy(self.datamodule),
+                    ckpt_path=ckpt_path,
+                )
         return trainer
 
     def evaluate(self, model: nn.Module, report: Reporter | None = None) -> dict[str, float]:
@@ -196,8 +199,7 @@ class Lightning(Tunable):
         module = self.lightning_module(model)
         with self._quiet():
             trainer = make_silent_trainer(self._source, callbacks)
-            loaders = made_loaders(self.val_dataloaders, self.batch_size)
-            trainer.validate(module, loaders, datamodule=copy(self.datamodule), verbose=False)
+            trainer.validate(module, self.val_dataloaders, datamodule=copy(self.datamodule), verbose=False)
         return _checked_metrics(trainer)
 
     def test(self, model: nn.Module, dataloaders: Loaders) -> dict[str, float]:
@@ -210,10 +212,6 @@ class Lightning(Tunable):
         with quiet_lightning():
             results = make_silent_trainer(self._source).test(module, dataloaders=dataloaders, verbose=False)
         return {name: float(value) for result in results for name, value in result.items()}
-
-    def training_loaders(self) -> Loaders:
-        """Return the training loaders, made now where functions make them; None where there are none."""
-        return made_loaders(self.train_dataloaders, self.batch_size)
 
     def _quiet(self) -> AbstractContextManager[None]:
         return quiet_lightning(logging.NOTSET if self._trial_folder is None else logging.WARNING)

@@ -23,6 +23,8 @@ from spacelang.errors import SpaceError
 from spacelang.files import fresh_run_folder
 from spacelang.language import Tunable
 
+from .trial_loggers import logger_source
+
 
 @dataclass(frozen=True)
 class TrainerSource(Tunable):
@@ -56,7 +58,7 @@ def trainer_source(trainer: Trainer | None, arguments: Mapping[str, Any]) -> Tra
     """
     if trainer is None:
         _check_arguments(arguments)
-        return TrainerSource(arguments=_copied(arguments))
+        return TrainerSource(arguments=_copied(_with_logger_sources(arguments)))
     if not isinstance(trainer, Trainer):
         raise SpaceError(
             f"trainer is a {_full_name(trainer)}; expected a lightning.pytorch.Trainer "
@@ -151,8 +153,11 @@ def _from_arguments(
     elif arguments.get("enable_checkpointing") is None:
         arguments["enable_checkpointing"] = any(isinstance(callback, Checkpoint) for callback in together)
     arguments.setdefault("enable_model_summary", False)  # of a supernet it is a thousand modules
-    if arguments.get("logger") in (None, True) and not arguments.get("barebones"):
+    logger = arguments.get("logger")
+    if logger in (None, True) and not arguments.get("barebones"):
         arguments["logger"] = default_loggers(root)
+    elif isinstance(logger, list):
+        arguments["logger"] = [source.make() for source in logger]
     return Trainer(**arguments)
 
 
@@ -218,6 +223,14 @@ def _check_arguments(arguments: Mapping[str, Any]) -> None:
         raise SpaceError(f"callbacks holds {wrong[0]!r}; expected objects of lightning.pytorch.Callback")
 
 
+def _with_logger_sources(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    logger = arguments.get("logger")
+    loggers = [logger] if isinstance(logger, Logger) else logger
+    if not isinstance(loggers, list | tuple):
+        return dict(arguments)
+    return {**arguments, "logger": [logger_source(logger) for logger in loggers]}
+
+
 def _copied(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Copy together, so that an object used in two arguments stays one object."""
     try:
@@ -231,9 +244,12 @@ def _copied(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 def _copied_trainer(trainer: Trainer) -> Trainer:
     """Copy a Trainer. The DummyLogger of `fast_dev_run` answers to every name, and so copies to None."""
-    dummies = {id(logger): DummyLogger() for logger in trainer.loggers if isinstance(logger, DummyLogger)}
+    loggers: dict[int, Any] = {
+        id(logger): DummyLogger() if isinstance(logger, DummyLogger) else logger_source(logger).make()
+        for logger in trainer.loggers
+    }
     try:
-        return deepcopy(trainer, dict[int, Any](dummies))
+        return deepcopy(trainer, loggers)
     except Exception as error:
         raise SpaceError(
             f"the Trainer cannot be copied ({type(error).__name__}: {error}); "

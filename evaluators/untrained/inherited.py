@@ -18,7 +18,7 @@ from spacelang.language import Architecture, architecture_of, require_decided
 from spacelang.quiet import captured_log
 from spacelang.randomness import global_generators_kept
 from spacelang.supernet import Supernet, recalibrate
-from spacelang.trials import Objective, Reporter
+from spacelang.trials import Objective, Reporter, Trial
 
 from ..training.lightning_training import Lightning
 
@@ -62,10 +62,10 @@ class Inherited(KnownArguments):
         """Objective of the evaluator."""
         return self.evaluator.default_objective
 
-    def for_trial(self, directory: Path) -> Inherited:
+    def for_trial(self, directory: Path, trial: Trial) -> Inherited:
         """See `Lightning.for_trial`."""
         twin = copy(self)
-        twin.evaluator = self.evaluator.for_trial(directory)
+        twin.evaluator = self.evaluator.for_trial(directory, trial)
         return twin
 
     def evaluate(
@@ -119,7 +119,7 @@ class _Recalibration(pl.Callback):
 
     def _train_dataloaders(self, trainer: Any, pl_module: pl.LightningModule) -> Any:
         if self.evaluator.train_dataloaders is not None:
-            return self.evaluator.training_loaders()
+            return self.evaluator.train_dataloaders
         if trainer.datamodule is None:
             return pl_module.train_dataloader()
         trainer.datamodule.setup("fit")  # so far it was set up for validation alone

@@ -19,7 +19,7 @@ from ..supernet import Supernet
 from ..trials import History, MultiTrialStrategy, Trial
 from ..trials.export import candidates_of, to_dataframe, to_optuna
 from .one_shot_run import OneShotRun
-from .protocols import OneShotStrategy, Search, SearchEvaluator, SearchStrategy
+from .protocols import OneShotStrategy, Search
 from .run_folder import versions
 from .stopping import clean_stop
 from .trial_run import TrialOptions, TrialRun, TrialSettings
@@ -58,8 +58,8 @@ class Experiment:
     def __init__(
         self,
         space: Space,
-        evaluator: SearchEvaluator,
-        strategy: SearchStrategy,
+        evaluator: Any,
+        strategy: Any,
         *,
         directory: str | Path | None = None,
         seed: int = 0,

@@ -1,12 +1,11 @@
-"""Protocols of one-shot strategies and their searches, and what an `Experiment` takes."""
+"""Protocols of one-shot strategies and their searches."""
 
 from __future__ import annotations
 
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
-from ..language import Architecture
+from ..language import Architecture, Space
 from ..supernet import Supernet
-from ..trials import ArchitectureEvaluator, Evaluator, MultiTrialStrategy, TrainingEvaluator
 
 
 class Search(Protocol):
@@ -41,13 +40,8 @@ class OneShotStrategy(Protocol):
         """Number of searches that follow one another, each with a supernet of its own."""
         ...
 
-    def supernet(self, space: Any, stage: int = 0) -> Supernet:
-        """Return the network of a stage with new weights from torch's generator.
-
-        Args:
-            space: The `ModelSpace`; leave it alone.
-            stage: Number of the stage, from 0.
-        """
+    def supernet(self, space: Space, stage: int = 0) -> Supernet:
+        """Return the network of a stage with new weights from torch's generator; leave `space` alone."""
         ...
 
     def attach(self, supernet: Supernet, *, seed: int = 0, stage: int = 0, previous: Any = None) -> Any:
@@ -60,10 +54,3 @@ class OneShotStrategy(Protocol):
             previous: Finished search of the stage before.
         """
         ...
-
-
-SearchStrategy: TypeAlias = OneShotStrategy | MultiTrialStrategy
-"""How an `Experiment` searches."""
-
-SearchEvaluator: TypeAlias = Evaluator | ArchitectureEvaluator | TrainingEvaluator
-"""What an `Experiment` trains or measures with."""

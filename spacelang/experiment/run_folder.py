@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -24,6 +25,7 @@ class RunFolder:
         checkpoints/         of a one-shot search: last.ckpt; in stages stage-1.ckpt, stage-2.ckpt, ...
         logs/                of the Trainer's loggers
         trials.db            of a multi-trial search: the ledger
+        latency.yaml         times of operations, where an objective is the latency
         weights/             trained weights of the best trials
         trials/              logs of each trial that trains with Lightning
         search.yaml          what happened in the search
@@ -47,6 +49,11 @@ class RunFolder:
         """Return the path of the last checkpoint of a stage."""
         name = "last" if self.stages == 1 else f"stage-{stage + 1}"
         return self.root / "checkpoints" / f"{name}.ckpt"
+
+    def latency_table(self, overrides: Mapping[str, Any]) -> Path:
+        """Return the path of the latency table of the space, or of the space with other arguments."""
+        name = hashlib.sha256(repr(sorted(overrides.items())).encode()).hexdigest()[:8] if overrides else ""
+        return self.root / f"latency{name and '-'}{name}.yaml"
 
     @property
     def architectures(self) -> Path:
@@ -124,9 +131,16 @@ def _is_setting(path: str) -> bool:
     return part in ("strategy", "evaluator") and setting not in ("", "class")
 
 
-def finished(folder: Path, why: str = "") -> str:
-    """Return a line for the end of a search."""
-    because = f": {why}" if why else ""
+def finished(folder: Path, why: str = "", trials: str = "") -> str:
+    """Return a line for the end of a search.
+
+    Args:
+        folder: Run folder.
+        why: Reason for the end.
+        trials: Numbers of trials, in words.
+    """
+    said = "; ".join(filter(None, (why, trials)))
+    because = f": {said}" if said else ""
     return f"Search finished{because}; its run folder is {str(folder)!r}. experiment.best has the result."
 
 

@@ -8,7 +8,7 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from ..trials import Budget, TrialSearch
+from ..trials import Budget, History, TrialSearch
 
 _QUIET = 30.0  # seconds between lines where there is no terminal
 
@@ -64,11 +64,25 @@ class TrialProgress:
 def describe(search: TrialSearch) -> str:
     """Return one line with the counts by state and the best trial."""
     history = search.history
-    counts = [(history.count("done"), "done"), (len(history.running), "running")]
-    counts += [(history.count("failed"), "failed"), (history.count("infeasible"), "infeasible")]
-    text = ", ".join(f"{count} {name}" for count, name in counts if count or name == "done")
+    text = counted(history)
     best = history.best_trial
     if best is None:
         return text
     metrics = (f"{o.metric} {best.metrics[o.metric]:.6g}" for o in history.objectives)
     return f"{text}; best: trial {best.number}, {', '.join(metrics)}"
+
+
+def counted(history: History) -> str:
+    """Return how many trials are in each state, in words."""
+    counts = [(history.count("done"), "done"), (len(history.running), "running")]
+    counts += [(history.count("failed"), "failed"), (history.count("infeasible"), "infeasible")]
+    counts += [(len(history.done) - history.measured, "without a number")]
+    return ", ".join(f"{count} {name}" for count, name in counts if count or name == "done")
+
+
+def first_error(history: History) -> str:
+    """Return a sentence with the first error of a search, or an empty text."""
+    if not history.failed:
+        return ""
+    first = history.failed[0]
+    return f" The first error, of trial {first.number}: {first.reason}"

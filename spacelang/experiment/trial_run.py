@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from torch import nn
 
-from ..costs import CostLimit, expected_cost
+from ..costs import CostLimit, ExpectedCost, LatencyTable, expected_cost, measure_latency
 from ..errors import SpaceError, require_integer, short
 from ..files import load_yaml, remove_leftovers
 from ..language import Architecture, Space, open_decisions
@@ -36,13 +37,13 @@ from ..trials.export import candidates_seen, to_optuna
 from ..trials.ledger import DEFAULT_STUDY, hidden_password
 from ..trials.objectives import parse_objective
 from .run_folder import IDENTITY, RunFolder, finished
-from .trial_progress import TrialProgress
+from .trial_progress import TrialProgress, counted, first_error
 
 if TYPE_CHECKING:
     import optuna
 
 
-_COSTS = ("params", "flops", "macs")
+_COSTS = ("params", "flops", "macs", "latency")
 _LONGEST_NAME = 200
 
 
@@ -68,7 +69,8 @@ class TrialSettings(Budget):
     Args:
         max_trials: See `Budget`, as for `max_duration` and `max_failures`.
         objectives: `Maximize(metric)`, `Minimize(metric)`, of the evaluator's metrics or "params", "flops",
-            "macs". By default the evaluator's `default_objective`, such as `Maximize("val_acc")` of a
+            "macs", "latency" (milliseconds, by a table that is measured on this machine once and kept in the
+            run folder). By default the evaluator's `default_objective`, such as `Maximize("val_acc")` of a
             Classification, or `Maximize("default")`.
         limits: Limits on costs; an architecture that breaks one is recorded and never trained.
         executor: Runner of the trials: in this process by default; `ProcessPool()`, `RayExecutor()`.
@@ -156,6 +158,8 @@ class TrialRun:
         """Return functions that compute, before training, the costs that objectives and limits name."""
         example_inputs = self.settings.example_inputs
         named = {o.metric for o in self.objectives if o.metric in _COSTS}
+        if example_inputs is None:
+            named.discard("latency")  # it is the evaluator's to measure then
         wanted: dict[str, Any] = {name: name for name in sorted(named)}
         wanted |= {cost_name(limit): limit.metric for limit in self.settings.limits}
         inputs = () if example_inputs is None else example_inputs
@@ -165,10 +169,31 @@ class TrialRun:
                 raise SpaceError(
                     f"{name!r} depends on the size of the input; pass Experiment(..., example_inputs=tensor)."
                 )
+            if metric == "latency":
+                found[name] = self._latency(space)
+                continue
             halves = metric == "macs"
             cost = expected_cost(space, "flops" if halves else metric, inputs)
             found[name] = (lambda arch, c=cost: c.of(arch) / 2) if halves else cost.of
         return found
+
+    def _latency(self, space: Space) -> Callable[[Architecture], float]:
+        """Return the latency of an architecture; the first call measures a table, or reads the one it finds.
+
+        All runs of a search compare by one table.
+        """
+
+        @functools.cache
+        def cost() -> ExpectedCost:
+            path = self._folder.latency_table(space.arguments if space is not self.space else {})
+            if path.exists():
+                table = LatencyTable.load(path)
+            else:
+                table = measure_latency(space, self.settings.example_inputs)
+                table.save(path)
+            return expected_cost(space, table, self.settings.example_inputs)
+
+        return lambda arch: cost().of(arch)
 
     # -- running ---------------------------------------------------------------------------------------
 
@@ -200,9 +225,21 @@ class TrialRun:
                 ended = search.run()
         finally:
             ledger.close()
-        self._folder.write_summary({"ended": ended})
-        self._folder.write_architectures([trial.arch for trial in search.history.ranked(1)])
-        progress.say(finished(self._folder.root, ended))
+        self._conclude(ended, progress)
+
+    def _conclude(self, ended: str, progress: TrialProgress) -> None:
+        """Write and say what happened.
+
+        Raises:
+            SpaceError: Nothing was measured.
+        """
+        history = self.history
+        counts, error = counted(history), first_error(history)
+        self._folder.write_summary({"ended": ended, "trials": counts})
+        self._folder.write_architectures([trial.arch for trial in self._results()[:1]])
+        if not history.measured and not history.running:
+            raise SpaceError(f"the search ended and measured nothing: {ended}; {counts}.{error}")
+        progress.say(finished(self._folder.root, ended, counts) + error)
 
     def _ledger(self, record: Mapping[str, Any]) -> Ledger:
         """Return the ledger of this search, begun if it is not there."""
@@ -267,20 +304,24 @@ class TrialRun:
         return [dict(trial.arch) for trial in self._ranked(count)]
 
     def _ranked(self, count: int | None = None) -> list[Trial]:
-        ranked = self.history.ranked(count)
+        history = self.history
+        ranked = self._results()[:count]
         if not ranked:
-            failed, infeasible = self.history.count("failed"), self.history.count("infeasible")
-            if self.history.done:
+            if history.measured:
                 raise SpaceError(
                     "no architecture of this space was measured: "
-                    f"the {len(self.history.done)} finished trials measured the space with other arguments; "
+                    f"the {history.measured} measured trials are of the space with other arguments; "
                     "see experiment.history."
                 )
             raise SpaceError(
-                f"no trial was measured: {failed} failed and {infeasible} broke a limit; the trials of "
-                "experiment.history say why."
+                f"no trial was measured: {counted(history)}; the trials of experiment.history say why."
+                + first_error(history)
             )
         return ranked
+
+    def _results(self) -> list[Trial]:
+        """Return a trial of each architecture whose objectives are numbers, best first."""
+        return [trial for trial in self.history.ranked() if self.history.has_scores(trial)]
 
     def instance(self, arch: Architecture) -> nn.Module:
         """Return a plain model with the weights of its trial, or new weights where they were not kept.

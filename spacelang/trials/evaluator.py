@@ -4,7 +4,7 @@ An evaluator has `evaluate(model, report)` (`Evaluator`), or `evaluate_architect
 needs no model (`ArchitectureEvaluator`). It may also have
 
     fit(model, ...)             trains the supernet of a one-shot search (`TrainingEvaluator`)
-    for_trial(directory)        writes files, or to the terminal, as one of many (`TrialEvaluator`)
+    for_trial(directory, trial) writes files, or to the terminal, as one of many (`TrialEvaluator`)
     decisions(), decided(arch)  settings to search: `spacelang.language.Tunable`, which stands where
                                 spaces are joined with its decisions
     default_objective           the `Objective` of a search that is told none
@@ -20,6 +20,7 @@ from torch import nn
 
 from ..errors import SpaceError
 from ..language import Architecture
+from .trial import Trial
 
 if TYPE_CHECKING:  # Lightning takes seconds to import
     from lightning.pytorch import Callback, LightningModule, Trainer
@@ -57,8 +58,11 @@ class ArchitectureEvaluator(Protocol):
 class TrialEvaluator(Protocol):
     """An evaluator that writes files or to the terminal, and can do so as one of many."""
 
-    def for_trial(self, directory: Path) -> Any:
-        """Return the same evaluator for one trial: it writes below `directory` and not to the terminal."""
+    def for_trial(self, directory: Path, trial: Trial) -> Any:
+        """Return the same evaluator for one trial: it writes below `directory` and not to the terminal.
+
+        Loggers get a run for each trial, with `trial.settings` as hyper-parameters.
+        """
         ...
 
 

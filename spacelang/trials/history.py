@@ -52,6 +52,8 @@ class History:
         self._trials: dict[int, Trial] = {}
         self._done: list[Trial] = []
         self._groups: dict[str, list[Trial]] = {}  # results by their architectures
+        self._failed: list[Trial] = []
+        self._measured = 0
         self._scores: dict[int, tuple[float, ...]] = {}
         self._keys: dict[str, int] = {}
         self._distinct = 0
@@ -75,12 +77,19 @@ class History:
         self._open.pop(trial.number, None)
         if not trial.is_finished:
             self._open[trial.number] = trial
+        had_failed = before is not None and before.state == "failed"
+        if trial.state == "failed" and not had_failed:
+            _insert(self._failed, trial)
+        elif had_failed and trial.state != "failed":  # it is tried again
+            self._failed = [known for known in self._failed if known.number != trial.number]
         if trial.state == "done" and (before is None or before.state != "done"):
             self._scores[trial.number] = self._rate(trial)
             _insert(self._done, trial)
+            self._measured += self.has_scores(trial)
             if not trial.overrides or not self.space.problems(trial.arch):
                 _insert(self._groups.setdefault(key_of(trial.arch), []), trial)
-                if self._best is None or self._order(trial) < self._order(self._best):
+                better = self._best is None or self._order(trial) < self._order(self._best)
+                if better and self.has_scores(trial):
                     self._best = trial
 
     def __len__(self) -> int:
@@ -132,6 +141,16 @@ class History:
         return self._done
 
     @property
+    def failed(self) -> Sequence[Trial]:
+        """Trials that failed, by number."""
+        return self._failed
+
+    @property
+    def measured(self) -> int:
+        """Number of trials done whose objectives are all numbers."""
+        return self._measured
+
+    @property
     def running(self) -> list[Trial]:
         """Trials that are waiting or running, by number."""
         return [self._open[number] for number in sorted(self._open)]
@@ -142,13 +161,17 @@ class History:
 
     @property
     def best_trial(self) -> Trial | None:
-        """The best result by the objectives in order; None before there is one."""
+        """The best result by the objectives in order; None before there is one, and never one with NaN."""
         return self._best
 
     def scores(self, trial: Trial) -> tuple[float, ...]:
         """Return the scores of a measured trial, one for each objective."""
         known = self._trials.get(trial.number) is trial
         return self._scores[trial.number] if known else self._rate(trial)
+
+    def has_scores(self, trial: Trial) -> bool:
+        """Return whether every objective of a trial that is done is a number, and none is infinitely bad."""
+        return min(self.scores(trial)) > -math.inf
 
     def score(self, trial: Trial) -> float:
         """Return the score of a measured trial by the first objective."""
@@ -167,8 +190,11 @@ class History:
         judged = self._judged(among)
         if len(self.objectives) == 1:
             return sorted(judged, key=self._order)[:count]
+        last = [trial for trial in judged if not self.has_scores(trial)]
+        judged = [trial for trial in judged if self.has_scores(trial)]
         ranks = fronts([self.scores(trial) for trial in judged])
-        return [t for front in ranks for t in sorted((judged[i] for i in front), key=self._order)][:count]
+        ranked = [t for front in ranks for t in sorted((judged[i] for i in front), key=self._order)]
+        return [*ranked, *sorted(last, key=self._order)][:count]
 
     def pareto(self) -> list[Trial]:
         """Return a trial of each architecture that no other dominates, best first by the first objective."""

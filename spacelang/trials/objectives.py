@@ -14,7 +14,7 @@ class Objective:
     """A metric and which way is better.
 
     Args:
-        metric: Name of a metric of the evaluator, or of a cost: "params", "flops", "macs".
+        metric: Name of a metric of the evaluator, or of a cost: "params", "flops", "macs", "latency".
     """
 
     metric: str
@@ -44,6 +44,8 @@ class Objective:
         return -math.inf if math.isnan(value) else self._signed(value)
 
     def _instead(self, metrics: Mapping[str, float]) -> str:
+        if self.metric == "latency":
+            return " Pass Experiment(..., example_inputs=tensor) to measure it on this machine."
         return "".join(
             f" Pass Experiment(..., objectives=[{type(self).__name__}({name!r})])."
             for name in list(metrics)[:1]

@@ -9,6 +9,8 @@ from typing import Any, Literal, TypeAlias
 
 from ..language import Architecture
 
+_TRACEBACK = "Traceback (most recent call last):"
+
 State: TypeAlias = Literal["waiting", "running", "done", "failed", "infeasible"]
 
 
@@ -67,6 +69,18 @@ class Trial:
     error: str = ""
     duration: float = 0.0
     owner: str = ""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What this trial tries, as hyper-parameters for a logger."""
+        chosen: dict[str, Any] = {"trial": self.number, "architecture": dict(self.arch)}
+        return chosen | ({"overrides": dict(self.overrides)} if self.overrides else {})
+
+    @property
+    def reason(self) -> str:
+        """The error in one line, without the traceback; empty where there is none."""
+        lines = self.error.rpartition(_TRACEBACK)[2].splitlines()
+        return next((line for line in lines if line and not line[0].isspace()), "")
 
     @property
     def is_finished(self) -> bool:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,12 +20,14 @@ from .executors import Executor
 from .history import History
 from .ledger import Ledger, dead_owners, new_owner
 from .objectives import Objective
-from .proposer import Exhausted, Proposer, Stopper, require_proposal
+from .proposer import Exhausted, Proposer, Stopper
 from .trial import Proposal, Report, Trial, storable
 from .work import Outcome, Rebuilt, Work
 
 LEASE = 60.0  # seconds
 _INFEASIBLE_IN_A_ROW = 1000
+_ALIKE = 5
+_NUMBER = re.compile(r"0x[0-9a-f]+|[0-9]+", re.IGNORECASE)
 
 Costs = Callable[[Proposal], Mapping[str, float]]
 Check = Callable[[Mapping[str, float]], str]
@@ -36,7 +40,8 @@ class Budget:
     Args:
         max_trials: Number of trials to train; failed ones count, infeasible ones do not.
         max_duration: Seconds after which no trial begins, over all runs of the search.
-        max_failures: Number of trials that may fail; one more ends the search.
+        max_failures: Number of trials that may fail; one more ends the search. None ends it only where no
+            trial was measured and the first five failures of this run have one and the same reason.
     """
 
     max_trials: int | None = None
@@ -98,6 +103,7 @@ class TrialSearch:
         self._running: dict[int, Trial] = {}
         self._refused: dict[int, str] = {}  # why running trials are stopped that have to fail
         self._broken_in_a_row = 0
+        self._failed_before = {trial.number for trial in self.history.failed}
         self._lock = threading.Lock()
 
     def run(self) -> str:
@@ -155,7 +161,17 @@ class TrialSearch:
             return f"max_duration={budget.max_duration} s was reached"
         if budget.max_failures is not None and history.count("failed") > budget.max_failures:
             return f"more than max_failures={budget.max_failures} trials failed"
+        if budget.max_failures is None and self._fail_alike():
+            return f"the first {_ALIKE} trials failed for one reason (max_failures=... would allow more)"
         return ""
+
+    def _fail_alike(self) -> bool:
+        """Return whether the first trials of this run all failed with one error, up to the numbers in it."""
+        if self.history.done:
+            return False
+        new = (trial for trial in self.history.failed if trial.number not in self._failed_before)
+        errors = [_NUMBER.sub("#", trial.reason) for trial in itertools.islice(new, _ALIKE)]
+        return len(errors) == _ALIKE and len(set(errors)) == 1
 
     def _propose(self) -> Trial | None:
         """Enter the next proposal into the ledger; None if it is infeasible, or its number was taken."""
@@ -165,7 +181,6 @@ class TrialSearch:
         except Exhausted as reason:
             self.ended = str(reason)
             return None
-        require_proposal(self._proposer, proposal)
         decisions = self.history.decisions(proposal.overrides)
         proposal = dataclasses.replace(proposal, arch=decisions.canonical(proposal.arch))
         self._check_overrides(proposal)

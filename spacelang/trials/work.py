@@ -101,7 +101,7 @@ class Work:
         if isinstance(evaluator, Tunable):
             evaluator = evaluator.decided(trial.arch)
         if isinstance(evaluator, TrialEvaluator) and self.folder is not None:
-            evaluator = evaluator.for_trial(self.folder / str(trial.number))
+            evaluator = evaluator.for_trial(self.folder / str(trial.number), trial)
         if isinstance(evaluator, ArchitectureEvaluator):
             return evaluator.evaluate_architecture(trial.arch, report)
         model = self.build(trial.arch, trial.overrides)

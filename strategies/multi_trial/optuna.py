@@ -62,7 +62,13 @@ class Optuna(KnownArguments):
             raise SpaceError(
                 "the strategy Optuna needs the package optuna: pip install 'spacelang[optuna]'."
             ) from error
-        make = self.sampler or optuna.samplers.TPESampler
+        make: Any = self.sampler or optuna.samplers.TPESampler
+        if isinstance(make, str):
+            known = {name.removesuffix("Sampler").lower(): name for name in optuna.samplers.__all__}
+            name = known.get(make.lower().removesuffix("sampler"), "TPESampler")
+            raise SpaceError(
+                f"Optuna({make!r}): a sampler is a class, not its name. Write Optuna(optuna.samplers.{name})."
+            )
         if isinstance(make, optuna.samplers.BaseSampler) or not callable(make):
             raise SpaceError(
                 "Optuna needs a class of sampler, or a function seed -> sampler, because each trial has a "

@@ -211,7 +211,7 @@ def test_a_history_of_other_trials_knows_the_same_spaces() -> None:
 
 def test_a_search_without_results_says_so(tmp_path: Path) -> None:
     experiment = run(tmp_path, PARTIAL)
-    with pytest.raises(SpaceError, match="the 1 finished trials measured the space with other arguments"):
+    with pytest.raises(SpaceError, match="the 1 measured trials are of the space with other arguments"):
         _ = experiment.best
 
 
@@ -227,8 +227,8 @@ def test_a_search_without_results_says_so(tmp_path: Path) -> None:
 )
 def test_costs_are_of_the_model_searched_for(tmp_path: Path, proposal: Proposal, params: float) -> None:
     """Of the space in full, 72 a layer; where it has no such architecture, of the rebuilt one."""
-    experiment = run(tmp_path, proposal, limits=[CostLimit("params", at_most=100)])
-    (trial,) = experiment.history
+    experiment = run(tmp_path, proposal, PARTIAL, limits=[CostLimit("params", at_most=100)])
+    trial = experiment.history[0]
     assert trial.metrics["params"] == params
     assert trial.state == ("infeasible" if params > 100 else "done")
 

@@ -170,6 +170,11 @@ class Database:
                 f"the ledger {self.name!r} is of an unknown kind of database, {self.url.drivername!r}. "
                 "Expected sqlite:///PATH, postgresql+psycopg://USER@HOST/NAME or mysql+pymysql://USER@HOST/NAME."
             )
+        if isinstance(error, ModuleNotFoundError):
+            package = {"psycopg": "'spacelang[postgresql]'"}.get(error.name or "", error.name)
+            return SpaceError(
+                f"the ledger {self.name!r} needs the package {error.name}: pip install {package}."
+            )
         return SpaceError(self._said(f"the ledger {self.name!r} cannot be opened", error))
 
     def _said(self, what: str, error: Exception) -> str:

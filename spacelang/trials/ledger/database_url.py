@@ -24,8 +24,10 @@ def database_url(place: str | Path) -> sa.URL:
         SpaceError: The text is not a URL of a database. The message shows no part that may be a password.
     """
     if isinstance(place, Path) or "://" not in place:
+        _refuse_bare_name(place)
         return sa.URL.create("sqlite", database=str(Path(place).absolute()))
     _refuse_unescaped_at(place)
+    _refuse_scheme_without_driver(place)
     try:
         url = sa.make_url(place)
     except (sa.exc.ArgumentError, ValueError):  # their messages repeat the text, which may hold a password
@@ -58,6 +60,24 @@ def _secrets(url: sa.URL) -> Iterator[str]:
     for key, value in url.query.items():
         if _SECRET.search(key):
             yield from filter(None, [value] if isinstance(value, str) else value)
+
+
+def _refuse_bare_name(place: str | Path) -> None:
+    """Refuse a text that may be meant as the name of a database on a server."""
+    if isinstance(place, str) and not Path(place).suffix and Path(place).name == place:
+        raise SpaceError(
+            f"ledger={place!r} is neither a URL nor a file with an ending. For a file of SQLite write "
+            f"ledger='{place}.db'; for a database on a server, ledger={_EXAMPLE.replace('name', place)!r}."
+        )
+
+
+def _refuse_scheme_without_driver(text: str) -> None:
+    """Refuse what SQLAlchemy does not know, or takes for psycopg2, where PostgreSQL is meant."""
+    scheme = text.partition("://")[0]
+    if scheme in ("postgres", "postgresql"):
+        raise SpaceError(
+            f"the ledger's URL begins with {scheme}://; write postgresql+psycopg:// and the same after it."
+        )
 
 
 def _refuse_unescaped_at(text: str) -> None:
