@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Unpack
@@ -46,6 +47,10 @@ class Experiment:
         directory: Run folder; nothing is written elsewhere. Default: a new one below the cache folder,
             `$SPACELANG_CACHE` or `~/.cache/spacelang`; `experiment.directory` names it.
         seed: Seeds every random draw of the search; at least 0.
+        weights: "given" to begin with the weights of `space`, in the supernet and in trials; "fresh" to
+            construct the space again, which draws new ones (a constructor that loads pretrained weights loads
+            them again). By default "given" where they were loaded or changed after the construction, with a
+            warning, and "fresh" elsewhere.
         trials: Settings of a search by trials, as one object.
         options: The same settings one by one, such as `max_trials=200` or `objectives=[Minimize("params")]`:
             every field of `TrialSettings` by its name. They win over those of `trials`.
@@ -63,6 +68,7 @@ class Experiment:
         *,
         directory: str | Path | None = None,
         seed: int = 0,
+        weights: Literal["given", "fresh"] | None = None,
         trials: TrialSettings | None = None,
         **options: Unpack[TrialOptions],
     ) -> None:
@@ -72,12 +78,17 @@ class Experiment:
         self.seed = seed
         self.directory = Path(directory).expanduser() if directory is not None else fresh_run_folder()
         _check_options(strategy, trials, options)
+        self._given = _keeps_weights(space, weights)
+        if self._given:
+            space = space.keeping_weights()
         self._run: OneShotRun | TrialRun
         if isinstance(strategy, OneShotStrategy):
             self._run = OneShotRun(space, evaluator, strategy, self.directory, seed)
         else:
             settings = dataclasses.replace(trials or TrialSettings(), **options)
-            self._run = TrialRun(space, evaluator, strategy, self.directory, seed, settings)
+            self._run = TrialRun(
+                space, evaluator, strategy, self.directory, seed, settings, given=self._given
+            )
         self.space = self._run.space  # joined with the decisions of the evaluator, if it has any
 
     def run(self, resume: bool = False) -> None:
@@ -168,6 +179,7 @@ class Experiment:
             "strategy": _described(self.strategy),
             "evaluator": _described(self.evaluator),
             "seed": self.seed,
+            "weights": "given" if self._given else "fresh",
             "threads": torch.get_num_threads(),
             "versions": versions(),
         }
@@ -187,6 +199,21 @@ def _check_arguments(space: object, evaluator: object, strategy: object, seed: o
             f"got {strategy!r}."
         )
     require_integer("seed", seed, least=0)
+
+
+def _keeps_weights(space: Space, weights: str | None) -> bool:
+    """Return whether a search begins with the weights of the space; say so where nobody asked."""
+    if weights is not None:
+        require_one_of("weights", weights, ("given", "fresh"))
+    elif space.was_changed:
+        warnings.warn(
+            f"weights of this {type(space).__name__} were loaded or changed after its construction, so the "
+            'search begins with them. Pass Experiment(..., weights="given") to say so, or "fresh" to draw '
+            "new ones.",
+            stacklevel=3,
+        )
+        return True
+    return weights == "given"
 
 
 def _check_options(strategy: object, trials: object, options: Mapping[str, Any]) -> None:

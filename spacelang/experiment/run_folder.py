@@ -14,7 +14,7 @@ from ..files import differences, dump_yaml, load_yaml, write_atomic
 from ..language import Architecture
 
 # What must agree between a run and its resumption; versions and threads may differ with a warning.
-IDENTITY = ("space", "strategy", "evaluator", "seed", "objectives", "limits")
+IDENTITY = ("space", "strategy", "evaluator", "seed", "objectives", "limits", "weights")
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class RunFolder:
         logs/                of the Trainer's loggers
         trials.db            of a multi-trial search: the ledger
         latency.yaml         times of operations, where an objective is the latency
+        given.safetensors    weights with which trials begin, where they were given with the space
         weights/             trained weights of the best trials
         trials/              logs of each trial that trains with Lightning
         search.yaml          what happened in the search

@@ -32,6 +32,7 @@ from ..trials import (
     Work,
     warn_of_unused_features,
     weights_file,
+    write_weights,
 )
 from ..trials.export import candidates_seen, to_optuna
 from ..trials.ledger import DEFAULT_STUDY, hidden_password
@@ -124,6 +125,7 @@ class TrialRun:
         directory: Run folder.
         seed: Seeds every random draw of the search.
         settings: Budget, objectives and the rest.
+        given: Whether trials begin with the weights of `space`.
     """
 
     def __init__(
@@ -134,6 +136,8 @@ class TrialRun:
         directory: Path,
         seed: int,
         settings: TrialSettings,
+        *,
+        given: bool = False,
     ) -> None:
         if not isinstance(evaluator, Evaluator | ArchitectureEvaluator):
             raise SpaceError(
@@ -147,7 +151,10 @@ class TrialRun:
         self._folder = RunFolder(directory)
         directory = directory.absolute()  # workers may stand elsewhere
         self._weights = directory / "weights" if settings.keep_weights else None
-        self._work = Work(type(space), dict(space.arguments), evaluator, self._weights, directory / "trials")
+        self._given = directory / "given.safetensors" if given else None
+        self._work = Work(
+            type(space), dict(space.arguments), evaluator, self._weights, directory / "trials", self._given
+        )
         self._strategy = strategy
         strategy.start(space)  # refuses now, before any work, a space it cannot search
         self._costs = Rebuilt(space, self._cost_functions)
@@ -204,6 +211,8 @@ class TrialRun:
         ledger = self._ledger(record)
         try:
             self._begin(record, ledger, resume=resume)
+            if self._given is not None and not self._given.exists():
+                write_weights(self._given, self.space.state_dict())
             if self._weights is not None:
                 remove_leftovers(self._weights)
             warn_of_unused_features(self._strategy, self.space)

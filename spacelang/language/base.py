@@ -17,6 +17,7 @@ from .conditions import Constraint
 from .context import FreezeContext, copy_with, current_context
 from .decision_space import DecisionSpace, Site, refuse
 from .decisions import Architecture, Decision
+from .given_weights import are_others, copy_weights, norms
 from .labels import root_scope
 from .primitive import BuilderType, Primitive, Undecided, collect, frozen_copy, held_values
 from .values import Value
@@ -80,6 +81,7 @@ class _SpaceType(BuilderType):
         if context is None:
             space.__dict__["_decision_space"] = collect(space)
             space._decision_space.by_label  # noqa: B018  (clashing labels raise here, not at first use)
+            space.__dict__["_first_norms"] = norms(space)
         elif context.depth == 0:  # an inner space may be part of a candidate that is not chosen
             _refuse_undecided(space, context)
             built_as(space, {label: context.arch[label] for label in context.arch if label in context.used})
@@ -162,7 +164,24 @@ class Space(nn.Module, metaclass=_SpaceType):
                 bound.arguments.setdefault(rest, {})[name] = value
         args, kwargs = _decided((bound.args[1:], bound.kwargs))
         built = type(self)(*args, **kwargs)
-        return built.joined(further_decisions(self)) if current_context() is None else built
+        if current_context() is not None:
+            return built
+        if self.__dict__.get("_keeps_weights"):
+            copy_weights(self.state_dict(), built)
+            built = built.keeping_weights()
+        return built.joined(further_decisions(self))
+
+    @property
+    def was_changed(self) -> bool:
+        """Whether parameters were loaded or changed after the construction."""
+        before = self.__dict__.get("_first_norms")
+        return before is not None and are_others(before, norms(self))
+
+    def keeping_weights(self) -> Self:
+        """Return this space, whose `rebuild` from now on also copies the weights where they fit."""
+        kept = copy.copy(self)
+        kept.__dict__["_keeps_weights"] = True
+        return kept
 
     def joined(self, decisions: Iterable[Decision]) -> Self:
         """Return this space with further decisions that are not part of its models, such as hyper-parameters.

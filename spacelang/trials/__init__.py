@@ -33,3 +33,4 @@ from .work import Rebuilt as Rebuilt
 from .work import Work as Work
 from .work import plain_overrides as plain_overrides
 from .work import weights_file as weights_file
+from .work import write_weights as write_weights

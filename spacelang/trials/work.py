@@ -12,12 +12,13 @@ from types import MappingProxyType
 from typing import Any, Generic, TypeAlias, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import SpaceError
 from ..files import write_atomic
 from ..language import Architecture, Space, Tunable, model_context, open_decisions
 from ..language.context import count_as_used
+from ..language.given_weights import copy_weights
 from ..randomness import seed_global_generators
 from .evaluator import ArchitectureEvaluator, Reporter, TrialEvaluator, as_metrics
 from .trial import Report, Trial, storable
@@ -56,6 +57,7 @@ class Work:
             the settings of one that is `Tunable`.
         weights: Folder that keeps the weights of trained models; None to drop them.
         folder: Folder with a folder of each trial, named by its number; None for no such folders.
+        given: File of the weights with which models begin; None for newly drawn ones.
     """
 
     space_type: type[Space]
@@ -63,6 +65,7 @@ class Work:
     evaluator: Any
     weights: Path | None = None
     folder: Path | None = None
+    given: Path | None = None
 
     def run(self, trial: Trial, on_report: OnReport) -> Outcome:
         """Build and evaluate one architecture; what it raises becomes the outcome's error.
@@ -112,16 +115,27 @@ class Work:
             self._keep(trial.number, model)
 
     def build(self, arch: Architecture, overrides: Mapping[str, Any] = MappingProxyType({})) -> nn.Module:
-        """Return the plain model of an architecture, its weights newly drawn from torch's generator.
+        """Return the plain model of an architecture, its weights given or drawn from torch's generator.
 
         Args:
             arch: Architecture of the space, or of the space rebuilt with `overrides`.
             overrides: Constructor arguments that differ from the space's.
         """
+        if self.given is not None:
+            return self._inheriting(arch, overrides)
         with model_context(arch):
             model = self.space_type(**{**self.arguments, **overrides})
             count_as_used(decision.label for decision in open_decisions(self.evaluator))
             return model
+
+    def _inheriting(self, arch: Architecture, overrides: Mapping[str, Any]) -> nn.Module:
+        from safetensors.torch import load_file
+
+        assert self.given is not None
+        space = self.space_type(**{**self.arguments, **overrides})
+        copy_weights(load_file(self.given), space)
+        known = space.decision_space.by_label
+        return space.freeze({label: value for label, value in arch.items() if label in known})
 
     def _keep(self, number: int, model: nn.Module) -> None:
         if self.weights is not None:
@@ -137,6 +151,13 @@ class Work:
 def weights_file(folder: Path, number: int) -> Path:
     """Return the path of a trial's weights."""
     return folder / f"{number}.safetensors"
+
+
+def write_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
+    """Write tensors by name to a file that `Work(given=path)` reads."""
+    from safetensors.torch import save  # late: a file format that most searches do not need
+
+    write_atomic(path, save({name: t.detach().cpu().contiguous().clone() for name, t in weights.items()}))
 
 
 class _Stop(Exception):
