@@ -7,9 +7,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALLED := $(VENV)/.installed
 WHEEL_ENV := build/wheel-env
 WORKERS ?= 2
+KILLS ?= 300
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test quick lint types pytest wheel database bench clean
+.PHONY: help demo test quick lint types pytest faults wheel database bench clean
 
 help:
 	@echo "make demo     search, retrain and export a network on real data (under 4 minutes on 2 cores)"
@@ -18,6 +19,7 @@ help:
 	@echo "make lint     ruff: rules and format"
 	@echo "make types    mypy, strict, on the four source folders"
 	@echo "make pytest   the tests alone"
+	@echo "make faults   kill searches $(KILLS) times and inspect what they leave (the long form of tests/faults)"
 	@echo "make wheel    build sdist and wheel, install the wheel, try it"
 	@echo "make database installs PostgreSQL from Debian's packages, for the tests of a shared ledger"
 	@echo "make bench    speed of a search step against the edge-by-edge reference"
@@ -44,6 +46,10 @@ pytest: $(INSTALLED)
 # Tests marked slow, and files of them, are left out.
 quick: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist worksteal -q -m "not slow"
+
+# The kills of all campaigns together; the tests of `make pytest` do a few. The table is at the end.
+faults: $(INSTALLED)
+	SPACELANG_KILLS=$(KILLS) OMP_NUM_THREADS=1 $(BIN)/pytest tests/faults -q -s
 
 # The wheel is tried outside the repository, in an environment that sees the dependencies of $(VENV)
 # through a .pth file but not its editable install.

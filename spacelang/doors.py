@@ -37,7 +37,8 @@ def open_door(namespace: dict[str, Any], **computed: Callable[[], object]) -> No
 
     Args:
         namespace: `globals()` of the package's `__init__`; gets `__all__`, `__dir__` and `__getattr__`. They
-            are hidden from type checkers, which so report misspelt names too.
+            are hidden from type checkers, which so report misspelt names too. Modules are not in `__all__`:
+            `from spacelang import *` leaves the user's `nn` alone.
         computed: Further attributes, by functions that compute them on first use.
     """
     package = namespace["__name__"]
@@ -57,7 +58,8 @@ def open_door(namespace: dict[str, Any], **computed: Callable[[], object]) -> No
     def listed() -> list[str]:
         return sorted({*namespace, *homes, *computed})
 
-    namespace.update(__all__=sorted(homes), __getattr__=load, __dir__=listed)
+    names = sorted(name for name, home in homes.items() if home != package)
+    namespace.update(__all__=names, __getattr__=load, __dir__=listed)
 
 
 def _hint(package: str, name: str) -> str:

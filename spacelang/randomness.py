@@ -9,6 +9,25 @@ from contextlib import AbstractContextManager, contextmanager
 import numpy as np
 import torch
 
+from .errors import SpaceError, short
+
+
+def require_generator(name: str, value: object) -> None:
+    """Raise unless `value` is a generator of numpy.
+
+    Raises:
+        SpaceError: Names the argument, what was given, and how to make a generator of a seed.
+
+    >>> require_generator("rng", 0)
+    Traceback (most recent call last):
+    spacelang.errors.SpaceError: rng=0 must be a numpy.random.Generator; write numpy.random.default_rng(0).
+    """
+    if not isinstance(value, np.random.Generator):
+        seed = value if isinstance(value, int) else 0
+        raise SpaceError(
+            f"{name}={short(value)} must be a numpy.random.Generator; write numpy.random.default_rng({seed})."
+        )
+
 
 def torch_generator(*entropy: int) -> torch.Generator:
     """Return a torch generator on the CPU, seeded from integers."""

@@ -47,11 +47,6 @@ CALLS = [
         {"max_trials": 1},
         "Classification takes no argument 'max_trials'; pass it to Experiment.",
     ),
-    (
-        Classification,
-        {"batch_size": 64},
-        "Classification takes no argument 'batch_size'; pass it to the DataLoader.",
-    ),
     (Experiment, {"epochs": 3}, f"Experiment takes no argument 'epochs'; pass max_epochs= to {EVALUATOR}."),
     (
         Experiment,
@@ -165,7 +160,7 @@ def test_misspelt_attributes(package: object, name: str, words: str, monkeypatch
 @pytest.mark.parametrize("package", [spacelang, strategies, hub, evaluators], ids=lambda p: p.__name__)
 def test_a_door_names_each_export_once(package: object) -> None:
     names = package.__all__
-    assert sorted(exports(package.__name__)) == names
+    assert sorted(exports(package.__name__).keys() - {"nn", "data"}) == names  # modules stay out
     assert len(set(names)) == len(names)
     assert set(names) <= set(dir(package))
     for name in names:

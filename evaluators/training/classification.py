@@ -13,7 +13,8 @@ from torchmetrics.functional.classification import multiclass_accuracy
 from spacelang.errors import SpaceError, require_integer, require_number
 from spacelang.trials import Maximize
 
-from .lightning_training import Lightning, Loaders
+from .lightning_training import Lightning
+from .loaders import Loaders
 from .training_module import Loss, TrainingModule, made_loss, possible, refuse_export, require_possible
 
 

@@ -22,11 +22,11 @@ from spacelang.errors import SpaceError
 from spacelang.language import Tunable, require_decided
 from spacelang.trials import Objective, Reporter, Trial
 
+from .loaders import Loaders, check_loaders, made_loaders
 from .trainer_settings import make_silent_trainer, make_trainer, quiet_lightning, trainer_source
 from .trial_loggers import runs_of_trial
 
 ModuleSource: TypeAlias = LightningModule | Callable[[nn.Module], LightningModule]
-Loaders: TypeAlias = Any  # whatever Trainer.fit takes: a loader, or a list or dict of loaders
 
 
 class Lightning(Tunable):
@@ -44,8 +44,10 @@ class Lightning(Tunable):
         module: A LightningModule, which gets the model through its `set_model(model)`, or as its
             attribute `model` if it has no such method; or a callable `model -> LightningModule`.
         trainer: A lightning Trainer that has not trained yet; None to make one from `trainer_kwargs`.
-        train_dataloaders: Training loaders, as in `Trainer.fit`.
-        val_dataloaders: Validation loaders, as in `Trainer.fit`.
+        train_dataloaders: Training loaders, as in `Trainer.fit`, or functions that make them for each fit,
+            such as `lambda batch_size: DataLoader(data, batch_size=batch_size)`.
+        val_dataloaders: Validation loaders, likewise.
+        batch_size: Batch size for those of the functions that have a parameter of this name.
         datamodule: A LightningDataModule, in place of the loaders.
         trainer_kwargs: Arguments of `Trainer`, such as `max_epochs=10, gradient_clip_val=5.`
 
@@ -67,15 +69,18 @@ class Lightning(Tunable):
         *,
         train_dataloaders: Loaders = None,
         val_dataloaders: Loaders = None,
+        batch_size: int | None = None,
         datamodule: LightningDataModule | None = None,
         **trainer_kwargs: Any,
     ) -> None:
         refuse_unknown(type(self), trainer_kwargs, passed_to=Trainer)
         _check_source(module)
         _check_data(train_dataloaders, val_dataloaders, datamodule)
+        check_loaders([train_dataloaders, val_dataloaders], batch_size)
         self.module = module
         self.train_dataloaders = train_dataloaders
         self.val_dataloaders = val_dataloaders
+        self.batch_size = batch_size
         self.datamodule = datamodule
         self._source = trainer_source(trainer, trainer_kwargs)
         self._trial_folder: Path | None = None
@@ -161,8 +166,8 @@ class Lightning(Tunable):
                 _fit(
                     trainer,
                     module,
-                    train_dataloaders=self.train_dataloaders,
-                    val_dataloaders=self.val_dataloaders,
+                    train_dataloaders=self.training_loaders(),
+                    val_dataloaders=made_loaders(self.val_dataloaders, self.batch_size),
                     # `setup` stores data sets in the datamodule, and the Trainer stores itself: in a copy's.
                     datamodule=copy(self.datamodule),
                     ckpt_path=ckpt_path,
@@ -199,7 +204,8 @@ class Lightning(Tunable):
         module = self.lightning_module(model)
         with self._quiet():
             trainer = make_silent_trainer(self._source, callbacks)
-            trainer.validate(module, self.val_dataloaders, datamodule=copy(self.datamodule), verbose=False)
+            loaders = made_loaders(self.val_dataloaders, self.batch_size)
+            trainer.validate(module, loaders, datamodule=copy(self.datamodule), verbose=False)
         return _checked_metrics(trainer)
 
     def test(self, model: nn.Module, dataloaders: Loaders) -> dict[str, float]:
@@ -212,6 +218,10 @@ class Lightning(Tunable):
         with quiet_lightning():
             results = make_silent_trainer(self._source).test(module, dataloaders=dataloaders, verbose=False)
         return {name: float(value) for result in results for name, value in result.items()}
+
+    def training_loaders(self) -> Loaders:
+        """Return the training loaders, made now where functions make them; None where there are none."""
+        return made_loaders(self.train_dataloaders, self.batch_size)
 
     def _quiet(self) -> AbstractContextManager[None]:
         return quiet_lightning(logging.NOTSET if self._trial_folder is None else logging.WARNING)

@@ -15,7 +15,8 @@ from torchmetrics import Metric
 from spacelang.errors import SpaceError
 from spacelang.trials import Minimize
 
-from .lightning_training import Lightning, Loaders
+from .lightning_training import Lightning
+from .loaders import Loaders
 from .training_module import Loss, TrainingModule, described, made_loss, refuse_export
 
 

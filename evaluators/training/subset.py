@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import copy
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -20,7 +21,8 @@ from torch.utils.data import (
 from spacelang.errors import SpaceError, require_integer, require_number, short
 from spacelang.randomness import torch_generator
 
-from .lightning_training import Lightning, Loaders
+from .lightning_training import Lightning
+from .loaders import Loaders, is_factory, made_loaders
 
 E = TypeVar("E", bound=Lightning)
 
@@ -74,7 +76,15 @@ def _reduced(loaders: Loaders, fraction: float, seed: int) -> Loaders:
         return {name: _reduced(part, fraction, seed) for name, part in loaders.items()}
     if isinstance(loaders, list | tuple):
         return type(loaders)(_reduced(part, fraction, seed) for part in loaders)
+    if is_factory(loaders):
+        return partial(_reduced_and_made, loaders, fraction, seed)
     return _reduced_loader(loaders, fraction, seed)
+
+
+def _reduced_and_made(
+    factory: Loaders, fraction: float, seed: int, *, batch_size: int | None = None
+) -> Loaders:
+    return _reduced(made_loaders(factory, batch_size), fraction, seed)
 
 
 def _reduced_loader(loader: Any, fraction: float, seed: int) -> DataLoader[Any]:

@@ -119,7 +119,7 @@ class _Recalibration(pl.Callback):
 
     def _train_dataloaders(self, trainer: Any, pl_module: pl.LightningModule) -> Any:
         if self.evaluator.train_dataloaders is not None:
-            return self.evaluator.train_dataloaders
+            return self.evaluator.training_loaders()
         if trainer.datamodule is None:
             return pl_module.train_dataloader()
         trainer.datamodule.setup("fit")  # so far it was set up for validation alone

@@ -20,7 +20,7 @@ from ..supernet import Supernet
 from ..trials import History, MultiTrialStrategy, Trial
 from ..trials.export import candidates_of, to_dataframe, to_optuna
 from .one_shot_run import OneShotRun
-from .protocols import OneShotStrategy, Search
+from .protocols import OneShotStrategy, Search, SearchEvaluator, SearchStrategy
 from .run_folder import versions
 from .stopping import clean_stop
 from .trial_run import TrialOptions, TrialRun, TrialSettings
@@ -63,8 +63,8 @@ class Experiment:
     def __init__(
         self,
         space: Space,
-        evaluator: Any,
-        strategy: Any,
+        evaluator: SearchEvaluator,
+        strategy: SearchStrategy,
         *,
         directory: str | Path | None = None,
         seed: int = 0,

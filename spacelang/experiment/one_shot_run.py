@@ -15,7 +15,7 @@ from ..language import Architecture, Space, require_decided
 from ..randomness import seed_global_generators, torch_generators_kept
 from ..supernet import Supernet
 from ..trials import TrainingEvaluator
-from .protocols import OneShotStrategy, Search
+from .protocols import OneShotStrategy, Search, SearchEvaluator
 from .run_folder import RunFolder, finished
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class OneShotRun:
     def __init__(
         self,
         space: Space,
-        evaluator: TrainingEvaluator,
+        evaluator: SearchEvaluator,
         strategy: OneShotStrategy,
         directory: Path,
         seed: int,

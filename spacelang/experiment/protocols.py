@@ -1,11 +1,12 @@
-"""Protocols of one-shot strategies and their searches."""
+"""Protocols of one-shot strategies and their searches, and what an `Experiment` takes."""
 
 from __future__ import annotations
 
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
-from ..language import Architecture, Space
+from ..language import Architecture
 from ..supernet import Supernet
+from ..trials import ArchitectureEvaluator, Evaluator, MultiTrialStrategy, TrainingEvaluator
 
 
 class Search(Protocol):
@@ -40,8 +41,13 @@ class OneShotStrategy(Protocol):
         """Number of searches that follow one another, each with a supernet of its own."""
         ...
 
-    def supernet(self, space: Space, stage: int = 0) -> Supernet:
-        """Return the network of a stage with new weights from torch's generator; leave `space` alone."""
+    def supernet(self, space: Any, stage: int = 0) -> Supernet:
+        """Return the network of a stage with new weights from torch's generator.
+
+        Args:
+            space: The `ModelSpace`; leave it alone.
+            stage: Number of the stage, from 0.
+        """
         ...
 
     def attach(self, supernet: Supernet, *, seed: int = 0, stage: int = 0, previous: Any = None) -> Any:
@@ -54,3 +60,10 @@ class OneShotStrategy(Protocol):
             previous: Finished search of the stage before.
         """
         ...
+
+
+SearchStrategy: TypeAlias = OneShotStrategy | MultiTrialStrategy
+"""How an `Experiment` searches."""
+
+SearchEvaluator: TypeAlias = Evaluator | ArchitectureEvaluator | TrainingEvaluator
+"""What an `Experiment` trains or measures with."""

@@ -126,8 +126,12 @@ def target_path(path: str | os.PathLike[str], suffixes: tuple[str, ...]) -> Path
     """Return `path` as a Path whose ending is one of `suffixes` and whose folder exists.
 
     Raises:
-        SpaceError: Another ending, a missing folder, or a folder of that name.
+        SpaceError: No path, another ending, a missing folder, or a folder of that name.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise SpaceError(
+            f"path is a {type(path).__name__}; expected the path of a file ending in {' or '.join(suffixes)}."
+        )
     target = Path(path)
     if target.suffix.lower() not in suffixes:
         example = f"{target.stem or 'result'}{suffixes[0]}"

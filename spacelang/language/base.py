@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple, Self, TypeVar
 
 import numpy as np
@@ -13,14 +13,16 @@ from torch import nn
 
 from ..arguments import refuse_unknown, unknown_explained
 from ..errors import SpaceError
+from ..randomness import require_generator
 from .conditions import Constraint
 from .context import FreezeContext, copy_with, current_context
 from .decision_space import DecisionSpace, Site, refuse
 from .decisions import Architecture, Decision
 from .given_weights import are_others, copy_weights, norms
-from .labels import root_scope
+from .labels import root_scope, warn_of_lost
+from .misuse import failed, layer_error, layer_under_construction
 from .primitive import BuilderType, Primitive, Undecided, collect, frozen_copy, held_values
-from .values import Value
+from .values import Value, decisions_of
 
 M = TypeVar("M", bound=nn.Module)
 T = TypeVar("T")
@@ -75,17 +77,32 @@ class _SpaceType(BuilderType):
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         context = current_context()
         building = nullcontext() if context is None else context.building()
-        with root_scope(), building, unknown_explained(cls, kwargs):
+        with root_scope() as declared, building, unknown_explained(cls, kwargs), _layers_explained():
             space = super().__call__(*args, **kwargs)
         space.__dict__["_call"] = _Call(args, kwargs)
         if context is None:
             space.__dict__["_decision_space"] = collect(space)
-            space._decision_space.by_label  # noqa: B018  (clashing labels raise here, not at first use)
+            kept = space._decision_space.by_label  # clashing labels raise here, not at first use
+            if declared is not None:
+                warn_of_lost(declared, kept)
             space.__dict__["_first_norms"] = norms(space)
         elif context.depth == 0:  # an inner space may be part of a candidate that is not chosen
             _refuse_undecided(space, context)
             built_as(space, {label: context.arch[label] for label in context.arch if label in context.used})
         return space
+
+
+@contextmanager
+def _layers_explained() -> Iterator[None]:
+    """Inside, a TypeError by which a layer of torch.nn refuses a value choice says what to use instead."""
+    try:
+        yield
+    except TypeError as error:
+        layer = layer_under_construction(failed(error))
+        given = () if layer is None else decisions_of(list(layer[1].f_locals.values()))
+        if layer is None or not given:
+            raise
+        raise layer_error(layer[0], (decision.label for decision in given)) from error
 
 
 def _refuse_undecided(model: nn.Module, context: FreezeContext) -> None:
@@ -231,6 +248,7 @@ class Space(nn.Module, metaclass=_SpaceType):
 
     def sample(self, rng: np.random.Generator) -> Architecture:
         """Draw an architecture: each active decision by its prior, conditioned on the constraints."""
+        require_generator("rng", rng)
         return self.decision_space.sample(rng)
 
     def grid(self) -> Iterator[Architecture]:
@@ -243,10 +261,12 @@ class Space(nn.Module, metaclass=_SpaceType):
 
     def mutate(self, arch: Mapping[str, Any], rng: np.random.Generator) -> Architecture:
         """Change one active decision; what becomes active is drawn."""
+        require_generator("rng", rng)
         return self.decision_space.mutate(arch, rng)
 
     def crossover(self, a: Mapping[str, Any], b: Mapping[str, Any], rng: np.random.Generator) -> Architecture:
         """Take each decision from one of two parents."""
+        require_generator("rng", rng)
         return self.decision_space.crossover(a, b, rng)
 
     def canonical(self, arch: Mapping[str, Any]) -> Architecture:

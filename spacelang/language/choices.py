@@ -9,11 +9,12 @@ from typing import Any, Literal, TypeAlias, get_args
 import torch
 from torch import Tensor, nn
 
-from ..errors import SpaceError, require_integer, require_one_of
+from ..errors import SpaceError, listed, require_integer, require_one_of
 from .conditions import Condition, Is
 from .context import FreezeContext, space_mode
 from .decisions import Categorical, Decision, Subset
 from .labels import branch_scope, make_label
+from .misuse import is_torch_layer
 from .primitive import Primitive, Relaxer, Undecided, is_frozen
 from .values import Choice
 
@@ -25,16 +26,41 @@ def made(candidate: Any, where: str, *arguments: Any) -> nn.Module:
     """Return a candidate module: itself, or what its factory builds.
 
     Raises:
-        SpaceError: Neither a module nor a factory of one.
+        SpaceError: Neither a module nor a factory of one, or a factory that does not take `arguments`.
     """
-    module = (
-        candidate if isinstance(candidate, nn.Module) or not callable(candidate) else candidate(*arguments)
-    )
+    is_factory = callable(candidate) and not isinstance(candidate, nn.Module)
+    try:
+        module = candidate(*arguments) if is_factory else candidate
+    except TypeError:
+        _check_factory(candidate, where, arguments)
+        raise
     if not isinstance(module, nn.Module):
         raise SpaceError(
             f"{where} is a {type(module).__name__}; expected an nn.Module or a function that returns one."
         )
     return module
+
+
+def _check_factory(factory: Callable[..., Any], where: str, arguments: tuple[Any, ...]) -> None:
+    """Raise a `SpaceError` unless a factory can be called with these arguments."""
+    try:
+        parameters = inspect.signature(factory)
+    except ValueError:  # of something built in
+        return
+    is_layer = isinstance(factory, type) and issubclass(factory, nn.Module)
+    try:
+        parameters.bind(*arguments)
+        # A layer of torch would take the index of a block or an edge for one of its sizes.
+        if not (is_layer and is_torch_layer(factory)):  # type: ignore[arg-type]
+            return
+    except TypeError:
+        pass
+    name, count = getattr(factory, "__name__", type(factory).__name__), len(arguments)
+    instead = f"Pass {name}(...) or a function that returns it" if is_layer else "Write it with that many"
+    raise SpaceError(
+        f"{where} is {name}{parameters}, but a factory gets {count or 'no'} argument{'s' * (count != 1)} here"
+        f"{': ' * bool(count)}{listed(arguments) if count else ''}. {instead}."
+    )
 
 
 def named_candidates(candidates: Any, where: str) -> dict[Any, Any]:

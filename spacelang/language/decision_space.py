@@ -12,7 +12,7 @@ import numpy as np
 
 from ..errors import SpaceError, closest, quoted, short
 from .conditions import ALWAYS, Condition, Constraint, Symmetry, either
-from .decisions import Architecture, Decision, exported, problem
+from .decisions import Architecture, Decision, clash, exported, problem
 
 _ATTEMPTS = 10_000
 
@@ -70,10 +70,7 @@ class DecisionSpace:
         for site in self.sites:
             known = found.setdefault(site.decision.label, site.decision)
             if known != site.decision:
-                raise SpaceError(
-                    f"label {known.label!r} is used for two different decisions: {_described(known)} and "
-                    f"{_described(site.decision)}. Use another label for one of them."
-                )
+                raise clash(known, site.decision)
         return {label: found[label] for label in self._ordered(found)}
 
     def _ordered(self, found: Mapping[str, Decision]) -> list[str]:
@@ -430,10 +427,6 @@ def refuse(problems: Sequence[str], what: str) -> None:
     if problems:
         count = "a problem" if len(problems) == 1 else f"{len(problems)} problems"
         raise SpaceError(f"{what} has {count}:\n" + "\n".join(f"  {text}" for text in problems))
-
-
-def _described(decision: Decision) -> str:
-    return f"{len(decision.candidates)} candidates {quoted(decision.candidates, 6)}"
 
 
 def _as_key(arch: Mapping[str, Any]) -> str:

@@ -237,6 +237,26 @@ class Subset:
 Decision: TypeAlias = Categorical | Subset
 
 
+def clash(one: Decision, other: Decision, place: str = "", other_place: str = "") -> SpaceError:
+    """Return the error of a label that two different decisions have.
+
+    Args:
+        one: First decision of the label.
+        other: Second one.
+        place: Place where the first was made, if that is known.
+        other_place: Place of the second.
+    """
+
+    def described(decision: Decision, place: str) -> str:
+        text = f"{len(decision.candidates)} candidates {quoted(decision.candidates, 6)}"
+        return f"{text} (at {place})" if place else text
+
+    return SpaceError(
+        f"label {one.label!r} is used for two different decisions: {described(one, place)} and "
+        f"{described(other, other_place)}. Use another label for one of them."
+    )
+
+
 def problem(decision: Decision, arch: Mapping[str, Any]) -> str | None:
     """Return why `decision` cannot be read off `arch`, or None."""
     if decision.label not in arch:

@@ -15,6 +15,8 @@ from .conditions import ALWAYS, Condition, Constraint, Symmetry, both
 from .context import FreezeContext, copy_with, current_context, replacing, space_mode
 from .decision_space import DecisionSpace, Site
 from .decisions import Decision
+from .labels import declare
+from .misuse import is_torch_layer, layer_error
 from .values import Value, decisions_of
 
 M = TypeVar("M", bound=nn.Module)
@@ -34,8 +36,14 @@ class _PrimitiveType(BuilderType):
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         with unknown_explained(cls, kwargs):
-            plain = cls.build(current_context(), *args, **kwargs)  # type: ignore[attr-defined]
-            return super().__call__(*args, **kwargs) if plain is None else plain
+            context = current_context()
+            plain = cls.build(context, *args, **kwargs)  # type: ignore[attr-defined]
+            if plain is not None:
+                return plain
+            primitive = super().__call__(*args, **kwargs)
+            if context is None:
+                declare(primitive.decisions())
+            return primitive
 
 
 class Relaxer(Protocol):
@@ -184,6 +192,8 @@ def collect(module: nn.Module) -> DecisionSpace:
     rules, symmetries = list[Constraint](), list[Symmetry]()
     for condition, _, child in walk(module):
         decisions = child.decisions() if isinstance(child, Primitive) else held_values(child)
+        if decisions and is_torch_layer(type(child)):
+            raise layer_error(type(child), (decision.label for decision in decisions))
         sites += [Site(decision, condition) for decision in decisions]
         if isinstance(child, Primitive):
             rules += child.constraints()

@@ -5,16 +5,24 @@ from __future__ import annotations
 import itertools
 import math
 import operator
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import reduce
 from typing import Any
 
+from torch import Tensor
+
 from ..errors import SpaceError, quoted
 from .context import current_context, replacing
-from .decisions import Categorical, Decision
-from .labels import make_label
+from .decisions import Categorical, Decision, clash
+from .labels import declare, make_label
+from .misuse import layer_error, layer_under_construction, running
 
 _MAX_COMBINATIONS = 100_000
+_USES = (
+    "use it as an argument of a layer of spacelang.nn, as the depth of a Repeat, or as an attribute of "
+    "the module"
+)
+_TENSOR_OPERATORS = ("add", "sub", "rsub", "mul", "div", "floor_divide", "remainder", "pow")
 
 
 class Value:
@@ -24,8 +32,8 @@ class Value:
     `where` and `to_int`. In a frozen model it has become the plain value.
     """
 
-    # Comparisons build expressions, so identity is the only sensible hash.
-    __hash__ = object.__hash__
+    def __hash__(self) -> int:
+        raise self._unknown("be a key of a dict or a member of a set; use spacelang.language.where")
 
     def decisions(self) -> tuple[Decision, ...]:
         """Return the decisions this value depends on, each once."""
@@ -52,18 +60,36 @@ class Value:
         return tuple(seen)
 
     def __bool__(self) -> bool:
-        raise SpaceError(
-            f"the value of {self} is not known while the space is being declared, so it cannot decide an "
-            "`if`, `and`, `min` or `max`; use spacelang.language.where, minimum, maximum, `&` or `|`."
+        raise self._unknown(
+            "decide an `if`, `and`, `min` or `max`; use spacelang.language.where, minimum, maximum, `&` or "
+            "`|`"
         )
 
     def __index__(self) -> int:
-        raise SpaceError(
-            f"the value of {self} is not known while the space is being declared; use it as an argument of "
-            "a layer of spacelang.nn, as the depth of a Repeat, or as an attribute of the module."
-        )
+        raise self._unknown(f"be a plain number; {_USES}")
 
     __int__ = __float__ = __index__
+
+    def __iter__(self) -> Iterator[Any]:
+        raise self._unknown(f"be unpacked; {_USES}")
+
+    @classmethod
+    def __torch_function__(
+        cls, function: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        if args and isinstance(args[0], Tensor) and function.__name__ in _TENSOR_OPERATORS:
+            return NotImplemented  # so that Python asks the value, which makes an expression of it
+        value = next(_values_in([args, kwargs]))
+        raise value._unknown(f"be an argument of torch's {function.__name__}; {_USES}")
+
+    def _unknown(self, purpose: str) -> SpaceError:
+        """Return the error of a use that needs the value itself."""
+        layer = layer_under_construction(running())
+        if layer is not None:
+            return layer_error(layer[0], (decision.label for decision in self.decisions()))
+        return SpaceError(
+            f"the value of {self} is not known while the space is being declared, so it cannot {purpose}."
+        )
 
     def __repr__(self) -> str:
         return f"<value {self}>"
@@ -168,6 +194,22 @@ class Choice(Value):
         return f"<value {self.decision}>"
 
 
+class Named(Choice):
+    """One of several objects that the decision knows by their names, such as classes.
+
+    Args:
+        decision: Choice of a name.
+        objects: Objects by name.
+    """
+
+    def __init__(self, decision: Decision, objects: Mapping[str, Any]) -> None:
+        super().__init__(decision)
+        self.objects = objects
+
+    def evaluate(self, arch: Mapping[str, Any]) -> Any:
+        return self.objects[super().evaluate(arch)]
+
+
 def _where(condition: object, yes: object, no: object) -> object:
     return yes if condition else no
 
@@ -227,19 +269,31 @@ class Expression(Value):
 
 
 def merge_decisions(groups: Iterable[Iterable[Decision]]) -> tuple[Decision, ...]:
-    """Chain groups of decisions, keeping the first of each label."""
-    return tuple({d.label: d for group in groups for d in group}.values())
+    """Chain groups of decisions, each label once.
+
+    Raises:
+        SpaceError: A label stands for two different decisions.
+    """
+    found: dict[str, Decision] = {}
+    for decision in itertools.chain.from_iterable(groups):
+        known = found.setdefault(decision.label, decision)
+        if known is not decision and known != decision:
+            raise clash(known, decision)
+    return tuple(found.values())
 
 
 def decisions_of(value: object) -> tuple[Decision, ...]:
     """Return the decisions in a value, a plain constant or a list, tuple or dict of them."""
+    return merge_decisions(found.decisions() for found in _values_in(value))
+
+
+def _values_in(value: Any) -> Iterator[Value]:
+    """Yield the values in a value, or in a list, tuple or dict of them."""
     if isinstance(value, Value):
-        return value.decisions()
-    if isinstance(value, list | tuple):
-        return merge_decisions(map(decisions_of, value))
-    if isinstance(value, dict):
-        return merge_decisions(map(decisions_of, value.values()))
-    return ()
+        yield value
+    elif isinstance(value, list | tuple | dict):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _values_in(item)
 
 
 def evaluate(value: Any, arch: Mapping[str, Any]) -> Any:
@@ -254,26 +308,44 @@ def evaluate(value: Any, arch: Mapping[str, Any]) -> Any:
 
 
 def value_choice(
-    candidates: Sequence[Any], *, label: str | None = None, prior: Sequence[float] | None = None
+    candidates: Sequence[Any] | Mapping[str, Any],
+    *,
+    label: str | None = None,
+    prior: Sequence[float] | None = None,
 ) -> Any:
-    """Choose one of several plain values: a width, a kernel size, a ratio, a hyper-parameter.
+    """Choose one of several values: a width, a kernel size, a ratio, a hyper-parameter, an optimiser.
 
     In a space it returns a `Value` for arithmetic and for layers of `spacelang.nn`; inside
     `model_context` the chosen value itself.
 
     Args:
-        candidates: Different numbers, strings, booleans, None or tuples of them.
+        candidates: Different numbers, strings, booleans, None or tuples of them; classes; or any objects by
+            name. An architecture holds the name of a class or object.
         label: Name of the decision; numbered (`value_1`, ...) inside `ModelSpace.__init__` when missing.
         prior: Weight of each candidate in random sampling.
 
     Raises:
         SpaceError: No candidates, one given twice, or a missing label outside `ModelSpace.__init__`.
     """
-    choice = Choice(Categorical(make_label("value", label), candidates, prior))
+    choice = _choice(candidates, make_label("value", label), prior)
     context = current_context()
     if context is None:
+        declare(choice.decisions())
         return choice
     return context.resolve(choice)
+
+
+def _choice(candidates: Any, label: str, prior: Sequence[float] | None) -> Choice:
+    names = candidates
+    if not isinstance(candidates, Mapping) and all(isinstance(candidate, type) for candidate in candidates):
+        names = [candidate.__name__ for candidate in candidates]
+        candidates = dict(zip(names, candidates, strict=True))
+    if not isinstance(candidates, Mapping):
+        return Choice(Categorical(label, candidates, prior))
+    for name in names:
+        if not isinstance(name, str):
+            raise SpaceError(f"{label!r}: candidate names are strings; got {name!r}.")
+    return Named(Categorical(label, list(names), prior), candidates)
 
 
 def _apply(name: str, *args: Any) -> Any:
@@ -283,13 +355,25 @@ def _apply(name: str, *args: Any) -> Any:
 
 
 def minimum(*values: Any) -> Any:
-    """Return the smallest of values that may depend on the architecture."""
-    return reduce(lambda a, b: _apply("minimum", a, b), values)
+    """Return the smallest of values, or of one list of them, that may depend on the architecture.
+
+    >>> minimum(3, 1), minimum([3, 1])
+    (1, 1)
+    """
+    return _extreme("minimum", values)
 
 
 def maximum(*values: Any) -> Any:
-    """Return the largest of values that may depend on the architecture."""
-    return reduce(lambda a, b: _apply("maximum", a, b), values)
+    """Return the largest of values, or of one list of them, that may depend on the architecture."""
+    return _extreme("maximum", values)
+
+
+def _extreme(name: str, values: tuple[Any, ...]) -> Any:
+    one_list = len(values) == 1 and isinstance(values[0], list | tuple)
+    given = values[0] if one_list else values
+    if not given:
+        raise SpaceError(f"{name} needs at least one value.")
+    return reduce(lambda a, b: _apply(name, a, b), given)
 
 
 def where(condition: Any, yes: Any, no: Any) -> Any:

@@ -127,7 +127,8 @@ class ProcessPool:
         if number in self._slots:
             self._tell(Cancel(number))
         while number in self._slots:
-            self._heard += [outcome for outcome in self._hear() if outcome.number != number]
+            outcomes = self._hear()
+            self._heard += [outcome for outcome in outcomes if outcome.number != number]
 
     def close(self) -> None:
         """See `Executor`."""

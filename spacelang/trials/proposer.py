@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from ..errors import SpaceError, short
 from ..language import Space
 from .history import History
 from .trial import Proposal, Trial
@@ -37,12 +38,22 @@ class Proposer(Protocol):
         ...
 
 
+def require_proposal(proposer: Proposer, found: object) -> None:
+    """Raise a `SpaceError` unless `found`, which a proposer was asked for, is a `Proposal`."""
+    if not isinstance(found, Proposal):
+        given = "an architecture dict" if isinstance(found, dict) else short(found)
+        raise SpaceError(
+            f"{type(proposer).__name__}.ask returned {given}; expected a Proposal: return Proposal(arch) "
+            "(`from spacelang.trials import Proposal`)."
+        )
+
+
 @runtime_checkable
 class MultiTrialStrategy(Protocol):
     """A strategy that proposes architectures to try."""
 
-    def start(self, space: Space) -> Proposer:
-        """Begin a search.
+    def start(self, space: Any) -> Proposer:
+        """Begin a search of a `ModelSpace`.
 
         Raises:
             SpaceError: The strategy cannot search this space.

@@ -20,7 +20,7 @@ from .executors import Executor
 from .history import History
 from .ledger import Ledger, dead_owners, new_owner
 from .objectives import Objective
-from .proposer import Exhausted, Proposer, Stopper
+from .proposer import Exhausted, Proposer, Stopper, require_proposal
 from .trial import Proposal, Report, Trial, storable
 from .work import Outcome, Rebuilt, Work
 
@@ -181,6 +181,7 @@ class TrialSearch:
         except Exhausted as reason:
             self.ended = str(reason)
             return None
+        require_proposal(self._proposer, proposal)
         decisions = self.history.decisions(proposal.overrides)
         proposal = dataclasses.replace(proposal, arch=decisions.canonical(proposal.arch))
         self._check_overrides(proposal)

@@ -22,6 +22,7 @@ from spacelang.evaluators import (
     Inherited,
     Lightning,
     Tabular,
+    subset,
 )
 from spacelang.evaluators.training.classification import possible
 from spacelang.language import Tunable, open_decisions
@@ -249,3 +250,58 @@ def test_evaluators_without_choices_have_none(data: Any, quiet: Any) -> None:
     table = Tabular({"arch": ['{"layer": "conv"}'], "accuracy": [0.9]})
     for evaluator in (Classification(max_epochs=1, **data, **quiet), Functional(float), table):
         assert open_decisions(evaluator) == ()
+
+
+# ---- batch sizes and optimisers
+
+
+def batches(trainer: Trainer) -> tuple[int, int]:
+    return trainer.train_dataloader.batch_size, trainer.val_dataloaders.batch_size  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("kind", ["function", "partial"])
+def test_loaders_are_made_with_the_batch_size_chosen(
+    kind: str, loaders: Any, quiet: Any, make_net: Callable
+) -> None:
+    sizes, samples = value_choice([16, 128], label="batch"), loaders[0].dataset
+    if kind == "function":
+        data = {
+            "train_dataloaders": lambda batch_size: DataLoader(samples, batch_size=batch_size, shuffle=True),
+            "val_dataloaders": lambda: DataLoader(samples, batch_size=64),
+            "batch_size": sizes,
+        }
+    else:
+        data = {
+            "train_dataloaders": partial(DataLoader, samples, batch_size=sizes),
+            "val_dataloaders": DataLoader(samples, batch_size=64),
+        }
+    evaluator = Classification(max_epochs=1, limit_train_batches=1, **data, **quiet)
+    assert [d.label for d in evaluator.decisions()] == ["batch"]
+    assert batches(evaluator.decided({"batch": 128}).fit(make_net())) == (128, 64)
+    assert batches(subset(evaluator, 0.5).decided({"batch": 16}).fit(make_net())) == (16, 64)
+    assert evaluator.decided({"batch": 16}).validate(make_net())["val_acc"] >= 0
+
+
+def test_batch_sizes_that_reach_no_loader(loaders: Any) -> None:
+    with pytest.raises(SpaceError, match=r"batch_size=64 reaches no loader; pass it to the DataLoader"):
+        Classification(batch_size=64, train_dataloaders=loaders[0])
+    with pytest.raises(SpaceError, match=r"needs a batch size; pass batch_size="):
+        Classification(train_dataloaders=lambda batch_size: loaders[0])
+    with pytest.raises(SpaceError, match=r"batch_size=0 must be an integer of at least 1"):
+        Classification(
+            train_dataloaders=lambda batch_size: loaders[0],
+            batch_size=value_choice([0, 1], label="batch"),
+        )
+
+
+def test_the_class_of_the_optimiser_is_chosen(data: Any, quiet: Any, make_net: Callable) -> None:
+    evaluator = Classification(
+        optimizer=value_choice([torch.optim.SGD, torch.optim.Adam], label="optimizer"),
+        max_epochs=1,
+        limit_train_batches=1,
+        **data,
+        **quiet,
+    )
+    for name, kind in (("SGD", torch.optim.SGD), ("Adam", torch.optim.Adam)):
+        trainer = evaluator.decided({"optimizer": name}).fit(make_net())
+        assert [type(optimizer) for optimizer in trainer.optimizers] == [kind]

@@ -181,9 +181,10 @@ def test_a_label_for_two_different_decisions_is_refused_where_the_space_is_built
 
     with pytest.raises(SpaceError) as error:
         Clash()
+    line = Clash.__init__.__code__.co_firstlineno + 2
     assert str(error.value) == (
-        "label 'x' is used for two different decisions: 2 candidates 0, 1 and 2 candidates 2, 3. "
-        "Use another label for one of them."
+        f"label 'x' is used for two different decisions: 2 candidates 0, 1 (at {__file__}:{line}) and "
+        f"2 candidates 2, 3 (at {__file__}:{line + 1}). Use another label for one of them."
     )
 
 

@@ -15,7 +15,7 @@ import pytest
 from spacelang import Experiment, SpaceError
 from spacelang.evaluators import Functional
 from spacelang.strategies.multi_trial import Random
-from spacelang.trials import InProcess, Ledger, ProcessPool
+from spacelang.trials import InProcess, Ledger, ProcessPool, Trial, Work
 from spacelang.trials.process_pool import _environment
 
 from ..toys import trials as toy
@@ -161,6 +161,18 @@ def test_the_process_that_starts_trials_is_replaced(tmp_path: Path) -> None:
     failed = [trial for trial in experiment.history if trial.state == "failed"]
     assert [experiment.history.count(state) for state in ("done", "failed")] == [7, 2]
     assert all("died with exit code -9, and this trial with it" in trial.error for trial in failed)
+
+
+def test_a_cancelled_trial_ends_and_others_go_on() -> None:
+    pool = ProcessPool(2, start_method="fork")
+    work = Work(toy.Chain, {"layers": 1}, Functional(toy.hangs_on_two))
+    pool.open(work, lambda number, report: True)
+    pool.submit(Trial(0, {"layer0": "two"}, seed=0))
+    pool.submit(Trial(1, {"layer0": "three"}, seed=0))
+    pool.cancel(0)
+    assert [(outcome.number, outcome.metrics) for outcome in pool.wait(60)] == [(1, {"default": 3.0})]
+    assert pool.wait(60) == []  # at once: nothing runs
+    pool.close()
 
 
 def test_what_cannot_be_sent_is_named_before_any_trial(tmp_path: Path) -> None:
