@@ -257,7 +257,8 @@ class TrialSearch:
 
     def _refresh(self) -> None:
         """Learn what other processes have done."""
-        first = min((trial.number for trial in self.history.running), default=len(self.history))
+        others = (trial.number for trial in self.history.running if trial.number not in self._running)
+        first = min(others, default=len(self.history))
         for trial in self.ledger.trials(first, least=len(self.history)):
             if trial.number not in self._running:
                 self.history.add(trial)

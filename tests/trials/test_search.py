@@ -221,6 +221,32 @@ def test_kill_the_driver_again_and_again(tmp_path: Path, pool: bool) -> None:
         ]
 
 
+class LastFirst(InProcess):
+    """Two places, one of which is taken by the first trial until nothing else is left."""
+
+    capacity = 2
+
+    def wait(self, timeout: float) -> list[Any]:
+        self._waiting.rotate(-(self._waiting[0].number == 0))
+        return super().wait(timeout)
+
+
+def test_a_long_trial_does_not_make_others_slower(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows of the ledger are read once each, also while its first trial runs for the whole search."""
+    starts: list[tuple[int, int]] = []
+    trials = Ledger.trials
+
+    def counted(self: Ledger, start: int = 0, **keywords: Any) -> list[Any]:
+        found = trials(self, start, **keywords)
+        starts.append((start, len(found)))
+        return found
+
+    monkeypatch.setattr(Ledger, "trials", counted)
+    experiment(tmp_path, executor=LastFirst(), max_trials=20).run()
+    assert max(read for _, read in starts) == 0
+    assert [start for start, _ in starts][-1] == 20
+
+
 @pytest.mark.slow
 def test_two_machines_share_a_ledger(tmp_path: Path, url: str) -> None:
     """Together they do what one would have done alone, each trial once; one of them is killed on the way."""
