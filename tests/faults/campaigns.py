@@ -257,10 +257,9 @@ def _kill_until_done(
     most = max(1, min(len(left), 12))  # then this search may end, and another begins
     drivers = [_start(search, folder) for search in searches]
     while most and left and any(driver.is_alive() for driver in drivers):
-        time.sleep(moments.uniform(0.0, duration / 2))
+        time.sleep(moments.uniform(0.0, duration / 4))
         victim = moments.randrange(len(drivers))
-        if drivers[victim].is_alive():
-            _kill(drivers[victim], left[0], tally)
+        if drivers[victim].is_alive() and _kill(drivers[victim], left[0], tally):
             left.pop(0)
             most -= 1
             drivers[victim] = _start(searches[victim], folder)
@@ -277,22 +276,25 @@ def _start(search: Callable[[], Any], folder: Path) -> BaseProcess:
 def _run(search: Callable[[], Any], errors: Path) -> None:
     """Body of a driver process."""
     os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
     torch.set_num_threads(1)
     search().run(resume=True)
 
 
-def _kill(driver: BaseProcess, how: signal.Signals, tally: Tally) -> None:
-    """Send a signal to a driver, and wait for it and all that it started to end."""
+def _kill(driver: BaseProcess, how: signal.Signals, tally: Tally) -> bool:
+    """Send a signal to a driver, wait for it and all that it started to end; return whether it was killed."""
     assert driver.pid is not None
     family = list(_family(driver.pid))
     os.kill(driver.pid, how)
     driver.join(_PATIENCE)
-    tally.check(not driver.is_alive(), f"the driver outlives {how.name}")
-    tally.kills[how.name] += 1
-    expected = {signal.SIGINT: 1}.get(how, -how)
-    tally.check(driver.exitcode in (expected, 0), f"exit code {driver.exitcode} after {how.name}")
     _, alive = psutil.wait_procs(family, timeout=_PATIENCE)
     tally.check(not alive, f"{alive} outlive the driver after {how.name}")
+    if driver.exitcode == 0:
+        return False  # its search had just ended
+    expected = 1 if how == signal.SIGINT else -how
+    tally.check(driver.exitcode == expected, f"exit code {driver.exitcode} after {how.name}")
+    tally.kills[how.name] += 1
+    return True
 
 
 def _family(pid: int) -> Iterator[psutil.Process]:
