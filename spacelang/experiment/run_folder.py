@@ -145,6 +145,14 @@ def finished(folder: Path, why: str = "", trials: str = "") -> str:
     return f"Search finished{because}; its run folder is {str(folder)!r}. experiment.best has the result."
 
 
+def stopped(folder: Path, why: str, trials: str) -> str:
+    """Return a line for the end of a search that leaves trials behind; see `finished`."""
+    return (
+        f"Search stopped, but not finished: {why}; {trials}; its run folder is {str(folder)!r}. Continue it with "
+        "experiment.run(resume=True)."
+    )
+
+
 def versions() -> dict[str, str]:
     """Return the versions of the packages that decide a run's numbers."""
     return {name: version(name) for name in ("spacelang", "torch", "lightning", "numpy")}

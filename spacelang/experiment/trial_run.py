@@ -37,7 +37,7 @@ from ..trials import (
 from ..trials.export import candidates_seen, to_optuna
 from ..trials.ledger import DEFAULT_STUDY, hidden_password
 from ..trials.objectives import parse_objective
-from .run_folder import IDENTITY, RunFolder, finished
+from .run_folder import IDENTITY, RunFolder, finished, stopped
 from .trial_progress import TrialProgress, counted, first_error
 
 if TYPE_CHECKING:
@@ -229,6 +229,7 @@ class TrialRun:
                     costs=self._costs_of,
                     check=self._broken,
                     on_change=lambda search: self._changed(search, progress),
+                    say=progress.say,
                 )
                 self._history = search.history
                 ended = search.run()
@@ -248,7 +249,8 @@ class TrialRun:
         self._folder.write_architectures([trial.arch for trial in self._results()[:1]])
         if not history.measured and not history.running:
             raise SpaceError(f"the search ended and measured nothing: {ended}; {counts}.{error}")
-        progress.say(finished(self._folder.root, ended, counts) + error)
+        end = stopped if history.running else finished
+        progress.say(end(self._folder.root, ended, counts) + error)
 
     def _ledger(self, record: Mapping[str, Any]) -> Ledger:
         """Return the ledger of this search, begun if it is not there."""

@@ -7,24 +7,27 @@ import itertools
 import re
 import threading
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from ..errors import SpaceError, require_integer, require_number
+from ..errors import SpaceError, listed, require_integer, require_number
 from ..language import Space
 from ..randomness import seed_from
 from .evaluator import ArchitectureEvaluator
 from .executors import Executor
+from .heartbeat import Heartbeat, patiently
 from .history import History
-from .ledger import Ledger, dead_owners, new_owner
+from .ledger import Ledger, LedgerUnavailable, dead_owners, new_owner
 from .objectives import Objective
 from .proposer import Exhausted, Proposer, Stopper, require_proposal
 from .trial import Proposal, Report, Trial, storable
 from .work import Outcome, Rebuilt, Work
 
 LEASE = 60.0  # seconds
+_POLL = 0.5  # seconds between looks at trials that others run
 _INFEASIBLE_IN_A_ROW = 1000
 _ALIKE = 5
 _NUMBER = re.compile(r"0x[0-9a-f]+|[0-9]+", re.IGNORECASE)
@@ -69,6 +72,9 @@ class TrialSearch:
         costs: Returns the costs of a proposal before it is trained; they join the trial's metrics.
         check: Returns from these costs which limit is broken, or an empty text.
         on_change: Called with the search whenever a trial began or ended.
+        say: Called with a line for the user, such as what the search waits for.
+        clock: Returns seconds that pass evenly.
+        sleep: Waits for seconds.
     """
 
     def __init__(
@@ -85,6 +91,9 @@ class TrialSearch:
         costs: Costs | None = None,
         check: Check | None = None,
         on_change: Callable[[TrialSearch], None] | None = None,
+        say: Callable[[str], None] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.space = space.decision_space
         self.ledger = ledger
@@ -99,36 +108,48 @@ class TrialSearch:
         self._costs = costs or (lambda proposal: {})
         self._check = check or (lambda costs: "")
         self._on_change = on_change or (lambda search: None)
+        self._say = say or (lambda line: None)
+        self._clock = clock
+        self._sleep = sleep
+        self._waited_for: list[tuple[int, str]] = []
         self._owner = new_owner()
         self._running: dict[int, Trial] = {}
         self._refused: dict[int, str] = {}  # why running trials are stopped that have to fail
+        self._lost: set[int] = set()  # trials that are another's, or stopped because no lease is renewed
         self._broken_in_a_row = 0
         self._failed_before = {trial.number for trial in self.history.failed}
         self._lock = threading.Lock()
+        self._heart = Heartbeat(self._owner, self._renew, LEASE, clock=clock)
 
     def run(self) -> str:
-        """Search until the budget is used up or nothing new can be proposed; return which."""
+        """Search until the budget is used up or nothing new can be proposed; return which.
+
+        It ends when nobody runs a trial of the study any longer. Past `max_duration` it says who runs which.
+
+        Raises:
+            SpaceError: The ledger was lost; running trials are cancelled, and released where it answers.
+        """
         earlier = sum(trial.duration for trial in self.history) / self._executor.capacity
-        start = time.monotonic() - earlier
+        start = self._clock() - earlier
         self._executor.open(self._work, self._on_report)
-        stop = threading.Event()
-        heart = threading.Thread(target=self._beat, args=(stop,), daemon=True, name=self._owner)
-        heart.start()  # a trial of the in-process executor keeps this thread busy
+        self._heart.start()  # a thread, since a trial of the in-process executor keeps this one busy
         try:
             while True:
+                self._heart.require()
                 self._refresh()
                 self._fill(start)
-                if not self._running:
+                if self._running:
+                    for outcome in self._executor.wait(LEASE / 4):
+                        self._finish(outcome)
+                    self._drop_lost()
+                elif not self._others_run(start):
                     return self.ended
-                for outcome in self._executor.wait(LEASE / 4):
-                    self._finish(outcome)
         except BaseException:
             self._executor.close()  # before another may claim what was running
             self._give_back()
             raise
         finally:
-            stop.set()
-            heart.join()
+            self._heart.stop()
             self._executor.close()
 
     # -- beginning trials ------------------------------------------------------------------------------
@@ -137,9 +158,10 @@ class TrialSearch:
         """Begin trials while there is room for them."""
         self.ended = ""
         while len(self._running) < self._executor.capacity and not self.ended:
-            trial = self._leftover()
-            if trial is None:
-                self.ended = self._used_up(start)
+            self.ended = self._out_of_time(start)
+            trial = None if self.ended else self._leftover()
+            if trial is None and not self.ended:
+                self.ended = self._used_up()
                 trial = None if self.ended else self._propose()
             if trial is not None:
                 self._begin(trial)
@@ -151,14 +173,18 @@ class TrialSearch:
         dead = dead_owners(claim.owner for claim in self.ledger.claims())
         return self.ledger.claim(self._owner, LEASE, dead=dead)
 
-    def _used_up(self, start: float) -> str:
-        """Return which part of the budget is used up, or an empty text."""
+    def _out_of_time(self, start: float) -> str:
+        """Return that no trial may begin any longer, or an empty text."""
+        limit = self.budget.max_duration
+        late = limit is not None and self._clock() - start >= limit
+        return f"max_duration={limit} s was reached" if late else ""
+
+    def _used_up(self) -> str:
+        """Return which other part of the budget is used up, or an empty text."""
         budget, history = self.budget, self.history
         begun = len(history) - history.count("infeasible")
         if budget.max_trials is not None and begun >= budget.max_trials:
             return f"max_trials={budget.max_trials} was reached"
-        if budget.max_duration is not None and time.monotonic() - start >= budget.max_duration:
-            return f"max_duration={budget.max_duration} s was reached"
         if budget.max_failures is not None and history.count("failed") > budget.max_failures:
             return f"more than max_failures={budget.max_failures} trials failed"
         if budget.max_failures is None and self._fail_alike():
@@ -219,6 +245,7 @@ class TrialSearch:
 
     def _begin(self, trial: Trial) -> None:
         with self._lock:
+            self._lost.discard(trial.number)
             self._running[trial.number] = dataclasses.replace(trial, reports=())
         self._know(trial)
         self._executor.submit(trial)
@@ -233,9 +260,21 @@ class TrialSearch:
             trial = dataclasses.replace(trial, reports=(*earlier, report))
             self._running[number] = trial
         self.history.add(trial)
-        if not self.ledger.renew(number, self._owner, LEASE, trial.reports):
-            return False  # another worker has it by now
+        if not self._is_mine(trial):
+            self._lost.add(number)
+            return False
         return self._goes_on(trial)
+
+    def _is_mine(self, trial: Trial) -> bool:
+        """Store the reports of a running trial; return whether it may go on."""
+        if self._heart.failure is not None:
+            return False
+        try:
+            return self.ledger.renew(trial.number, self._owner, LEASE, trial.reports)
+        except LedgerUnavailable:
+            return True  # the heartbeat tries again
+        except SpaceError:
+            return False  # the ledger is lost; the driver's next look at it says why
 
     def _goes_on(self, trial: Trial) -> bool:
         """Return whether the strategy lets a running trial continue."""
@@ -247,13 +286,13 @@ class TrialSearch:
             self._refused[trial.number] = str(error)
             return False
 
-    def _beat(self, stop: threading.Event) -> None:
-        """Renew the leases of running trials until told to stop."""
-        while not stop.wait(LEASE / 4):
-            with self._lock:
-                trials = list(self._running.values())
-            for trial in trials:
-                self.ledger.renew(trial.number, self._owner, LEASE, trial.reports)
+    def _renew(self) -> None:
+        """Renew the leases of running trials."""
+        with self._lock:
+            trials = list(self._running.values())
+        for trial in trials:
+            if not self.ledger.renew(trial.number, self._owner, LEASE, trial.reports):
+                self._lost.add(trial.number)
 
     def _refresh(self) -> None:
         """Learn what other processes have done."""
@@ -263,9 +302,30 @@ class TrialSearch:
             if trial.number not in self._running:
                 self.history.add(trial)
 
+    def _others_run(self, start: float) -> bool:
+        """Wait a moment for trials that others run; return whether the search is to look again."""
+        if not self.history.running:
+            return False
+        claims = self.ledger.claims()
+        named = ", ".join(map(str, claims))
+        if self._out_of_time(start):
+            waiting = {trial.number for trial in self.history.running} - {claim.number for claim in claims}
+            waits = f"; trials that wait: {listed(sorted(waiting))}" if waiting else ""
+            runs = f"; trials that others run: {named}" if claims else ""
+            self.ended += waits + runs
+            return False
+        who = [(claim.number, claim.owner) for claim in claims]
+        if claims and who != self._waited_for:
+            self._say(f"{self.ended}. Waiting for trials that others run: {named}.")
+        self._waited_for = who
+        self._sleep(_POLL)
+        return True
+
     # -- ending them -----------------------------------------------------------------------------------
 
     def _finish(self, outcome: Outcome) -> None:
+        if outcome.number in self._lost:
+            return  # what it measured may be cut short, and is not this search's to record
         trial = self._running[outcome.number]
         metrics = {**trial.metrics, **outcome.metrics}
         error = outcome.error or self._refused.pop(outcome.number, "") or self._lacks(metrics)
@@ -277,7 +337,10 @@ class TrialSearch:
             error=storable(error),
             duration=outcome.duration,
         )
-        kept = self.ledger.finish(ended)
+        patience = 0.0 if self._heart.failure else LEASE
+        kept = patiently(
+            lambda: self.ledger.finish(ended), seconds=patience, clock=self._clock, wait=self._sleep
+        )
         with self._lock:
             del self._running[outcome.number]
         if kept:
@@ -292,12 +355,30 @@ class TrialSearch:
             return str(error)
         return ""
 
+    def _drop_lost(self) -> None:
+        """Cancel the running trials that are another's by now."""
+        for number in sorted(self._lost & self._running.keys()):
+            self._executor.cancel(number)
+            with self._lock:
+                del self._running[number]
+            if self._heart.failure is None:
+                warnings.warn(
+                    f"the lease of trial {number} ran out and another worker has it now, so it is cancelled "
+                    "here. Was this machine asleep, or is its clock wrong?",
+                    stacklevel=2,
+                )
+
     def _know(self, trial: Trial) -> None:
         self.history.add(trial)
         self._on_change(self)
 
     def _give_back(self) -> None:
-        """Release running trials, for a later run to claim."""
+        """Cancel running trials, and release them for a later run to claim while the ledger answers."""
+        answers = True
         for number in list(self._running):
             self._executor.cancel(number)
-            self.ledger.release(number, self._owner)
+            if answers:
+                try:
+                    self.ledger.release(number, self._owner)
+                except SpaceError:  # a later run finds out that this one is gone
+                    answers = False

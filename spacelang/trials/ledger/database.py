@@ -25,7 +25,16 @@ _LATER = "Continue with run(resume=True) when it answers again."
 
 
 class LedgerUnavailable(SpaceError):
-    """A ledger's database does not answer at present; it may answer the same question later."""
+    """A ledger's database does not answer at present; it may answer the same question later.
+
+    Args:
+        reason: Ledger and what its database says.
+        advice: What the user can do.
+    """
+
+    def __init__(self, reason: str, advice: str) -> None:
+        super().__init__(f"{reason}. {advice}")
+        self.reason = reason
 
 
 class Database:
@@ -80,9 +89,10 @@ class Database:
         except sa.exc.IntegrityError:  # says which of several processes was first
             raise
         except sa.exc.SQLAlchemyError as error:
-            passing = isinstance(error, sa.exc.OperationalError | sa.exc.InterfaceError | sa.exc.TimeoutError)
-            kind = LedgerUnavailable if passing else SpaceError
-            raise kind(self._said(f"the ledger {self.name!r} failed", error)) from None
+            reason, advice = self._reason(f"the ledger {self.name!r} failed", error)
+            if isinstance(error, sa.exc.OperationalError | sa.exc.InterfaceError | sa.exc.TimeoutError):
+                raise LedgerUnavailable(reason, advice) from None
+            raise SpaceError(f"{reason}. {advice}") from None
 
     def close(self) -> None:
         """Close every connection."""
@@ -175,14 +185,15 @@ class Database:
             return SpaceError(
                 f"the ledger {self.name!r} needs the package {error.name}: pip install {package}."
             )
-        return SpaceError(self._said(f"the ledger {self.name!r} cannot be opened", error))
+        reason, advice = self._reason(f"the ledger {self.name!r} cannot be opened", error)
+        return SpaceError(f"{reason}. {advice}")
 
-    def _said(self, what: str, error: Exception) -> str:
-        """Return a sentence with the database's own words, without passwords, and what to do."""
-        reason = str(getattr(error, "orig", None) or error)
-        reason = " ".join(without_secrets(reason, self.url).split()).rstrip(".")
-        advice = next((text for word, text in _ADVICE.items() if word in reason), _LATER)
-        return f"{what}: {reason}. {advice}"
+    def _reason(self, what: str, error: Exception) -> tuple[str, str]:
+        """Return what failed in the database's own words, without passwords, and what to do."""
+        words = str(getattr(error, "orig", None) or error)
+        words = " ".join(without_secrets(words, self.url).split()).rstrip(".")
+        advice = next((text for word, text in _ADVICE.items() if word in words), _LATER)
+        return f"{what}: {words}", advice
 
 
 def _file_of(url: sa.URL) -> Path | None:

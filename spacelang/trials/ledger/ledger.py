@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import sqlalchemy as sa
 from ...errors import SpaceError
 from ..trial import Proposal, Report, Trial
 from .database import Database
+from .owner import described
 from .schema import TRIALS, dumped, dumped_reports, new_row, trial_of
 from .studies import DEFAULT_STUDY, find, join
 
@@ -30,6 +32,10 @@ class Claim:
     number: int
     owner: str
     until: float
+
+    def __str__(self) -> str:
+        until = datetime.fromtimestamp(self.until).isoformat(" ", "seconds")
+        return f"{self.number} ({described(self.owner)}, claimed until {until})"
 
 
 class Ledger:
