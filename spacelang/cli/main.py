@@ -14,6 +14,7 @@ COMMANDS = {
     "demo": "demo",
     "draw": "draw_command",
     "info": "info",
+    "ledger": "ledger_command",
 }
 BAD_INPUT = 2
 INTERRUPTED = 130

@@ -57,9 +57,39 @@ class RunFolder:
         return self.root / f"latency{name and '-'}{name}.yaml"
 
     @property
+    def trials(self) -> Path:
+        """The ledger of a multi-trial search, unless it is elsewhere."""
+        return self.root / "trials.db"
+
+    @property
     def architectures(self) -> Path:
         """Folder of exported architectures."""
         return self.root / "architectures"
+
+    def record(self) -> dict[str, Any]:
+        """Return the contents of experiment.yaml, or an empty dict where there is none."""
+        record = load_yaml(self.description) if self.description.exists() else {}
+        return record if isinstance(record, dict) else {}
+
+    def ledger_of_trials(self, url: str | None = None) -> tuple[str | Path, str | None]:
+        """Return where the trials of this run are, and the name of their study if it is known.
+
+        Args:
+            url: URL of the database, needed where it has a password, which is not kept here.
+
+        Raises:
+            SpaceError: The folder holds no multi-trial search, or the URL lacks its password.
+        """
+        record = self.record()
+        if "objectives" not in record and not (self.trials.exists() or url):
+            raise SpaceError(f"the folder {str(self.root)!r} holds no multi-trial search.")
+        place = url or record.get("ledger") or self.trials
+        if "***" in str(place) and "://" in str(place):
+            raise SpaceError(
+                f"the trials of {str(self.root)!r} are in {place}, and the password is not kept; pass the "
+                "whole URL: --ledger URL."
+            )
+        return place, record.get("study")
 
     def begin(self, record: Mapping[str, Any], *, resume: bool, begun: bool) -> None:
         """Claim the folder for a run; an earlier run that left nothing to continue from is overwritten.
@@ -148,8 +178,8 @@ def finished(folder: Path, why: str = "", trials: str = "") -> str:
 def stopped(folder: Path, why: str, trials: str) -> str:
     """Return a line for the end of a search that leaves trials behind; see `finished`."""
     return (
-        f"Search stopped, but not finished: {why}; {trials}; its run folder is {str(folder)!r}. Continue it with "
-        "experiment.run(resume=True)."
+        f"Search stopped, but not finished: {why}; {trials}; its run folder is {str(folder)!r}. Continue it "
+        "with experiment.run(resume=True)."
     )
 
 

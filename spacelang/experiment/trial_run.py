@@ -12,7 +12,7 @@ from torch import nn
 
 from ..costs import CostLimit, ExpectedCost, LatencyTable, expected_cost, measure_latency
 from ..errors import SpaceError, require_integer, short
-from ..files import load_yaml, remove_leftovers
+from ..files import remove_leftovers
 from ..language import Architecture, Space, open_decisions
 from ..trials import (
     ArchitectureEvaluator,
@@ -254,7 +254,7 @@ class TrialRun:
 
     def _ledger(self, record: Mapping[str, Any]) -> Ledger:
         """Return the ledger of this search, begun if it is not there."""
-        url = self.settings.ledger or self._folder.root / "trials.db"
+        url = self.settings.ledger or self._folder.trials
         return Ledger(url, self.settings.study, {name: record[name] for name in IDENTITY})
 
     def _begin(self, record: Mapping[str, Any], ledger: Ledger, *, resume: bool) -> None:
@@ -375,36 +375,16 @@ def mirror(directory: Path, storage: Any, url: str | None = None) -> optuna.Stud
         SpaceError: The folder holds no multi-trial search, or its ledger needs a password.
     """
     folder = RunFolder(directory)
-    record = load_yaml(folder.description) if folder.description.exists() else {}
-    if not isinstance(record, dict) or "objectives" not in record:
+    record = folder.record()
+    if "objectives" not in record:
         raise SpaceError(f"the folder {str(directory)!r} holds no multi-trial search.")
-    ledger = Ledger(recorded_ledger(directory, record, url), record.get("study"))
+    ledger = Ledger(*folder.ledger_of_trials(url))
     try:
         trials = ledger.trials()
     finally:
         ledger.close()
     objectives = [parse_objective(text) for text in record["objectives"]]
     return to_optuna(trials, objectives, candidates_seen(trials), storage, directory.resolve().name)
-
-
-def recorded_ledger(directory: Path, record: Mapping[str, Any], url: str | None = None) -> str | Path:
-    """Return where the trials of a run folder are: a path, or a URL that does not lack its password.
-
-    Args:
-        directory: Run folder.
-        record: Contents of its experiment.yaml.
-        url: URL that the user gave.
-
-    Raises:
-        SpaceError: The URL needs a password.
-    """
-    place: str | Path = url or record.get("ledger") or directory / "trials.db"
-    if "***" in str(place) and "://" in str(place):
-        raise SpaceError(
-            f"the trials of {str(directory)!r} are in {place}, and the password is not kept; pass the whole "
-            "URL: --ledger URL."
-        )
-    return place
 
 
 def _default_objective(evaluator: object) -> Objective:

@@ -16,11 +16,11 @@ from .schema import METADATA, SCHEMA, STUDIES, TRIALS
 
 _ADVICE = {
     "full": "Free some space on its disk, then continue with run(resume=True).",
-    "malformed": "The file is damaged: restore it from a backup, or search again in another directory.",
-    "not a database": "The file is damaged or something else: restore it from a backup, or use another one.",
     "readonly": "Make the file and its folder writable, then continue with run(resume=True).",
     "locked": "Another process holds it: end that one, then continue with run(resume=True).",
 }
+_DAMAGED = ("malformed", "not a database")
+_RESTORE = "The file is damaged: restore it from a backup, or search again in another directory."
 _LATER = "Continue with run(resume=True) when it answers again."
 
 
@@ -29,12 +29,16 @@ class LedgerUnavailable(SpaceError):
 
     Args:
         reason: Ledger and what its database says.
-        advice: What the user can do.
+        advice: Way out for the user.
     """
 
     def __init__(self, reason: str, advice: str) -> None:
         super().__init__(f"{reason}. {advice}")
         self.reason = reason
+
+
+class LedgerDamaged(SpaceError):
+    """A ledger's file is no whole database."""
 
 
 class Database:
@@ -89,10 +93,7 @@ class Database:
         except sa.exc.IntegrityError:  # says which of several processes was first
             raise
         except sa.exc.SQLAlchemyError as error:
-            reason, advice = self._reason(f"the ledger {self.name!r} failed", error)
-            if isinstance(error, sa.exc.OperationalError | sa.exc.InterfaceError | sa.exc.TimeoutError):
-                raise LedgerUnavailable(reason, advice) from None
-            raise SpaceError(f"{reason}. {advice}") from None
+            raise self._failure(f"the ledger {self.name!r} failed", error) from None
 
     def close(self) -> None:
         """Close every connection."""
@@ -185,15 +186,19 @@ class Database:
             return SpaceError(
                 f"the ledger {self.name!r} needs the package {error.name}: pip install {package}."
             )
-        reason, advice = self._reason(f"the ledger {self.name!r} cannot be opened", error)
-        return SpaceError(f"{reason}. {advice}")
+        return self._failure(f"the ledger {self.name!r} cannot be opened", error)
 
-    def _reason(self, what: str, error: Exception) -> tuple[str, str]:
-        """Return what failed in the database's own words, without passwords, and what to do."""
+    def _failure(self, what: str, error: Exception) -> SpaceError:
+        """Return what failed in the database's own words, without passwords, with what to do."""
         words = str(getattr(error, "orig", None) or error)
         words = " ".join(without_secrets(words, self.url).split()).rstrip(".")
+        reason = f"{what}: {words}"
+        if any(word in words for word in _DAMAGED):
+            return LedgerDamaged(f"{reason}. {_RESTORE}")
         advice = next((text for word, text in _ADVICE.items() if word in words), _LATER)
-        return f"{what}: {words}", advice
+        if isinstance(error, sa.exc.OperationalError | sa.exc.InterfaceError | sa.exc.TimeoutError):
+            return LedgerUnavailable(reason, advice)
+        return SpaceError(f"{reason}. {advice}")
 
 
 def _file_of(url: sa.URL) -> Path | None:

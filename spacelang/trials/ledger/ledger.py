@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -11,12 +11,14 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from ...errors import SpaceError
+from ...errors import SpaceError, listed
 from ..trial import Proposal, Report, Trial
 from .database import Database
 from .owner import described
 from .schema import TRIALS, dumped, dumped_reports, new_row, trial_of
 from .studies import DEFAULT_STUDY, find, join
+
+_FREE = {"owner": "", "lease_until": 0.0}
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,8 @@ class Ledger:
         url: URL of a database, such as "postgresql+psycopg://host/name", or the path of an SQLite file.
             SQLite runs in WAL mode; its file must not be on a network file system.
         study: Name of the study. Default: "search" for one to join, and else the only one of the database.
-        identity: What the search is: the study is begun, or joined if it is the same. Without it, a study
-            that is there is opened.
+        identity: Description of the search: the study is begun, or joined if it is the same. Without it, a
+            study that is there is opened.
         clock: Returns seconds since 1970; machines that share a ledger must agree on them to within a lease.
 
     Raises:
@@ -206,7 +208,30 @@ class Ledger:
 
     def release(self, number: int, owner: str) -> bool:
         """Release a trial for anyone to claim; return whether it was the owner's."""
-        return self._update_owned(number, owner, {"state": "waiting", "owner": "", "lease_until": 0.0})
+        return self._update_owned(number, owner, {"state": "waiting", **_FREE})
+
+    def retry(self, numbers: Sequence[int] = ()) -> list[int]:
+        """Have failed trials run again; return their numbers.
+
+        Args:
+            numbers: Failed trials; all of them by default.
+
+        Raises:
+            SpaceError: One of them has not failed; nothing is changed.
+        """
+        query = sa.select(TRIALS.c.number, TRIALS.c.state).where(self._here).order_by(TRIALS.c.number)
+        with self._database.transaction() as connection:
+            states = {row.number: row.state for row in connection.execute(query)}
+            chosen = sorted(set(numbers)) or [n for n, state in states.items() if state == "failed"]
+            wrong = [f"{n} ({states.get(n, 'no such trial')})" for n in chosen if states.get(n) != "failed"]
+            if wrong:
+                raise SpaceError(f"only failed trials can run again; these have not failed: {listed(wrong)}.")
+            free = {"state": "waiting", "reports": "[]", "error": "", "duration": 0.0} | _FREE
+            for number in chosen:
+                connection.execute(
+                    sa.update(TRIALS).where(self._here, TRIALS.c.number == number).values(free)
+                )
+        return chosen
 
     def close(self) -> None:
         """Close every connection."""

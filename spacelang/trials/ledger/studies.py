@@ -24,7 +24,7 @@ class Study:
     Attributes:
         id: Its number in the database.
         name: Its name, unique in the database.
-        identity: What must be equal for two runs to be of one search.
+        identity: Settings that must be equal for two runs to be of one search.
     """
 
     id: int
