@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import stat
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -21,7 +22,7 @@ from ..errors import SpaceError, quoted
 from ..files.plain import plain
 from ..files.storage import file_errors, write_atomic
 from ..files.yaml_files import dump_yaml, load_yaml
-from ..language import model_context, require_frozen
+from ..language import Space, is_frozen, model_context, require_frozen
 
 WEIGHTS = "model.safetensors"
 DESCRIPTION = "architecture.yaml"
@@ -108,7 +109,9 @@ def load_bundle(
         path: the folder.
         model: a frozen network to load the weights into, strictly.
         space: instead of `model`, a ModelSpace class, called under `model_context(arch)` with the stored
-            constructor arguments, or a factory without arguments; gives `.model` in the stored precision.
+            constructor arguments, or a factory without arguments; gives `.model` in the stored precision. A
+            network that `freeze` took from a space or a supernet is built as a space and frozen, with a
+            warning where that differs: searches often train batch norms without weights.
 
     Raises:
         SpaceError: a missing or damaged file, or weights that do not fit; names the tensors and shapes.
@@ -120,8 +123,12 @@ def load_bundle(
     weights = _read_weights(folder, record)
     arch = record["architecture"]
     if space is not None:
-        model = _build(space, arch, record["space"])
+        make = _maker(space, record["space"])
+        with model_context(arch):
+            model = make()
         require_frozen(model, "load weights into")
+        if model.state_dict().keys() != weights.keys():
+            model = _inheriting(make, arch, weights, folder) or model
         _match_precision(model, weights)
     if model is not None:
         require_frozen(model, "load weights into")
@@ -271,8 +278,8 @@ def _read_accounted(path: Path) -> bytes:
         return file.read(found.st_size)
 
 
-def _build(space: Callable[..., nn.Module], arch: dict[str, Any], described: dict[str, Any]) -> nn.Module:
-    """Construct the frozen network: a class gets the stored arguments, a factory gets none."""
+def _maker(space: Callable[..., nn.Module], described: dict[str, Any]) -> Callable[[], nn.Module]:
+    """Return what constructs the network: a class gets the stored arguments, a factory gets none."""
     name = getattr(space, "__qualname__", type(space).__name__)
     if isinstance(space, nn.Module) or not callable(space):
         raise SpaceError(
@@ -288,16 +295,39 @@ def _build(space: Callable[..., nn.Module], arch: dict[str, Any], described: dic
         arguments = dict(described["arguments"])
         for key in described["tuples"]:
             arguments[key] = tuple(arguments.get(key) or ())
-    try:
-        with model_context(arch):
+
+    def make() -> nn.Module:
+        try:
             model = space(**arguments)
-    except TypeError as error:
-        raise SpaceError(
-            f"cannot build {name} with the stored arguments {quoted(arguments)}: {error}. The bundle was "
-            f"saved from {described['class']!r}."
-        ) from error
-    if not isinstance(model, nn.Module):
-        raise SpaceError(f"space={name} built a {type(model).__name__}; expected a torch.nn.Module.")
+        except TypeError as error:
+            raise SpaceError(
+                f"cannot build {name} with the stored arguments {quoted(arguments)}: {error}. The bundle was "
+                f"saved from {described['class']!r}."
+            ) from error
+        if not isinstance(model, nn.Module):
+            raise SpaceError(f"space={name} built a {type(model).__name__}; expected a torch.nn.Module.")
+        return model
+
+    return make
+
+
+def _inheriting(
+    make: Callable[[], nn.Module], arch: Mapping[str, Any], weights: Mapping[str, Tensor], folder: Path
+) -> nn.Module | None:
+    """Return the network as `freeze` takes it from a space, if it is that which the bundle holds."""
+    space = make()
+    if not isinstance(space, Space) or is_frozen(space):
+        return None
+    known = space.decision_space.by_label
+    model = space.freeze({label: value for label, value in arch.items() if label in known})
+    if model.state_dict().keys() != weights.keys():
+        return None
+    warnings.warn(
+        f"the network in '{folder}' inherited its weights from a search, which builds {type(space).__name__} "
+        "with other layers than model_context does (such as batch norms without weights); it is loaded as it "
+        "was searched. To retrain, build a new one under model_context(bundle.arch).",
+        stacklevel=3,
+    )
     return model
 
 
@@ -324,6 +354,7 @@ def _fill(model: nn.Module, weights: Mapping[str, Tensor], folder: Path) -> None
     if problems:
         raise SpaceError(
             f"the weights in '{folder}' do not fit {type(model).__name__}: {'; '.join(problems)}. Build the "
-            "model with the architecture and the constructor arguments of the bundle."
+            "model with the architecture and the constructor arguments of the bundle, or pass space=, which "
+            "also builds a network as a search does."
         )
     model.load_state_dict(dict(weights), strict=True)

@@ -145,9 +145,8 @@ def test_trials_begin_with_given_weights(tmp_path: Path) -> None:
     assert not (tmp_path / "fresh" / "given.safetensors").exists()
 
 
-@pytest.mark.slow
 def test_given_weights_travel_to_other_processes(tmp_path: Path) -> None:
-    run = trials(tmp_path, sevens(Net()), weights="given", executor=ProcessPool(1, start_method="spawn"))
+    run = trials(tmp_path, sevens(Net()), weights="given", executor=ProcessPool(1, start_method="fork"))
     run.run()
     assert [trial.metrics["default"] for trial in run.history] == [1.0, 1.0]
 

@@ -12,6 +12,8 @@ from torch import nn
 
 from spacelang import SpaceError, load_bundle, model_context, save_bundle
 from spacelang.files import dump_yaml, load_yaml
+from spacelang.hub import DARTS
+from spacelang.supernet import Supernet
 
 
 def mlp(width: int = 4) -> nn.Module:
@@ -260,3 +262,31 @@ def test_the_same_network_gives_the_same_bytes(tmp_path: Path) -> None:
     one, two = (save_bundle(model, {"a": 1}, tmp_path / name) for name in "ab")
     for file in one.iterdir():
         assert file.read_bytes() == (two / file.name).read_bytes()
+
+
+# -- networks with inherited weights -----------------------------------------------------------------------
+
+
+def test_a_network_frozen_from_a_search_loads_into_what_a_factory_builds(tmp_path: Path) -> None:
+    """In a search batch norms have no weights, and follow pools too; the arguments tell the class so."""
+
+    def build() -> nn.Module:
+        return DARTS(4, 3, (1, 8, 10), num_nodes=2)
+
+    space = build()
+    supernet = Supernet(space)
+    arch = space.default()
+    model = supernet.freeze(arch).eval()
+    path = save_bundle(model, arch, tmp_path / "b")
+    x = torch.randn(2, 1, 8, 8)
+    with pytest.warns(UserWarning, match="inherited its weights from a search"):
+        from_factory = load_bundle(path, space=build).model
+    for loaded in (from_factory, load_bundle(path, space=DARTS).model):
+        assert loaded is not None
+        assert torch.allclose(loaded.eval()(x), model(x), atol=1e-6)  # the supernet's layout is channels_last
+        state = loaded.state_dict()
+        assert all(torch.equal(state[name], tensor) for name, tensor in model.state_dict().items())
+    with model_context(arch):
+        affine = build()
+    with pytest.raises(SpaceError, match="or pass space="):
+        load_bundle(path, affine)
