@@ -66,6 +66,19 @@ class RunFolder:
         """Folder of exported architectures."""
         return self.root / "architectures"
 
+    def create(self) -> None:
+        """Make the folder unless it is there.
+
+        Raises:
+            SpaceError: There is something else in its place, or it may not be written to.
+        """
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SpaceError(
+                f"the run folder {str(self.root)!r} cannot be made: {error.strerror}. Pass another directory."
+            ) from error
+
     def record(self) -> dict[str, Any]:
         """Return the contents of experiment.yaml, or an empty dict where there is none."""
         record = load_yaml(self.description) if self.description.exists() else {}

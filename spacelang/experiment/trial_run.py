@@ -206,7 +206,7 @@ class TrialRun:
 
     def run(self, record: Mapping[str, Any], *, resume: bool) -> None:
         """Search; `record` describes the run."""
-        self._folder.root.mkdir(parents=True, exist_ok=True)
+        self._folder.create()
         record = {**record, **self._record()}
         ledger = self._ledger(record)
         try:
