@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import random
 import signal
 import time
 from pathlib import Path
@@ -18,7 +17,7 @@ from spacelang.costs import CostLimit
 from spacelang.evaluators import Functional
 from spacelang.files import load_yaml
 from spacelang.strategies.multi_trial import Optuna, PolicyGradient, Random, RegularizedEvolution
-from spacelang.trials import InProcess, Ledger, Maximize, Minimize, ProcessPool
+from spacelang.trials import InProcess, Ledger, Maximize, Minimize
 
 from ..toys import trials as toy
 
@@ -187,38 +186,10 @@ def test_a_used_folder_is_not_overwritten(tmp_path: Path) -> None:
         experiment(tmp_path, max_trials=1, objectives=[Minimize("default")]).run(resume=True)
 
 
-def _drive(folder: Path, pool: bool, ledger: str | None = None) -> None:
+def _drive(folder: Path, ledger: str) -> None:
     """Body of a driver process."""
-    executor = ProcessPool(2, start_method="fork") if pool else InProcess()
-    run = experiment(folder, toy.slow, space=toy.Chain(4), max_trials=60, executor=executor, ledger=ledger)
+    run = experiment(folder, toy.slow, space=toy.Chain(4), max_trials=60, ledger=ledger)
     run.run(resume=True)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("pool", [False, True])
-def test_kill_the_driver_again_and_again(tmp_path: Path, pool: bool) -> None:
-    """SIGKILL at 20 random moments of one search; resumed each time, none is lost and none is twice."""
-    context: Any = multiprocessing.get_context("fork")
-    moments = random.Random(0)
-    for _ in range(20):
-        driver = context.Process(target=_drive, args=(tmp_path / "run", pool))
-        driver.start()
-        time.sleep(moments.uniform(0.05, 0.2))
-        driver.kill()
-        driver.join()
-    driver = context.Process(target=_drive, args=(tmp_path / "run", pool))
-    driver.start()
-    driver.join()
-    trials = Ledger(tmp_path / "run" / "trials.db").trials()
-    assert [trial.number for trial in trials] == list(range(60))
-    assert {trial.state for trial in trials} == {"done"}
-    assert len({json.dumps(trial.arch) for trial in trials}) == 60
-    if not pool:  # with two at a time, what was running when a proposal was made is chance
-        whole = experiment(tmp_path / "whole", toy.noisy, space=toy.Chain(4), max_trials=60)
-        whole.run()
-        assert [(t.arch, t.seed, t.metrics) for t in trials] == [
-            (t.arch, t.seed, t.metrics) for t in whole.history
-        ]
 
 
 class LastFirst(InProcess):
@@ -251,7 +222,7 @@ def test_a_long_trial_does_not_make_others_slower(tmp_path: Path, monkeypatch: p
 def test_two_machines_share_a_ledger(tmp_path: Path, url: str) -> None:
     """Together they do what one would have done alone, each trial once; one of them is killed on the way."""
     context: Any = multiprocessing.get_context("fork")
-    drivers = [context.Process(target=_drive, args=(tmp_path / name, False, url)) for name in ("a", "b", "c")]
+    drivers = [context.Process(target=_drive, args=(tmp_path / name, url)) for name in ("a", "b", "c")]
     for driver in drivers:
         driver.start()
     time.sleep(0.5)
