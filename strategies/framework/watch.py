@@ -36,7 +36,8 @@ class Watch:
         trainer, module = self._training.trainer, self._training.module
         batch = trainer.fit_loop.epoch_loop.batch_idx
         place = f"{what} in epoch {trainer.current_epoch}, batch {batch} (both counted from 0)"
-        self._seen.append((place, torch.isfinite(largest(tensors))))
+        number = tensors[0] if len(tensors) == 1 and tensors[0].dim() == 0 else largest(tensors)
+        self._seen.append((place, torch.isfinite(number.detach())))
         at_once = trainer.world_size == 1 and module.device.type == "cpu"
         if at_once or len(self._seen) == _EVERY:
             self.look()
