@@ -89,6 +89,10 @@ class Heartbeat:
         self._stop.set()
         self._thread.join()
 
+    def fail(self, error: Exception) -> None:
+        """Note that the ledger was found lost elsewhere; the first failure counts."""
+        self.failure = self.failure or error
+
     def require(self) -> None:
         """Raise the failure if there is one."""
         if self.failure is not None:
@@ -100,6 +104,6 @@ class Heartbeat:
             while not self._wait(pause):
                 patiently(self._renew, seconds=self._lease - pause, clock=self._clock, wait=self._wait)
         except LedgerUnavailable as error:
-            self.failure = SpaceError(f"the search ends, because its trials' leases ran out: {error}")
+            self.fail(SpaceError(f"the search ends, because its trials' leases ran out: {error}"))
         except Exception as error:  # whatever it is, the trials are not kept any longer
-            self.failure = error
+            self.fail(error)

@@ -135,7 +135,6 @@ class TrialSearch:
         self._heart.start()  # a thread, since a trial of the in-process executor keeps this one busy
         try:
             while True:
-                self._heart.require()
                 self._refresh()
                 self._fill(start)
                 if self._running:
@@ -273,8 +272,9 @@ class TrialSearch:
             return self.ledger.renew(trial.number, self._owner, LEASE, trial.reports)
         except LedgerUnavailable:
             return True  # the heartbeat tries again
-        except SpaceError:
-            return False  # the ledger is lost; the driver's next look at it says why
+        except SpaceError as error:
+            self._heart.fail(error)
+            return False
 
     def _goes_on(self, trial: Trial) -> bool:
         """Return whether the strategy lets a running trial continue."""
@@ -357,16 +357,16 @@ class TrialSearch:
 
     def _drop_lost(self) -> None:
         """Cancel the running trials that are another's by now."""
+        self._heart.require()
         for number in sorted(self._lost & self._running.keys()):
             self._executor.cancel(number)
             with self._lock:
                 del self._running[number]
-            if self._heart.failure is None:
-                warnings.warn(
-                    f"the lease of trial {number} ran out and another worker has it now, so it is cancelled "
-                    "here. Was this machine asleep, or is its clock wrong?",
-                    stacklevel=2,
-                )
+            warnings.warn(
+                f"the lease of trial {number} ran out and another worker has it now, so it is cancelled "
+                "here. Was this machine asleep, or is its clock wrong?",
+                stacklevel=2,
+            )
 
     def _know(self, trial: Trial) -> None:
         self.history.add(trial)

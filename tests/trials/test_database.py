@@ -152,7 +152,18 @@ def at_third(action: Callable[[], object]) -> Callable[[nn.Module], float]:
     return measure
 
 
-@pytest.mark.parametrize("what", ["folder", "database"])
+def reporting(action: Callable[[], object]) -> Callable[..., float]:
+    """An evaluator that does something before its first report."""
+
+    def measure(model: nn.Module, report: Callable[[dict[str, float], int], None]) -> float:
+        action()
+        report({"default": 1.0}, 0)
+        raise AssertionError("it was told to stop")
+
+    return measure
+
+
+@pytest.mark.parametrize("what", ["folder", "database", "database before a report"])
 def test_a_ledger_that_is_removed_during_the_search(tmp_path: Path, what: str) -> None:
     folder = tmp_path / "run"
 
@@ -162,8 +173,9 @@ def test_a_ledger_that_is_removed_during_the_search(tmp_path: Path, what: str) -
         else:
             os.unlink(folder / "trials.db")
 
+    measure = reporting(remove) if "report" in what else at_third(remove)
     with pytest.raises(SpaceError, match=r"run/trials.db' was removed or replaced while it was in use"):
-        search(folder, at_third(remove), keep_weights=0).run()
+        search(folder, measure, keep_weights=0).run()
     assert not (folder / "trials.db").exists()
 
 
