@@ -72,7 +72,7 @@ def remove_leftovers(folder: Path, of: str = "*") -> None:
     """Delete temporary files whose writers were killed: nobody holds their locks.
 
     Args:
-        folder: Where they are.
+        folder: Folder that holds them.
         of: Pattern of the names of the files that were to be written.
     """
     for name in glob.glob(f".{of}.{'?' * 2 * _TOKEN}.tmp", root_dir=folder):

@@ -72,7 +72,7 @@ class Trial:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What this trial tries, as hyper-parameters for a logger."""
+        """The choices of this trial, as hyper-parameters for a logger."""
         chosen: dict[str, Any] = {"trial": self.number, "architecture": dict(self.arch)}
         return chosen | ({"overrides": dict(self.overrides)} if self.overrides else {})
 
