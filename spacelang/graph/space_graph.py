@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -28,8 +29,8 @@ _OF_CHOICES = ("decisions", "groups", "row", "columns")
 def space_graph(space: Space, example_inputs: Sequence[Any] | None = None) -> nx.MultiDiGraph:
     """The space as a graph: feature maps are nodes, candidate operations parallel edges.
 
-    Attributes are strings, numbers and lists of them, so that the graph can be saved; one that is not
-    known is absent. Edges have a `kind`:
+    Attributes are strings and numbers, so that networkx can write the graph in any format; lists are JSON
+    text, and one that is not known is absent. Edges have a `kind`:
 
     - "candidate", keyed by the candidate's name: an operation of a `LayerChoice` or `Cell`, an input of an
       `InputChoice`, a depth of a `Repeat` (from the block where it ends to the output);
@@ -91,11 +92,20 @@ def to_networkx(graph: RegionGraph) -> nx.MultiDiGraph:
     """Write every region and edge."""
     written = _empty(graph)
     for end in graph.ends():
-        written.add_node(str(end), **_node_attributes(end))
+        written.add_node(str(end), **_writable(_node_attributes(end)))
     for edge in graph.edges:
         attributes = {"kind": edge.kind, **edge.attributes, **_cost(edge), "condition": str(edge.condition)}
-        written.add_edge(str(edge.source), str(edge.target), key=edge.key, **attributes)
+        written.add_edge(str(edge.source), str(edge.target), key=edge.key, **_writable(attributes))
     return written
+
+
+def _writable(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return attributes as formats of graphs can hold them: lists as JSON text."""
+    scalars = {name: value for name, value in attributes.items() if value is not None}
+    return {
+        name: value if isinstance(value, str | int | float) else json.dumps(exported(value))
+        for name, value in scalars.items()
+    }
 
 
 def select(graph: RegionGraph, arch: Mapping[str, Any]) -> tuple[list[End], list[tuple[Edge, int]]]:
@@ -123,7 +133,7 @@ def selection_to_networkx(graph: RegionGraph, arch: Mapping[str, Any]) -> nx.Mul
         attributes.pop("condition", None)
         if end.region.held:
             attributes["arguments"] = held_text(end, arch)
-        written.add_node(str(end), **attributes)
+        written.add_node(str(end), **_writable(attributes))
     ranks = concat_ranks(edges)
     for edge, count in edges:
         attributes = {"kind": edge.kind, **edge.attributes, **_cost(edge, arch)}
@@ -135,7 +145,7 @@ def selection_to_networkx(graph: RegionGraph, arch: Mapping[str, Any]) -> nx.Mul
             attributes["position"] = ranks[edge]
         if edge.kind == "layer":
             attributes["arguments"] = chosen_text(edge, arch)
-        written.add_edge(str(edge.source), str(edge.target), key=edge.key, **attributes)
+        written.add_edge(str(edge.source), str(edge.target), key=edge.key, **_writable(attributes))
     return written
 
 

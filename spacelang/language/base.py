@@ -21,6 +21,7 @@ from .decisions import Architecture, Decision
 from .given_weights import are_others, copy_weights, norms
 from .labels import root_scope, warn_of_lost
 from .misuse import failed, layer_error, layer_under_construction
+from .nesting import levels_of, make_room
 from .primitive import BuilderType, Primitive, Undecided, collect, frozen_copy, held_values
 from .values import Value, decisions_of
 
@@ -74,12 +75,20 @@ def _copied_argument(argument: Any, memo: dict[int, Any]) -> Any:
 class _SpaceType(BuilderType):
     """Constructing a space numbers its labels, records its arguments and checks it as a whole."""
 
+    @property
+    def __jit_unused_properties__(cls) -> list[str]:
+        """Properties that `torch.jit.script` is not to compile: those of every space."""
+        return [
+            name for name in dir(cls) if is_reserved(cls, name) and isinstance(getattr(cls, name), property)
+        ]
+
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         context = current_context()
         building = nullcontext() if context is None else context.building()
         with root_scope() as declared, building, unknown_explained(cls, kwargs), _layers_explained():
             space = super().__call__(*args, **kwargs)
         space.__dict__["_call"] = _Call(args, kwargs)
+        make_room(levels_of(space))
         if context is None:
             space.__dict__["_decision_space"] = collect(space)
             kept = space._decision_space.by_label  # clashing labels raise here, not at first use

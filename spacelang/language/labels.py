@@ -15,6 +15,7 @@ from torch import nn
 
 from ..errors import SpaceError
 from .decisions import Decision, clash
+from .nesting import make_room
 
 _OWN_CODE = (f"{__package__}.", f"{__package__.rpartition('.')[0]}.nn.", "contextlib")
 
@@ -46,6 +47,7 @@ class _Scope:
     automatic: str = ""
     counts: dict[tuple[str, str], int] = field(default_factory=dict)
     declared: Declared = field(default_factory=dict)
+    levels: int = 0  # of candidates and blocks, one inside another
 
     def number(self, kind: str) -> int:
         """Count one more unlabelled `kind` here, from 1."""
@@ -93,7 +95,7 @@ def label_scope(name: str) -> Iterator[None]:
     """
     outer = _scope.get() or _Scope()
     explicit, automatic = _join(outer.explicit, name), _join(outer.automatic, name)
-    with _entered(_Scope(explicit, automatic, outer.counts, outer.declared)):
+    with _entered(_Scope(explicit, automatic, outer.counts, outer.declared, outer.levels)):
         yield
 
 
@@ -104,7 +106,9 @@ def branch_scope(label: str, branch: object) -> Iterator[None]:
     Counts start at one, so building one candidate alone (freezing) numbers it as building all of them does.
     """
     outer = _scope.get() or _Scope()
-    with _entered(_Scope(outer.explicit, f"{label}/{branch}", {}, outer.declared)):
+    levels = outer.levels + 1
+    make_room(3 * levels)  # a choice, its list of candidates, and the candidate
+    with _entered(_Scope(outer.explicit, f"{label}/{branch}", {}, outer.declared, levels)):
         yield
 
 

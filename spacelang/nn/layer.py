@@ -73,19 +73,19 @@ class LayerSpec:
     def slices(self, largest: nn.Module, layer: nn.Module) -> dict[str, Tensor]:
         """Return views of the parameters and buffers of `largest`, cut to the shapes of `layer`, by name."""
         sources = dict(_tensors(largest))
-        return {name: self._cut(name, sources.get(name), like, largest) for name, like in _tensors(layer)}
+        return {name: self._cut(name, sources, like, largest) for name, like in _tensors(layer)}
 
     def sliced(self, largest: nn.Module, arch: Mapping[str, Any]) -> nn.Module:
         """Return the plain layer of an architecture with copies of its slices of `largest`."""
-        sources = dict(_tensors(largest))
         # First weights are overwritten: whatever the default device, draw them where no generator advances.
-        device = torch.device("meta" if any(tensor.is_meta for tensor in sources.values()) else "cpu")
+        device = torch.device("meta" if any(tensor.is_meta for _, tensor in _tensors(largest)) else "cpu")
         with torch_generators_kept(), device:
             layer = self.build(arch)
-        cuts = self.slices(largest, layer)
+        with torch.enable_grad():  # else slices do not say whether they are trained
+            cuts = self.slices(largest, layer)
         for name, tensor in _tensors(layer):
             tensor.data = cuts[name].detach().clone()  # device, dtype and memory layout with it
-            tensor.requires_grad_(sources[name].requires_grad)
+            tensor.requires_grad_(cuts[name].requires_grad)
         return layer.train(largest.training)
 
     def first(self, dim: int, room: int) -> int:
@@ -94,7 +94,18 @@ class LayerSpec:
         is_convolution = issubclass(self.layer_type, nn.modules.conv._ConvNd)
         return room // 2 if is_convolution and dim >= 2 else 0
 
-    def _cut(self, name: str, source: Tensor | None, like: Tensor, largest: nn.Module) -> Tensor:
+    def _cut(self, name: str, sources: dict[str, Tensor], like: Tensor, largest: nn.Module) -> Tensor:
+        path = name[: name.rfind(".") + 1]
+        projections = [f"{path}{projection}" for projection in _PROJECTIONS]
+        joint = f"{path}in_proj_weight"
+        if name == joint and name not in sources and sources.keys() >= set(projections):
+            rows = like.chunk(3)
+            return torch.cat(
+                [self._cut(p, sources, r, largest) for p, r in zip(projections, rows, strict=True)]
+            )
+        source = sources.get(name)
+        if name in projections and source is None and joint in sources:
+            source = sources[joint].chunk(3)[projections.index(name)]
         if source is None or source.dim() != like.dim():
             raise SpaceError(f"{self}: {name} of one choice has no counterpart in the largest layer.")
         stacked = _stacked_blocks(largest, name)
@@ -119,6 +130,10 @@ _SHARED: dict[type[nn.Module], str] = {
     nn.GroupNorm: "num_groups",
 }
 """Arguments that say among how many the weights are shared out, and not their shapes."""
+
+
+_PROJECTIONS = ("q_proj_weight", "k_proj_weight", "v_proj_weight")
+"""Weights of attention whose keys or values have sizes of their own; otherwise they are one tensor."""
 
 
 def _stacked_blocks(layer: nn.Module, name: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -57,12 +58,12 @@ def _weight(
     tables: Mapping[str, list[list[float | None]]],
 ) -> float | None:
     """Return the weight of one edge, or None when it is pruned."""
-    labels = attributes.get("groups")
+    labels = json.loads(attributes.get("groups", "[]"))
     if not labels or any(label not in tables for label in labels):
         return 1.0
     if attributes["kind"] == "concat":
         return _concat_weight(groups[labels[0]], source["index"])
-    row, columns = attributes["row"], attributes["columns"]
+    row, columns = attributes["row"], json.loads(attributes["columns"])
     combinations = [columns[i : i + len(labels)] for i in range(0, len(columns), len(labels))]
     entries = [[tables[x][row][k] for x, k in zip(labels, c, strict=True)] for c in combinations]
     left = [[w for w in entry if w is not None] for entry in entries if None not in entry]

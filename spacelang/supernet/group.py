@@ -5,10 +5,12 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from ..errors import SpaceError, quoted
 from ..language import CellTopology, Decision, Subset
@@ -217,13 +219,17 @@ class Group:
         return counts
 
     def apply(self, candidate: nn.Module, output: Any) -> Any:
-        """Return the output of a candidate after `transform`."""
-        return output if self.transform is None else self.transform(candidate, output)
+        """Return the output of a candidate after `transform`, which is applied to each of its tensors."""
+        if self.transform is None:
+            return output
+        return tree_map_only(Tensor, partial(self.transform, candidate), output)
 
-    def weighted(self, row: int, column: int, term: Tensor) -> Tensor:
-        """Return `weights[row, column] * edges[row] * term`."""
+    def weighted(self, row: int, column: int, term: Any) -> Any:
+        """Return `weights[row, column] * edges[row] * term`; a term may hold several tensors."""
         if self.weights is None:
             return term
+        if not isinstance(term, Tensor):
+            return tree_map_only(Tensor, partial(self.weighted, row, column), term)
         if self.silent is not None and self.silent[row][column]:
             term = term.detach()
         # A zero-dimensional weight leaves the dtype of a half-precision feature map as it is.

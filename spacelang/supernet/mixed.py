@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 
-from ..errors import SpaceError
+from ..errors import SpaceError, quoted
 from ..language import Value
 from ..language.choices import Reduction, as_inputs, chosen_inputs, reduce_inputs, sum_in_order
 from ..language.primitive import Replaceable
@@ -41,17 +42,21 @@ class Pruned(nn.Module):
         raise SpaceError("a pruned candidate was called.")
 
 
-def add_weighted(terms: Sequence[tuple[object, Tensor]], where: str, gates: Sequence[Tensor] = ()) -> Tensor:
+def add_weighted(terms: Sequence[tuple[object, Any]], where: str, gates: Sequence[Tensor] = ()) -> Any:
     """Sum the outputs of candidates, given as `(name, weighted output)`, and then plain numbers, `gates`.
 
+    Outputs may be tensors, or tuples, lists and dicts of them, which are summed tensor by tensor.
+
     Raises:
-        SpaceError: Two candidates disagree on the shape; names both.
+        SpaceError: Two candidates disagree on the shape or the structure; names both.
     """
     if not terms:
         raise SpaceError(
             f"{where} runs no candidate: its mixture is empty or the architecture leaves it inactive."
         )
     first_name, total = terms[0]
+    if not all(isinstance(term, Tensor) for _, term in terms):
+        return _add_structures(terms, where, gates)
     for name, term in terms[1:]:
         if term.shape != total.shape:
             raise SpaceError(
@@ -62,6 +67,34 @@ def add_weighted(terms: Sequence[tuple[object, Tensor]], where: str, gates: Sequ
     for gate in gates:
         total = total + gate
     return total
+
+
+def _add_structures(terms: Sequence[tuple[object, Any]], where: str, gates: Sequence[Tensor]) -> Any:
+    """Sum outputs that are not all tensors; what is no tensor in them must be the same in all."""
+    (first_name, first), *others = [(name, tree_flatten(term)) for name, term in terms]
+    for name, (_, structure) in others:
+        if structure != first[1]:
+            raise SpaceError(
+                f"{where}: candidates must return the same structure of tensors; {first_name!r} and {name!r} "
+                f"returned {first[1]} and {structure}."
+            )
+    rows = [
+        [(first_name, leaf), *((n, leaves[i]) for n, (leaves, _) in others)]
+        for i, leaf in enumerate(first[0])
+    ]
+    return tree_unflatten([_add_leaves(row, where, gates) for row in rows], first[1])
+
+
+def _add_leaves(leaves: Sequence[tuple[object, Any]], where: str, gates: Sequence[Tensor]) -> Any:
+    if any(isinstance(leaf, Tensor) for _, leaf in leaves):
+        if all(isinstance(leaf, Tensor) for _, leaf in leaves):
+            return add_weighted(leaves, where, gates)
+    elif all(leaf == leaves[0][1] for _, leaf in leaves):
+        return leaves[0][1]
+    names = quoted(name for name, _ in leaves)
+    raise SpaceError(
+        f"{where}: {names} returned different things, which are no tensors and cannot be summed."
+    )
 
 
 class MixedLayer(Mixed):
@@ -117,7 +150,8 @@ class MixedInput(Mixed):
         if self.n_chosen == 1 or self.reduction == "sum" or group.weights is None:
             return total
         # The mean over chosen inputs: a mixture chooses sum(w) of them.
-        return total / sum_in_order([group.weights[0, i] for i in active])
+        count = sum_in_order([group.weights[0, i] for i in active])
+        return tree_map_only(Tensor, lambda y: y / count, total)
 
     def freeze(self, arch: Mapping[str, Any]) -> nn.Module:
         return chosen_inputs(self.group.decisions[0], self.reduction, arch)
@@ -143,7 +177,12 @@ class MixedDepth(Mixed):
             if depth > 0:
                 x = self.blocks[depth - 1](x)
             if depth in weights:
-                terms.append((f"depth {depth}", weights[depth] * x))
+                terms.append(
+                    (
+                        f"depth {depth}",
+                        tree_map_only(Tensor, functools.partial(operator.mul, weights[depth]), x),
+                    )
+                )
         gates = [gate for group in self.groups for gate in group.gates(0)]
         return add_weighted(terms, repr(str(self.depth)), gates)
 

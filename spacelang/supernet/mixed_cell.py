@@ -133,7 +133,8 @@ class MixedCell(Mixed):
         for source, row in enumerate(rows):
             terms += self.edge_terms(row, states[source], caches[source])
         gates = [gate for row in rows for gate in self.group.gates(row)]
-        return add_weighted(terms, f"node {node} of cell {self.group.label!r}", gates)
+        total: Tensor = add_weighted(terms, f"node {node} of cell {self.group.label!r}", gates)
+        return total
 
     def edge_terms(self, row: int, x: Tensor, cache: dict[Hashable, Tensor]) -> list[tuple[object, Tensor]]:
         """Return the terms an edge adds to its node: `(name, weighted output)` of each executed candidate."""

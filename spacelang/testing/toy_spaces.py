@@ -184,7 +184,8 @@ class MixedGain(Mixed):
 
     def forward(self, x: Tensor) -> Tensor:
         terms = [self.group.weighted(0, k, self.group.columns[k] * x) for k in self.group.active[0]]
-        return sum(terms[1:], start=terms[0])
+        total: Tensor = sum(terms[1:], start=terms[0])
+        return total
 
     def freeze(self, arch: Mapping[str, Any]) -> nn.Module:
         return FixedGain(arch[self.group.label])

@@ -159,6 +159,14 @@ LAYERS: dict[str, tuple[Callable[[], Any], Callable[[dict[str, Any]], tuple[Any,
         lambda: nn.MultiheadAttention(v(4, 8), 2, kdim=v(2, 3, label="k"), vdim=3),
         lambda a: (normal(5, 2, a["v"]), normal(4, 2, a["k"]), normal(4, 2, 3)),
     ),
+    "attention to as many as its own": (
+        lambda: nn.MultiheadAttention(8, 2, kdim=v(4, 8), vdim=v(6, 8, label="i")),
+        lambda a: (normal(5, 2, 8), normal(4, 2, a["v"]), normal(4, 2, a["i"])),
+    ),
+    "attention to more or as many": (
+        lambda: nn.MultiheadAttention(v(4, 8), 2, kdim=v(4, 12, label="k"), vdim=v(4, 8, label="i")),
+        lambda a: (normal(5, 2, a["v"]), normal(4, 2, a["k"]), normal(4, 2, a["i"])),
+    ),
     "gru": (
         lambda: nn.GRU(v(2, 4), v(2, 3, label="h"), 2, bidirectional=True),
         lambda a: (normal(5, 2, a["v"]), normal(4, 2, a["h"])),
@@ -775,6 +783,7 @@ class Misnamed(ValueLayer):
     sizes = Sizes({"x": {-1: "width"}}, ({-1: "width"},))
 
 
+@pytest.mark.filterwarnings("ignore:the choice 'cell/op")  # only the number of outputs of a cell is used
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_cannot_be_mixed_says_why_before_any_training(name: str) -> None:
     make, reason = REFUSED[name]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -146,7 +147,7 @@ class _Graphs:
             label
             for _, _, data in graph.edges(data=True)
             if data["kind"] == "candidate"
-            for label in data.get("decisions", ())
+            for label in json.loads(data.get("decisions", "[]"))
         }
         self.beside = np.array(
             [d.label not in in_graph for d in space.decisions for _ in d.candidates], dtype=bool
