@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import heapq
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+import math
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from ..errors import SpaceError, closest, quoted, short
+from .component import Component
 from .conditions import ALWAYS, Condition, Constraint, Symmetry, either
 from .decisions import Architecture, Decision, clash, exported, problem
-
-_ATTEMPTS = 10_000
+from .grid import every, nth
 
 
 @dataclass(frozen=True)
@@ -23,14 +26,6 @@ class Site:
 
     decision: Decision
     condition: Condition = ALWAYS
-
-
-@dataclass(frozen=True)
-class _Rule:
-    """A test that applies once all its labels are decided (or inactive)."""
-
-    labels: frozenset[str]
-    holds: Callable[[Mapping[str, Any]], bool]
 
 
 @dataclass(frozen=True)
@@ -47,7 +42,6 @@ class DecisionSpace:
     sites: tuple[Site, ...]
     constraints: tuple[Constraint, ...] = ()
     symmetries: tuple[Symmetry, ...] = ()
-    _count_cache: dict[Any, int] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         for constraint in self.constraints:
@@ -74,17 +68,27 @@ class DecisionSpace:
         return {label: found[label] for label in self._ordered(found)}
 
     def _ordered(self, found: Mapping[str, Decision]) -> list[str]:
-        waiting, done = list(found), list[str]()
-        while waiting:
-            ready = [x for x in waiting if self.conditions[x].labels.isdisjoint(set(waiting))]
-            if not ready:
-                raise SpaceError(
-                    f"the decisions {quoted(waiting)} exist only under each other; "
-                    "use another label for the inner one."
-                )
-            # One at a time keeps the order of construction wherever conditions allow it.
-            done.append(ready[0])
-            waiting.remove(ready[0])
+        """Return labels so that conditions come first; otherwise in the order of construction."""
+        place = {label: i for i, label in enumerate(found)}
+        missing = {label: self.conditions[label].labels & place.keys() for label in found}
+        followers: dict[str, list[str]] = {}
+        for label, needed in missing.items():
+            for other in needed:
+                followers.setdefault(other, []).append(label)
+        count = {label: len(needed) for label, needed in missing.items()}
+        ready, done = [place[label] for label in found if not count[label]], list[str]()
+        labels = list(found)
+        while ready:  # a heap: sorted from the start
+            done.append(labels[heapq.heappop(ready)])
+            for label in followers.get(done[-1], ()):
+                count[label] -= 1
+                if not count[label]:
+                    heapq.heappush(ready, place[label])
+        if len(done) < len(found):
+            raise SpaceError(
+                f"the decisions {quoted(label for label in found if count[label])} exist only under each "
+                "other; use another label for the inner one."
+            )
         return done
 
     @cached_property
@@ -98,27 +102,36 @@ class DecisionSpace:
         return {label: either(parts) for label, parts in conditions.items()}
 
     @cached_property
-    def _rules(self) -> tuple[_Rule, ...]:
-        return tuple(_Rule(c.labels, c.holds) for c in dict.fromkeys(self.constraints))
+    def _components(self) -> list[Component]:
+        """Groups of decisions that do not influence each other, by their first decision."""
+        constraints = [rule for rule in dict.fromkeys(self.constraints) if rule.labels]
+        symmetries = list(dict.fromkeys(self.symmetries))
+        links = [(label, *self.conditions[label].labels) for label in self.by_label]
+        links += [tuple(rule.labels) for rule in constraints]
+        links += [tuple(symmetry.labels) for symmetry in symmetries]
+        leader = _leaders(self.by_label, links)
+        members: dict[str, dict[str, Decision]] = {}
+        for label, decision in self.by_label.items():
+            members.setdefault(leader[label], {})[label] = decision
+        ruled: dict[str, list[Constraint]] = {}
+        for rule in constraints:
+            ruled.setdefault(leader[next(iter(rule.labels))], []).append(rule)
+        exchanged: dict[str, list[Symmetry]] = {}
+        for symmetry in symmetries:
+            exchanged.setdefault(leader[next(iter(symmetry.labels))], []).append(symmetry)
+        return [
+            Component(
+                decisions,
+                {label: self.conditions[label] for label in decisions},
+                tuple(ruled.get(first, ())),
+                tuple(exchanged.get(first, ())),
+            )
+            for first, decisions in members.items()
+        ]
 
     @cached_property
-    def _orders(self) -> tuple[_Rule, ...]:
-        """Symmetries as rules: among equivalent architectures only the canonical one counts."""
-
-        def is_sorted(symmetry: Symmetry) -> Callable[[Mapping[str, Any]], bool]:
-            def holds(arch: Mapping[str, Any]) -> bool:
-                keys = self._slot_keys(symmetry, arch)
-                return keys is None or keys == sorted(keys)
-
-            return holds
-
-        return tuple(_Rule(s.labels, is_sorted(s)) for s in dict.fromkeys(self.symmetries))
-
-    def _slot_keys(self, symmetry: Symmetry, arch: Mapping[str, Any]) -> list[tuple[Any, ...]] | None:
-        if not symmetry.labels <= arch.keys():
-            return None
-
-        return [tuple(self.by_label[x].position(arch[x]) for x in slot) for slot in symmetry.slots]
+    def _component_of(self) -> dict[str, Component]:
+        return {label: component for component in self._components for label in component.decisions}
 
     def active(self, label: str, arch: Mapping[str, Any]) -> bool:
         """Return whether `label` exists under `arch`, whose own labels must all be active."""
@@ -129,93 +142,64 @@ class DecisionSpace:
     def size(self) -> int:
         """Return the exact number of canonical architectures.
 
-        Independent parts multiply; parts that depend on one another through a condition, a constraint or a
-        symmetry are counted by branching on their first decision.
+        Independent parts multiply; decisions that depend on one another through conditions, constraints or
+        symmetries are counted together. Where so many of them do that counting would take too long, the
+        number of combinations without constraints and symmetries takes the place of theirs: an upper bound.
+
+        Warns:
+            UserWarning: The number is an upper bound.
         """
-        return self._size
+        if not self.is_counted:
+            labels = quoted(next(c for c in self._components if c.count is None).decisions, 6)
+            warnings.warn(
+                f"too much depends on too much to count the architectures (decisions {labels}): "
+                "size() is an upper bound.",
+                UserWarning,
+                stacklevel=2,
+            )
+        return self.bound
 
     @cached_property
-    def _size(self) -> int:
-        return self._count(tuple(self.by_label), {})
-
-    def _count(self, labels: tuple[str, ...], arch: dict[str, Any]) -> int:
-        total = 1
-        for component in self._components(labels, arch):
-            total *= self._count_component(component, arch)
-        return total
-
-    def _count_component(self, labels: tuple[str, ...], arch: dict[str, Any]) -> int:
-        first, rest = labels[0], labels[1:]
-        rules = [r for r in (*self._rules, *self._orders) if not r.labels.isdisjoint(labels)]
-        if not self.conditions[first].labels and not rest and not rules:
-            return self.by_label[first].cardinality
-        needed = frozenset().union(*(self.conditions[x].labels for x in labels), *(r.labels for r in rules))
-        # Only what the rest of the component can still see distinguishes two situations.
-        key = (labels, json.dumps([(x, arch[x]) for x in sorted(needed & arch.keys())]))
-        if key not in self._count_cache:
-            self._count_cache[key] = sum(self._count(rest, grown) for grown in self._branches(labels, arch))
-        return self._count_cache[key]
-
-    def _branches(self, labels: tuple[str, ...], arch: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        """Yield `arch` with `labels[0]` decided in every legal way, or left out when inactive."""
-        first, undecided = labels[0], set(labels[1:])
-        completed = [
-            rule
-            for rule in (*self._rules, *self._orders)
-            if first in rule.labels and rule.labels.isdisjoint(undecided)
-        ]
-        if not self.active(first, arch):
-            if all(rule.holds(arch) for rule in completed):
-                yield arch
-            return
-        for value in self.by_label[first].values():
-            grown = {**arch, first: value}
-            if all(rule.holds(grown) for rule in completed):
-                yield grown
-
-    def _components(self, labels: tuple[str, ...], arch: Mapping[str, Any]) -> list[tuple[str, ...]]:
-        """Split undecided labels into groups that do not influence each other."""
-        group = {label: {label} for label in labels}
-        links = [self.conditions[label].labels | {label} for label in labels]
-        links += [rule.labels for rule in (*self._rules, *self._orders)]
-        for link in links:
-            joined = set().union(*(group[label] for label in link if label in group))
-            for label in joined:
-                group[label] = joined
-        distinct = {id(members): members for members in group.values()}.values()
-        return [tuple(label for label in labels if label in members) for members in distinct]
+    def is_counted(self) -> bool:
+        """Whether `size()` is exact."""
+        return all(component.count is not None for component in self._components)
 
     @cached_property
-    def _independent(self) -> list[tuple[str, ...]]:
-        return self._components(tuple(self.by_label), {})
+    def bound(self) -> int:
+        """`size()`, without a warning where it is an upper bound."""
+        return math.prod(component.bound for component in self._components)
 
     # -- enumerating -------------------------------------------------------------------------------
 
     def grid(self) -> Iterator[Architecture]:
         """Yield every canonical architecture once, in lexicographic order of candidates."""
-        return self._completions(tuple(self.by_label), {}, {}, (*self._rules, *self._orders))
+        return every(self.by_label, self._components)
 
     def at(self, place: int) -> Architecture:
         """Return the architecture at a place of `grid()`, counted from 0, without going through the others.
 
         Raises:
-            SpaceError: The grid has no such place.
+            SpaceError: The grid has no such place, or its architectures cannot be counted.
         """
-        if not 0 <= place < self.size():
-            raise SpaceError(f"place {place} is outside a grid of {self.size():,} architectures.")
-        labels, arch = tuple(self.by_label), dict[str, Any]()
-        while labels:
-            for grown in self._branches(labels, arch):
-                count = self._count(labels[1:], grown)
-                if place < count:
-                    break
-                place -= count
-            labels, arch = labels[1:], grown
-        return arch
+        if not 0 <= place < self.bound:
+            raise SpaceError(f"place {place} is outside a grid of {self.bound:,} architectures.")
+        return nth(self.by_label, self._components, place)
 
     def complete(self, partial: Mapping[str, Any]) -> Architecture | None:
         """Return the first valid architecture (in candidate order) that agrees with `partial`, or None."""
-        return next(self._completions(tuple(self.by_label), {}, partial, self._rules), None)
+        return self._joined(component.first(partial) for component in self._components)
+
+    def _joined(self, parts: Iterable[Architecture | None]) -> Architecture | None:
+        """Join what components decide, in the order of the space; None where one of them has nothing."""
+        arch: Architecture = {}
+        for part in parts:
+            if part is None:
+                return None
+            arch |= part
+        return self._sorted(arch)
+
+    def _sorted(self, arch: Mapping[str, Any]) -> Architecture:
+        return {label: arch[label] for label in self.by_label if label in arch}
 
     def default(self) -> Architecture:
         """Return the architecture of first candidates, or the first that constraints allow."""
@@ -224,60 +208,24 @@ class DecisionSpace:
             raise SpaceError("no architecture satisfies the constraints of this space; loosen one of them.")
         return self.canonical(arch)
 
-    def _completions(
-        self,
-        labels: tuple[str, ...],
-        arch: Architecture,
-        fixed: Mapping[str, Any],
-        rules: Sequence[_Rule],
-    ) -> Iterator[Architecture]:
-        if not labels:
-            yield arch
-            return
-        first, rest = labels[0], labels[1:]
-        completed = [r for r in rules if first in r.labels and r.labels.isdisjoint(rest)]
-        values: Iterable[Any] = [fixed[first]] if first in fixed else self.by_label[first].values()
-        options = [{**arch, first: value} for value in values] if self.active(first, arch) else [arch]
-        for option in options:
-            if all(rule.holds(option) for rule in completed):
-                yield from self._completions(rest, option, fixed, rules)
-
     # -- random --------------------------------------------------------------------------------------
 
     def sample(self, rng: np.random.Generator) -> Architecture:
         """Draw a valid architecture: each active decision by its prior, conditioned on the constraints.
 
+        The distribution is exact, see `Component.draw`.
+
         Raises:
-            SpaceError: Constraints are so tight that 10,000 draws of one independent part all failed.
+            SpaceError: No architecture satisfies the constraints, or none was found.
         """
         return self.canonical(self._filled({}, rng))
 
-    def _filled(
-        self, partial: Mapping[str, Any], rng: np.random.Generator, attempts: int = _ATTEMPTS
-    ) -> Architecture:
+    def _filled(self, partial: Mapping[str, Any], rng: np.random.Generator) -> Architecture:
         """Decide randomly what `partial` leaves open, conditioned on the constraints."""
         arch: Architecture = {}
-        for component in self._independent:
-            arch |= self._filled_component(component, partial, rng, attempts)
-        return {label: arch[label] for label in self.by_label if label in arch}
-
-    def _filled_component(
-        self, labels: tuple[str, ...], partial: Mapping[str, Any], rng: np.random.Generator, attempts: int
-    ) -> Architecture:
-        rules = [rule for rule in self._rules if not rule.labels.isdisjoint(labels)]
-        for _ in range(attempts):
-            arch: Architecture = {}
-            for label in labels:
-                if self.active(label, arch):
-                    arch[label] = partial[label] if label in partial else self.by_label[label].sample(rng)
-            if all(rule.holds(arch) for rule in rules):
-                return arch
-            if all(label in partial for label in arch):
-                break
-        raise SpaceError(
-            f"no valid value found for {quoted(labels)}: the constraints "
-            f"{quoted(c.message for c in self.constraints if not c.labels.isdisjoint(labels))} are too tight."
-        )
+        for component in self._components:
+            arch |= component.draw(partial, rng)
+        return self._sorted(arch)
 
     def mutate(self, arch: Mapping[str, Any], rng: np.random.Generator) -> Architecture:
         """Change one active decision to another value; decisions that become active are drawn.
@@ -290,7 +238,7 @@ class DecisionSpace:
         for _ in range(1000 if open_labels else 0):
             label = open_labels[int(rng.integers(len(open_labels)))]
             value = self.by_label[label].sample(rng)
-            if value == parent[label]:
+            if value == parent[label] or not self._component_of[label].may_change(parent, label, value):
                 continue
             child = self._edited({**parent, label: value}, rng)
             if child is not None and child != parent:
@@ -330,7 +278,7 @@ class DecisionSpace:
 
     def _edited(self, partial: Mapping[str, Any], rng: np.random.Generator) -> Architecture | None:
         try:
-            return self.canonical(self._filled(partial, rng, attempts=100))
+            return self.canonical(self._filled(partial, rng))
         except SpaceError:
             return None
 
@@ -339,17 +287,20 @@ class DecisionSpace:
 
         Decisions that become active take their first valid candidates.
         """
-        center = self.canonical(arch)
-        seen = {_as_key(center)}
+        center, seen = self.canonical(arch), set[str]()
         for label in center:
+            component = self._component_of[label]
+            own = {x: center[x] for x in component.decisions if x in center}
+            seen.add(_as_key(own))
             for value in self.by_label[label].values():
-                changed = self.complete({**center, label: value})
+                changed = component.changed(own, label, value)
                 if changed is None:
                     continue
-                neighbour = self.canonical(changed)
-                if _as_key(neighbour) not in seen:
-                    seen.add(_as_key(neighbour))
-                    yield neighbour
+                self._exchange(component.symmetries, changed)
+                if (key := _as_key(changed)) not in seen:
+                    seen.add(key)
+                    kept = {x: center[x] for x in center if x not in own}
+                    yield self._sorted(kept | changed)
 
     # -- checking ------------------------------------------------------------------------------------
 
@@ -400,14 +351,18 @@ class DecisionSpace:
         """Drop inactive labels, put exchangeable slots in order, sort labels as the space has them."""
         kept, problems = self._read(arch)
         refuse(problems, "the architecture")
-        for symmetry in dict.fromkeys(self.symmetries):
-            keys = self._slot_keys(symmetry, kept)
-            if keys is not None:
-                order = sorted(range(len(keys)), key=keys.__getitem__)
-                contents = [[kept[label] for label in symmetry.slots[k]] for k in order]
-                for slot, values in zip(symmetry.slots, contents, strict=True):
-                    kept.update(zip(slot, values, strict=True))
+        self._exchange(dict.fromkeys(self.symmetries), kept)
         return kept
+
+    def _exchange(self, symmetries: Iterable[Symmetry], arch: Architecture) -> None:
+        """Put exchangeable slots in order."""
+        for symmetry in symmetries:
+            if symmetry.labels <= arch.keys():
+                keys = [tuple(self.by_label[x].position(arch[x]) for x in slot) for slot in symmetry.slots]
+                order = sorted(range(len(keys)), key=keys.__getitem__)
+                contents = [[arch[label] for label in symmetry.slots[k]] for k in order]
+                for slot, values in zip(symmetry.slots, contents, strict=True):
+                    arch.update(zip(slot, values, strict=True))
 
     def encode(self, arch: Mapping[str, Any]) -> np.ndarray[Any, np.dtype[np.float32]]:
         """Return a fixed-length vector: an indicator per candidate of every decision, 0 where inactive."""
@@ -420,6 +375,21 @@ class DecisionSpace:
                 else [0.0] * len(decision.candidates)
             )
         return np.array(parts, dtype=np.float32)
+
+
+def _leaders(labels: Iterable[str], links: Iterable[Iterable[str]]) -> dict[str, str]:
+    """Return one label of its group for each label; linked labels are in one group."""
+    above = {label: label for label in labels}
+
+    def top(label: str) -> str:
+        while above[label] != label:
+            above[label] = label = above[above[label]]
+        return label
+
+    for link in links:
+        tops = [top(label) for label in link if label in above]
+        above.update(dict.fromkeys(tops[1:], tops[0]))
+    return {label: top(label) for label in above}
 
 
 def refuse(problems: Sequence[str], what: str) -> None:

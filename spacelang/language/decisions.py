@@ -132,6 +132,11 @@ class Categorical:
         p = np.array(self.prior) / sum(self.prior)
         return exported(self.candidates[int(rng.choice(count, p=p))])
 
+    def probabilities(self) -> Iterator[float]:
+        """Yield the probability that `sample` draws each of `values()`."""
+        weights = self.prior or (1.0,) * len(self.candidates)
+        return (weight / sum(weights) for weight in weights)
+
     def indicator(self, value: object) -> list[float]:
         """Return the one-hot vector of `value`, (cardinality,)."""
         chosen = self.position(value)
@@ -224,6 +229,19 @@ class Subset:
             if included.any():
                 return [c for c, keep in zip(self.candidates, included, strict=True) if keep]
 
+    def probabilities(self) -> Iterator[float]:
+        """Yield the probability that `sample` draws each of `values()`."""
+        if self.prior is None:
+            yield from itertools.repeat(1 / self.cardinality, self.cardinality)
+            return
+        weights = dict(zip(self.candidates, self.prior, strict=True))
+        if self.n_chosen is not None:
+            yield from (_one_by_one(weights, chosen) for chosen in self.values())
+            return
+        empty = math.prod(1 - p for p in weights.values())
+        for chosen in self.values():
+            yield math.prod(p if c in chosen else 1 - p for c, p in weights.items()) / (1 - empty)
+
     def position(self, value: object) -> tuple[int, ...]:
         """Return the positions of the chosen inputs among the candidates."""
         return tuple(map(self.candidates.index, self.parse(value)))
@@ -232,6 +250,20 @@ class Subset:
         """Return a vector with 1 at each chosen input, (n,)."""
         chosen = self.parse(value)
         return [float(candidate in chosen) for candidate in self.candidates]
+
+
+def _one_by_one(weights: Mapping[int, float], chosen: Sequence[int]) -> float:
+    """Return the probability of drawing just these, one after another without replacement, in any order."""
+    total = sum(weights.values())
+    reached = {frozenset[int](): 1.0}
+    for _ in chosen:
+        grown: dict[frozenset[int], float] = {}
+        for drawn, chance in reached.items():
+            left = total - sum(weights[c] for c in drawn)
+            for c in set(chosen) - drawn:
+                grown[drawn | {c}] = grown.get(drawn | {c}, 0.0) + chance * weights[c] / left
+        reached = grown
+    return reached[frozenset(chosen)]
 
 
 Decision: TypeAlias = Categorical | Subset

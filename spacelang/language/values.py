@@ -252,20 +252,59 @@ class Expression(Value):
         self.args = args
 
     def decisions(self) -> tuple[Decision, ...]:
-        return merge_decisions(decisions_of(argument) for argument in self.args)
+        found: list[tuple[Decision, ...]] = []
+        seen, waiting = set[int](), list[object]([self])
+        while waiting:
+            value = waiting.pop()
+            if not isinstance(value, Expression):
+                found.append(decisions_of(value))
+            elif id(value) not in seen:
+                seen.add(id(value))
+                waiting += reversed(value.args)
+        return merge_decisions(found)
 
     def evaluate(self, arch: Mapping[str, Any]) -> Any:
+        known: dict[int, Any] = {}
+        for part in inner_first(self):
+            operands = [known[id(a)] if id(a) in known else evaluate(a, arch) for a in part.args]
+            known[id(part)] = part.applied(operands)
+        return known[id(self)]
+
+    def applied(self, operands: Sequence[Any]) -> Any:
+        """Return the value for plain operands in place of the arguments.
+
+        Raises:
+            SpaceError: It cannot be computed.
+        """
         function = _INFIX.get(self.name) or _FUNCTIONS[self.name]
-        operands = [evaluate(argument, arch) for argument in self.args]
         try:
             return function(*operands)
         except (TypeError, ValueError, ArithmeticError) as error:
             raise SpaceError(f"{self} cannot be computed for {quoted(operands)}: {error}.") from error
 
     def __str__(self) -> str:
-        if self.name in _INFIX:
-            return f"({self.args[0]} {self.name} {self.args[1]})"
-        return f"{self.name}({', '.join(map(str, self.args))})"
+        known: dict[int, str] = {}
+        for part in inner_first(self):
+            texts = [known[id(a)] if id(a) in known else str(a) for a in part.args]
+            infix = f"({texts[0]} {part.name} {texts[-1]})"
+            known[id(part)] = infix if part.name in _INFIX else f"{part.name}({', '.join(texts)})"
+        return known[id(self)]
+
+
+def inner_first(value: object) -> list[Expression]:
+    """Return every expression in a value once, after those in its arguments; sums of thousands are deep."""
+    found: dict[int, Expression] = {}
+    waiting = [(value, False)]
+    while waiting:
+        part, is_ready = waiting.pop()
+        if not isinstance(part, Expression) or id(part) in found:
+            continue
+        if is_ready:
+            found[id(part)] = part
+        else:
+            waiting.append((part, True))
+            waiting += [(argument, False) for argument in reversed(part.args)]
+    return list(found.values())
 
 
 def merge_decisions(groups: Iterable[Iterable[Decision]]) -> tuple[Decision, ...]:
