@@ -49,6 +49,15 @@ def quoted(names: Iterable[object], limit: int = 12) -> str:
     return listed(map(repr, names), limit)
 
 
+def written(count: int) -> str:
+    """Write a count in full; past a hundred digits as a power of ten.
+
+    >>> written(1_200), written(3**1_000)
+    ('1,200', 'about 10^477')
+    """
+    return f"{count:,}" if count < 10**100 else f"about 10^{math.log10(count):.0f}"
+
+
 def closest(name: object, known: Iterable[object], cutoff: float = 0.4) -> str:
     """Return ` Closest: 'x'.` for the known name most like `name`, or an empty string.
 

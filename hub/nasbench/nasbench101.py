@@ -88,6 +88,11 @@ class NASBench101(PublishedSpace):
         """Return the exact number of architectures; isomorphic ones are counted separately."""
         return self._limits.size()
 
+    @property
+    def size_is_exact(self) -> bool:
+        """Whether `size()` is exact: always."""
+        return True
+
     def sample(self, rng: np.random.Generator) -> Architecture:
         """Draw an architecture; all of the `size()` have the same probability."""
         return self._limits.architecture(self._limits.sample(rng))

@@ -197,14 +197,14 @@ def profile_space(
         (arch, profile(space.freeze(arch), inputs, latency=latency, repeats=repeats))
         for arch in _some(space, ends)
     ]
-    is_all = len(models) == space.size()
+    is_all = len(models) == space.bound
     memory = _extremes(models, lambda found: found.activation_memory, is_all)
     return SpaceProfile(parameters, flops, memory, _extremes(models, lambda found: found.latency, is_all))
 
 
 def _some(space: Space, first: list[Architecture]) -> list[Architecture]:
     """A few architectures, beginning with some; all, where there are few."""
-    if space.size() <= _MEASURED:
+    if space.bound <= _MEASURED:
         return list(space.grid())
     rng = np.random.default_rng(_SEED)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import SpaceError, short
+from ..errors import SpaceError, short, written
 from ..language import Architecture, DecisionSpace, Space
 from ..language.decisions import Categorical, Decision
 from .limits import CostLimit, Metric, Range, Verdict, check_metric, frozen_measure, prices_of
@@ -44,7 +44,7 @@ class Survey:
         self._starts = [default]
         self._exact, self._quick = self._measures(space, metric, inputs)
         self._all: list[tuple[float, Architecture]] | None = None
-        if space.size() <= _ENUMERATED:
+        if space.bound <= _ENUMERATED:
             self._all = [(self._exact(arch), arch) for arch in space.grid()]
         elif self._quick is not self._exact or not isinstance(metric, str):
             rng = np.random.default_rng(_SEED)
@@ -58,7 +58,7 @@ class Survey:
             table = prices_of(space, metric, inputs).of
             return table, table
         exact = frozen_measure(space, metric, inputs)
-        if space.size() <= _ENUMERATED:
+        if space.bound <= _ENUMERATED:
             return exact, exact
         try:
             return exact, prices_of(space, metric, inputs).of
@@ -154,6 +154,7 @@ class SpaceReport:
             for a multiply-accumulate. None without an example input.
         constraints: messages of the space's own.
         limits: Whether each limit asked about can be met.
+        size_is_exact: whether `size` was counted; otherwise there are at most so many.
     """
 
     space: str
@@ -163,10 +164,15 @@ class SpaceReport:
     flops: Range | None
     constraints: tuple[str, ...] = ()
     limits: tuple[Verdict, ...] = ()
+    size_is_exact: bool = True
+
+    @property
+    def _count(self) -> str:
+        return written(self.size) if self.size_is_exact else f"at most {written(self.size)}"
 
     def __str__(self) -> str:
         lines = [
-            f"{self.space}: {len(self.decisions)} decisions, {self.size:,} architectures",
+            f"{self.space}: {len(self.decisions)} decisions, {self._count} architectures",
             f"parameters: {self.parameters}",
         ]
         if self.flops is not None:
@@ -205,7 +211,7 @@ def report(space: Space, example_inputs: Sequence[Any] = (), limits: Sequence[Co
     return SpaceReport(
         type(space).__name__,
         tuple(_row(decision, decision_space) for decision in space.decisions),
-        space.size(),
+        space.bound,
         surveys["params"].range,
         surveys["flops"].range if inputs else None,
         tuple(dict.fromkeys(constraint.message for constraint in decision_space.constraints)),
@@ -213,6 +219,7 @@ def report(space: Space, example_inputs: Sequence[Any] = (), limits: Sequence[Co
             (surveys[x.metric] if isinstance(x.metric, str) else Survey(space, x.metric, inputs)).verdict(x)
             for x in limits
         ),
+        space.size_is_exact,
     )
 
 

@@ -248,8 +248,21 @@ class Space(nn.Module, metaclass=_SpaceType):
 
         Counts canonical architecture dicts: conditional structure, constraints and the order of
         exchangeable slots are taken into account (a `Repeat` of 1 to 3 two-way choices has 14).
+
+        Warns:
+            UserWarning: Constraints tie too many decisions together to count; the number is an upper bound.
         """
         return self.decision_space.size()
+
+    @property
+    def size_is_exact(self) -> bool:
+        """Whether `size()` is exact; where too much depends on too much it is an upper bound."""
+        return self.decision_space.is_counted
+
+    @property
+    def bound(self) -> int:
+        """`size()`, without a warning where it is an upper bound."""
+        return self.size() if self.size_is_exact else self.decision_space.bound
 
     def default(self) -> Architecture:
         """Return the architecture of first candidates."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import ChainMap
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -29,7 +28,7 @@ from .factors import (
 from .walking import DeadEndsError, Step, walk
 
 _DEAD_ENDS = 1_000  # of a search, before exact tables are made
-_HOPELESS = 300_000  # of a search, where exact tables would be too large
+_HOPELESS = 20_000  # of a search, where exact tables would be too large
 _DRAWS = 100  # without regard to constraints, before exact tables are made
 _MOST_DRAWS = 10_000  # likewise, where exact tables would be too large
 
@@ -230,8 +229,10 @@ class Component:
         """Return False where constraints on what is decided already forbid another value of a decision."""
         if label in self._controlling:
             return True
-        changed = ChainMap({label: value}, arch)  # type: ignore[arg-type]
-        return all(rule.holds(changed) for rule in self._ruling.get(label, ()))
+        return all(
+            rule.holds({x: arch[x] for x in rule.labels if x in arch} | {label: value})
+            for rule in self._ruling.get(label, ())
+        )
 
     @cached_property
     def _controlling(self) -> frozenset[str]:

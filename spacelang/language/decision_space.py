@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import SpaceError, closest, quoted, short
+from ..errors import SpaceError, closest, quoted, short, written
 from .component import Component
 from .conditions import ALWAYS, Condition, Constraint, Symmetry, either
 from .decisions import Architecture, Decision, clash, exported, problem
@@ -182,7 +182,7 @@ class DecisionSpace:
             SpaceError: The grid has no such place, or its architectures cannot be counted.
         """
         if not 0 <= place < self.bound:
-            raise SpaceError(f"place {place} is outside a grid of {self.bound:,} architectures.")
+            raise SpaceError(f"place {place} is outside a grid of {written(self.bound)} architectures.")
         return nth(self.by_label, self._components, place)
 
     def complete(self, partial: Mapping[str, Any]) -> Architecture | None:
@@ -287,20 +287,29 @@ class DecisionSpace:
 
         Decisions that become active take their first valid candidates.
         """
-        center, seen = self.canonical(arch), set[str]()
-        for label in center:
-            component = self._component_of[label]
-            own = {x: center[x] for x in component.decisions if x in center}
-            seen.add(_as_key(own))
+        center = self.canonical(arch)
+        for component in self._components:
+            own = {label: center[label] for label in component.decisions if label in center}
+            kept: Architecture | None = None
+            for changed in self._changed(component, own):
+                kept = kept or {label: value for label, value in center.items() if label not in own}
+                yield self._sorted(kept | changed)
+
+    def _changed(self, component: Component, center: Architecture) -> Iterator[Architecture]:
+        """Yield every canonical way to change one decision of a component."""
+        seen = {_as_key(center)} if component.symmetries else set[str]()
+        for label, now in center.items():
             for value in self.by_label[label].values():
-                changed = component.changed(own, label, value)
+                is_other = json.dumps(value) != json.dumps(now)  # True is not 1
+                changed = component.changed(center, label, value) if is_other else None
                 if changed is None:
                     continue
-                self._exchange(component.symmetries, changed)
-                if (key := _as_key(changed)) not in seen:
+                if component.symmetries:  # the same may come out in another order of slots
+                    self._exchange(component.symmetries, changed)
+                    if (key := _as_key(changed)) in seen:
+                        continue
                     seen.add(key)
-                    kept = {x: center[x] for x in center if x not in own}
-                    yield self._sorted(kept | changed)
+                yield changed
 
     # -- checking ------------------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ from .values import Choice, Expression, Value, decisions_of, inner_first
 
 _SMALL = 200  # combinations of decisions that are listed at once, without variables for parts
 _MOST = 200_000  # combinations in one table
+_MOST_TOGETHER = 1_000_000  # combinations in all tables
 
 _ABSENT = object()  # what an inactive decision is, and whatever is computed from it
 
@@ -52,6 +53,7 @@ class Encoder:
         self._meanings: dict[Variable, dict[Any, Any]] = {}
         self._ranks: dict[Variable, int] = {}
         self._conditions = conditions
+        self._left = _MOST_TOGETHER
         self._known: dict[int, tuple[object, Variable]] = {}  # parts by identity; kept alive, it is theirs
         for decision in decisions.values():
             self._add_decision(decision)
@@ -170,7 +172,10 @@ class Encoder:
     def _part(self, of: Sequence[Variable], compute: Callable[..., Any]) -> Variable:
         """Add a variable for what is computed from others."""
         scope = tuple(dict.fromkeys(of))
-        _check(len(self.codes[variable]) for variable in scope)
+        _check([len(self.codes[variable]) for variable in scope])
+        self._left -= math.prod(len(self.codes[variable]) for variable in scope)
+        if self._left < 0:
+            raise TooWideError
         part: Variable = ("part", len(self.codes))
         codes: dict[Any, Any] = {}
         table: dict[Key, int] = {}

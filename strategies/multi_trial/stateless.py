@@ -30,7 +30,7 @@ def require_untried(history: History) -> None:
     Raises:
         Exhausted: every architecture of the space was tried.
     """
-    if history.distinct >= history.space.size():
+    if history.distinct >= history.space.bound:
         raise Exhausted(f"all {history.distinct:,} architectures of the space were tried")
 
 
