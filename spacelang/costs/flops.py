@@ -13,7 +13,7 @@ from torch import nn
 
 from ..errors import SpaceError, quoted
 from ..graph.regions import Call, Cost, Region, RegionGraph
-from ..graph.tensors import map_tensors, tensors_in
+from ..graph.tensors import QuickShapes, map_tensors, tensors_in
 from ..language import Architecture, Cell, Decision, InputChoice, LayerChoice, Primitive, Repeat, Space
 from ..language.primitive import held_values
 from ..language.values import merge_decisions
@@ -141,7 +141,7 @@ def _counted(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -
     """Return the operations of a pass without gradients, and its output."""
     from torch.utils.flop_counter import FlopCounterMode  # late: it loads Triton, 0.15 s
 
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with torch.no_grad(), QuickShapes(), FlopCounterMode(display=False) as counter:
         output = module(*args, **kwargs)
     return int(counter.get_total_flops()), output
 

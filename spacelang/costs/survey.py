@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from ..errors import SpaceError, short, written
 from ..language import Architecture, DecisionSpace, Space
 from ..language.decisions import Categorical, Decision
 from .limits import CostLimit, Metric, Range, Verdict, check_metric, frozen_measure, prices_of
-from .prices import Measure
+from .prices import Measure, Price, Prices
 
 _ENUMERATED = 200
 _STARTS = 2  # random ones, beside the default
@@ -55,13 +55,13 @@ class Survey:
     def _measures(space: Space, metric: Metric, inputs: tuple[Any, ...]) -> tuple[Measure, Measure]:
         """The cost of a model, and a quick way to it."""
         if not isinstance(metric, str):
-            table = prices_of(space, metric, inputs).of
+            table = Total(prices_of(space, metric, inputs))
             return table, table
         exact = frozen_measure(space, metric, inputs)
         if space.bound <= _ENUMERATED:
             return exact, exact
         try:
-            return exact, prices_of(space, metric, inputs).of
+            return exact, Total(prices_of(space, metric, inputs))
         except SpaceError:
             return exact, exact
 
@@ -69,8 +69,8 @@ class Survey:
         if self._all is not None:
             low, high = min(self._all, key=lambda pair: pair[0]), max(self._all, key=lambda pair: pair[0])
             return Range(low[0], high[0], low[1], high[1], exact=True)
-        smallest = [_descend(self._space, start, self._quick) for start in self._starts]
-        largest = [_descend(self._space, start, lambda arch: -self._quick(arch)) for start in self._starts]
+        smallest = [_descend(self._space, start, self._quick, lambda cost: cost) for start in self._starts]
+        largest = [_descend(self._space, start, self._quick, lambda cost: -cost) for start in self._starts]
         low_arch, high_arch = min(smallest, key=self._quick), max(largest, key=self._quick)
         return Range(self._exact(low_arch), self._exact(high_arch), low_arch, high_arch, exact=False)
 
@@ -84,44 +84,99 @@ class Survey:
         ends = self.range.smallest_architecture, self.range.largest_architecture
         nearest = [arch for arch in ends if not limit.excess(self._exact(arch))]
         if not nearest and limit.at_most is not None and limit.at_least is not None:  # somewhere in between
-            nearest = [
-                _descend(self._space, end, lambda arch: limit.excess(self._quick(arch))) for end in ends
-            ]
+            nearest = [_descend(self._space, end, self._quick, limit.excess) for end in ends]
         return next((arch for arch in nearest if not limit.excess(self._exact(arch))), None)
 
 
-def _descend(space: DecisionSpace, start: Architecture, measure: Measure) -> Architecture:
-    """Coordinate descent: every decision in turn takes its best value until none improves."""
-    best, cost = start, measure(start)
+class Total:
+    """A sum of prices, of which a change of a few decisions computes again only what reads them.
+
+    Args:
+        prices: The sum.
+    """
+
+    def __init__(self, prices: Prices) -> None:
+        self._items = prices.items
+        self._reads = [sorted(_labels_read(price)) for price in self._items]
+        self._known: list[dict[str, float]] = [{} for _ in self._items]
+        self._readers: dict[str, list[int]] = {}
+        for i, labels in enumerate(self._reads):
+            for label in labels:
+                self._readers.setdefault(label, []).append(i)
+
+    def __call__(self, arch: Mapping[str, Any]) -> float:
+        """Return the cost of an architecture."""
+        return self._sum(range(len(self._items)), arch)
+
+    def part(self, labels: Iterable[str], arch: Mapping[str, Any]) -> float:
+        """Return the sum of the prices that read some of the labels."""
+        return self._sum(dict.fromkeys(i for label in labels for i in self._readers.get(label, ())), arch)
+
+    def _sum(self, items: Iterable[int], arch: Mapping[str, Any]) -> float:
+        total: float = 0
+        for i in items:
+            key = repr([arch.get(label) for label in self._reads[i]])
+            if key not in self._known[i]:
+                count = self._items[i].count(arch)
+                self._known[i][key] = count * self._items[i].at(arch) if count else 0
+            total += self._known[i][key]
+        return total
+
+
+def _labels_read(price: Price) -> set[str]:
+    """Return the labels that decide whether a price is paid, and how much it is."""
+    labels = {decision.label for decision in price.decisions}
+    if price.edge is not None:
+        labels |= price.edge.local.labels
+    place = price.place
+    while place is not None:
+        labels |= place.condition.labels
+        if place.inside is not None:
+            labels |= place.inside.local.labels
+        place = place.within
+    return labels
+
+
+def _descend(
+    space: DecisionSpace, start: Architecture, measure: Measure, score: Callable[[float], float]
+) -> Architecture:
+    """Coordinate descent: every decision in turn takes the value of the best score until none improves."""
+    arch, cost = dict(start), measure(start)
     for _ in range(_SWEEPS):
-        before = cost
+        before = score(cost)
         for label in space.by_label:
-            for candidate in _variants(space, best, label):
-                new = measure(candidate)
-                if new < cost:
-                    best, cost = candidate, new
-        if cost == before:
+            if label not in arch:
+                continue
+            own, variants = space.variants(arch, label)
+            best, lowest = own, cost
+            for variant in variants:
+                new = _cost_of(variant, own, arch, cost, measure)
+                if score(new) < score(lowest):
+                    best, lowest = variant, new
+            if best is not own:
+                _exchange(arch, own, best)
+            cost = lowest
+        if score(cost) == before:
             break
-    return space.canonical(best)
+    return space.canonical(arch)
 
 
-def _variants(space: DecisionSpace, arch: Architecture, label: str) -> Iterator[Architecture]:
-    """Architectures that differ in one decision; what that activates takes its first valid candidates."""
-    if label not in arch:
-        return
-    alone = not any(label in condition.labels for condition in space.conditions.values())
-    rules = [constraint for constraint in space.constraints if label in constraint.labels]
-    for value in space.by_label[label].values():
-        if value == arch[label]:
-            continue
-        if alone:
-            changed = {**arch, label: value}
-            if all(rule.holds(changed) for rule in rules):
-                yield changed
-        else:
-            completed = space.complete({**arch, label: value})
-            if completed is not None:
-                yield completed
+def _cost_of(
+    variant: Architecture, own: Architecture, arch: Architecture, cost: float, measure: Measure
+) -> float:
+    """Return the cost of `arch`, which costs `cost`, with a variant in place of a part of it."""
+    labels = [x for x in {**own, **variant} if x not in own or x not in variant or own[x] != variant[x]]
+    before = measure.part(labels, arch) if isinstance(measure, Total) else 0
+    _exchange(arch, own, variant)
+    after = measure.part(labels, arch) if isinstance(measure, Total) else measure(arch)
+    _exchange(arch, variant, own)
+    return cost - before + after if isinstance(measure, Total) else after
+
+
+def _exchange(arch: Architecture, old: Architecture, new: Architecture) -> None:
+    for label in old:
+        del arch[label]
+    arch.update(new)
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
@@ -103,6 +105,39 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return fresh
 
         return map_tensors(mark, value)
+
+
+_ELEMENTWISE = (functional.relu, functional.relu6, functional.gelu, functional.silu, functional.hardswish)
+
+
+class QuickShapes(TorchFunctionMode):
+    """Gives the output of normalisations and activations as an empty tensor, where tensors have no data.
+
+    A FLOP counter lets torch decompose each of these in Python, to count nothing: that is most of its time.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        given = kwargs or {}
+        x = args[0] if args else None
+        if isinstance(x, Tensor) and x.device.type == "meta" and _keeps_shape(func, args, given):
+            return x if given.get("inplace") else torch.empty_like(x)
+        return func(*args, **given)
+
+
+def _keeps_shape(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+    """Return whether a function is known to return a tensor like its first argument."""
+    x = args[0]
+    if func in _ELEMENTWISE:
+        return len(args) == 1 and x.is_floating_point()
+    if func is functional.batch_norm:  # of wrong sizes torch says what is wrong
+        fits = len(args) == 3 and args[1] is not None and x.dim() > 1 and x.shape[1] == len(args[1])
+        return fits and x.dtype == args[1].dtype and not kwargs.get("training")
+    if func is functional.layer_norm:
+        shape = tuple(args[1]) if len(args) == 2 else ()
+        return len(shape) > 0 and tuple(x.shape[-len(shape) :]) == shape
+    return False
 
 
 def shape_attributes(tensors: Iterable[Tensor]) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from ..randomness import global_generators_kept, torch_generators_kept
 from .choice_regions import base_name, held_region, layout, state_name
 from .reading import own_modules
 from .regions import Call, Cost, Edge, End, Place, Region, RegionGraph, unique_name
-from .tensors import Flow, map_tensors, shape_attributes, tensors_in
+from .tensors import Flow, QuickShapes, map_tensors, shape_attributes, tensors_in
 
 
 def trace(space: Space, example_inputs: Sequence[Any], arch: Mapping[str, Any]) -> RegionGraph:
@@ -124,6 +124,7 @@ class _Tracer:
             stack.enter_context(torch.no_grad())
             if self.device is not None:
                 stack.enter_context(torch.device(self.device))
+                stack.enter_context(QuickShapes())
             stack.enter_context(self.flow)
             stack.enter_context(self.flops)
             output = self.network(*(self._given(world, i, x) for i, x in enumerate(example_inputs)))

@@ -295,15 +295,27 @@ class DecisionSpace:
                 kept = kept or {label: value for label, value in center.items() if label not in own}
                 yield self._sorted(kept | changed)
 
+    def variants(self, arch: Architecture, label: str) -> tuple[Architecture, list[Architecture]]:
+        """Return the part of a valid `arch` that a decision influences, and that part with its other values.
+
+        Decisions that become active take their first valid candidates.
+        """
+        component = self._component_of[label]
+        own = {x: arch[x] for x in component.decisions if x in arch}
+        return own, list(self._variants(component, own, label))
+
+    def _variants(self, component: Component, own: Architecture, label: str) -> Iterator[Architecture]:
+        now = json.dumps(own[label])  # True is not 1
+        for value in self.by_label[label].values():
+            changed = component.changed(own, label, value) if json.dumps(value) != now else None
+            if changed is not None:
+                yield changed
+
     def _changed(self, component: Component, center: Architecture) -> Iterator[Architecture]:
         """Yield every canonical way to change one decision of a component."""
         seen = {_as_key(center)} if component.symmetries else set[str]()
-        for label, now in center.items():
-            for value in self.by_label[label].values():
-                is_other = json.dumps(value) != json.dumps(now)  # True is not 1
-                changed = component.changed(center, label, value) if is_other else None
-                if changed is None:
-                    continue
+        for label in center:
+            for changed in self._variants(component, center, label):
                 if component.symmetries:  # the same may come out in another order of slots
                     self._exchange(component.symmetries, changed)
                     if (key := _as_key(changed)) in seen:
