@@ -12,7 +12,6 @@ import numpy as np
 from ..errors import SpaceError, quoted
 from .conditions import Condition, Constraint, Symmetry
 from .decisions import Architecture, Decision
-from .encoding import Encoder
 from .factors import (
     COUNTING,
     PROBABILITY,
@@ -25,6 +24,7 @@ from .factors import (
     eliminate,
     total,
 )
+from .statements import Encoder
 from .walking import DeadEndsError, Step, walk
 
 _DEAD_ENDS = 1_000  # of a search, before exact tables are made

@@ -17,7 +17,7 @@ from ..errors import SpaceError, closest, quoted, short, written
 from .component import Component
 from .conditions import ALWAYS, Condition, Constraint, Symmetry, either
 from .decisions import Architecture, Decision, clash, exported, problem
-from .grid import every, nth
+from .enumeration import every, nth
 
 
 @dataclass(frozen=True)
