@@ -13,7 +13,7 @@ from torch import nn
 
 from ..errors import SpaceError, quoted
 from ..graph.regions import Call, Cost, Region, RegionGraph
-from ..graph.tensors import QuickShapes, map_tensors, tensors_in
+from ..graph.tensors import QuickShapes, map_tensors, tensors_in, without_data
 from ..language import Architecture, Cell, Decision, InputChoice, LayerChoice, Primitive, Repeat, Space
 from ..language.primitive import held_values
 from ..language.values import merge_decisions
@@ -53,7 +53,16 @@ def _run_counted(model: nn.Module, inputs: tuple[Any, ...], device: str) -> tupl
 
 def frozen_flops(space: Space, inputs: Sequence[Any]) -> Measure:
     """Count the operations of the frozen model."""
-    return lambda arch: count_flops(space.freeze(arch), tuple(inputs))[0]
+    data = (*space.parameters(), *space.buffers())
+    twin = copy.deepcopy(space, {id(tensor): without_data(tensor) for tensor in data})
+
+    def measure(arch: Mapping[str, Any]) -> int:
+        try:
+            return _run_counted(twin.freeze(arch), tuple(inputs), "meta")[0]
+        except Exception:  # any network code may run here; with weights it may run, or say what is wrong
+            return count_flops(space.freeze(arch), tuple(inputs))[0]
+
+    return measure
 
 
 def flop_prices(space: Space, inputs: Sequence[Any]) -> Prices:

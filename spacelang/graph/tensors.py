@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -60,6 +60,12 @@ def batched_arguments(example_inputs: Tensor | tuple[Tensor, ...]) -> tuple[Tens
 def tensors_in(value: Any) -> list[Tensor]:
     """Return every tensor in nested lists, tuples and dicts."""
     return [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
+
+
+def without_data(tensor: Tensor) -> Tensor:
+    """Return a tensor or parameter like another on the meta device."""
+    empty = torch.empty_like(tensor, device="meta", requires_grad=False)
+    return nn.Parameter(empty, requires_grad=False) if isinstance(tensor, nn.Parameter) else empty
 
 
 def map_tensors(function: Callable[[Tensor], Tensor], value: T) -> T:

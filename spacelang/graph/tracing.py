@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..errors import SpaceError
 from ..language import Cell, Condition, InputChoice, LayerChoice, Primitive, Repeat, Space, Value
@@ -26,7 +26,7 @@ from ..randomness import global_generators_kept, torch_generators_kept
 from .choice_regions import base_name, held_region, layout, state_name
 from .reading import own_modules
 from .regions import Call, Cost, Edge, End, Place, Region, RegionGraph, unique_name
-from .tensors import Flow, QuickShapes, map_tensors, shape_attributes, tensors_in
+from .tensors import Flow, QuickShapes, map_tensors, shape_attributes, tensors_in, without_data
 
 
 def trace(space: Space, example_inputs: Sequence[Any], arch: Mapping[str, Any]) -> RegionGraph:
@@ -106,7 +106,7 @@ class _Tracer:
 
         memo: dict[int, Any] = {}
         if self.device is not None:
-            memo = {id(t): _without_data(t) for t in (*space.parameters(), *space.buffers())}
+            memo = {id(t): without_data(t) for t in (*space.parameters(), *space.buffers())}
         with copy_with(replace):
             network = copy.deepcopy(space, memo).eval()
         for path, choice in found.items():
@@ -203,7 +203,7 @@ class _Tracer:
             self.inside, self.within = edge, edge.source.region.places[0]
             try:
                 output = run(*fresh_args, **fresh_kwargs)
-                edge.costs[0].call = Call(*map_tensors(_without_data, (args, kwargs, output)), arch)
+                edge.costs[0].call = Call(*map_tensors(without_data, (args, kwargs, output)), arch)
                 for source in sorted(self.flow.sources(output), key=str):
                     if source != edge.source:
                         self.graph.connect(source, edge.target, "data", self.condition, edge)
@@ -313,11 +313,6 @@ class _Tracer:
         edge = next(iter(region.edges.values()))
         output = self._candidate(edge, twin.freeze(self.arch), self.arch, args, kwargs)
         return self._leave(End(region, "out"), output)
-
-
-def _without_data(tensor: Tensor) -> Tensor:
-    empty = torch.empty_like(tensor, device="meta", requires_grad=False)
-    return nn.Parameter(empty, requires_grad=False) if isinstance(tensor, nn.Parameter) else empty
 
 
 def _first_values(space: Space) -> Architecture:
