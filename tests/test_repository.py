@@ -285,6 +285,12 @@ def test_the_language_needs_torch_but_nothing_heavier() -> None:
     assert {name for name in loaded if leaf_of(name)} == set()
 
 
+@pytest.mark.slow
+def test_the_supernet_loads_no_compiler() -> None:
+    loaded = loaded_after("import spacelang.supernet")
+    assert loaded & {"torch._dynamo", "torch._inductor", "triton"} == set()
+
+
 def test_every_public_name_loads() -> None:
     for name in spacelang.__all__:
         assert getattr(spacelang, name) is not None

@@ -28,7 +28,8 @@ from .statements import Encoder
 from .walking import DeadEndsError, Step, walk
 
 _DEAD_ENDS = 1_000  # of a search, before exact tables are made
-_HOPELESS = 20_000  # of a search, where exact tables would be too large
+_MOST_DEAD_ENDS = 1_000_000  # of a search, where exact tables would be too large
+_MOST_DRAWN_DEAD_ENDS = 20_000  # likewise, when drawing
 _DRAWS = 100  # without regard to constraints, before exact tables are made
 _MOST_DRAWS = 10_000  # likewise, where exact tables would be too large
 
@@ -151,8 +152,17 @@ class Component:
     # -- exact tables --------------------------------------------------------------------------------
 
     @cached_property
+    def _tables(self) -> Encoder | None:
+        try:
+            return Encoder(self.decisions, self.conditions, self.constraints)
+        except TooWideError:
+            return None
+
+    @property
     def _encoder(self) -> Encoder:
-        return Encoder(self.decisions, self.conditions, self.constraints)
+        if self._tables is None:
+            raise TooWideError
+        return self._tables
 
     @cached_property
     def _symmetric(self) -> list[Factor]:
@@ -216,7 +226,7 @@ class Component:
         try:
             return self._smallest(fixed)
         except TooWideError:
-            return self._found(fixed, lambda label: self.decisions[label].values())
+            return self._found(fixed, lambda label: self.decisions[label].values(), _MOST_DEAD_ENDS)
 
     def changed(self, arch: Architecture, label: str, value: Any) -> Architecture | None:
         """Return valid values with one decision changed; what that activates takes its first values."""
@@ -260,11 +270,15 @@ class Component:
             return None
         return self._read(buckets, lambda options: min(options, key=options.__getitem__))
 
-    def _found(self, fixed: Mapping[str, Any], values: Callable[[str], Iterable[Any]]) -> Architecture | None:
+    def _found(
+        self, fixed: Mapping[str, Any], values: Callable[[str], Iterable[Any]], most_dead_ends: int
+    ) -> Architecture | None:
         try:
-            return self._searched(fixed, values, _HOPELESS)
+            return self._searched(fixed, values, most_dead_ends)
         except DeadEndsError:
-            raise SpaceError(f"{self._tight()} A search gave up after {_HOPELESS:,} dead ends.") from None
+            raise SpaceError(
+                f"{self._tight()} A search gave up after {most_dead_ends:,} dead ends."
+            ) from None
 
     def _searched(
         self, fixed: Mapping[str, Any], values: Callable[[str], Iterable[Any]], most_dead_ends: int
@@ -282,12 +296,19 @@ class Component:
 
     # -- drawing -------------------------------------------------------------------------------------
 
-    def draw(self, fixed: Mapping[str, Any], rng: np.random.Generator) -> Architecture:
+    def draw(
+        self, fixed: Mapping[str, Any], rng: np.random.Generator, *, patient: bool = True
+    ) -> Architecture:
         """Draw values for what `fixed` leaves open, by the priors given that constraints hold.
 
         The distribution is exact: values are drawn without regard to constraints until they hold, and
         where that takes long, by eliminating decisions. Only where this would take too long, and 10,000
         draws fail, values are tried in the order of a random draw, which prefers what dead ends leave.
+
+        Args:
+            fixed: Values that are given.
+            rng: Source of randomness.
+            patient: Whether to continue after 100 draws where decisions cannot be eliminated.
 
         Raises:
             SpaceError: No values were found.
@@ -297,12 +318,16 @@ class Component:
             try:
                 arch = self._drawn_exactly(fixed, rng)
             except TooWideError:
-                arch = self._drawn_freely(fixed, rng, _MOST_DRAWS) or self._found(
-                    fixed, lambda label: self._shuffled(label, rng)
-                )
+                arch = self._drawn_patiently(fixed, rng) if patient else None
         if arch is None:
             raise SpaceError(self._tight())
         return arch
+
+    def _drawn_patiently(self, fixed: Mapping[str, Any], rng: np.random.Generator) -> Architecture | None:
+        arch = self._drawn_freely(fixed, rng, _MOST_DRAWS)
+        if arch is not None:
+            return arch
+        return self._found(fixed, lambda label: self._shuffled(label, rng), _MOST_DRAWN_DEAD_ENDS)
 
     def _drawn_freely(
         self, fixed: Mapping[str, Any], rng: np.random.Generator, attempts: int

@@ -220,11 +220,13 @@ class DecisionSpace:
         """
         return self.canonical(self._filled({}, rng))
 
-    def _filled(self, partial: Mapping[str, Any], rng: np.random.Generator) -> Architecture:
+    def _filled(
+        self, partial: Mapping[str, Any], rng: np.random.Generator, *, patient: bool = True
+    ) -> Architecture:
         """Decide randomly what `partial` leaves open, conditioned on the constraints."""
         arch: Architecture = {}
         for component in self._components:
-            arch |= component.draw(partial, rng)
+            arch |= component.draw(partial, rng, patient=patient)
         return self._sorted(arch)
 
     def mutate(self, arch: Mapping[str, Any], rng: np.random.Generator) -> Architecture:
@@ -278,7 +280,7 @@ class DecisionSpace:
 
     def _edited(self, partial: Mapping[str, Any], rng: np.random.Generator) -> Architecture | None:
         try:
-            return self.canonical(self._filled(partial, rng))
+            return self.canonical(self._filled(partial, rng, patient=False))
         except SpaceError:
             return None
 
