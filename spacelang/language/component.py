@@ -30,6 +30,7 @@ from .walking import DeadEndsError, Step, walk
 _DEAD_ENDS = 1_000  # of a search, before exact tables are made
 _MOST_DEAD_ENDS = 1_000_000  # of a search, where exact tables would be too large
 _MOST_DRAWN_DEAD_ENDS = 20_000  # likewise, when drawing
+_MOST_ORDERED = 50_000, 100  # entries of tables for a grid: at least, and for each variable
 _DRAWS = 100  # without regard to constraints, before exact tables are made
 _MOST_DRAWS = 10_000  # likewise, where exact tables would be too large
 
@@ -105,6 +106,12 @@ class Component:
             rule.holds(arch) if isinstance(rule, Constraint) else not canonical or self._is_sorted(rule, arch)
             for rule in self._last.get(label, ())
         )
+
+    def foreseen(self, label: str, arch: Architecture) -> Iterator[None]:
+        """Decide a label as `decided` does, canonically, in those ways only that can be completed."""
+        for _ in self.decided(label, arch, self.decisions[label].values, canonical=True):
+            if self.first({x: arch[x] for x in self.decisions if x in arch}) is not None:
+                yield
 
     def _is_sorted(self, symmetry: Symmetry, arch: Mapping[str, Any]) -> bool:
         if not symmetry.labels <= arch.keys():
@@ -195,7 +202,10 @@ class Component:
         for variable, codes in encoder.codes.items():
             weighted = weights.get(variable, dict.fromkeys(codes, algebra.one))  # type: ignore[call-overload]
             given.append(Factor((variable,), {(code,): weight for code, weight in weighted.items()}))
-        return eliminate(given, encoder.order()[::-1] if ordered else self._order, algebra)
+        if ordered:  # it may be a bad order, and a search does without
+            least, each = _MOST_ORDERED
+            return eliminate(given, encoder.order()[::-1], algebra, max(least, each * len(encoder.codes)))
+        return eliminate(given, self._order, algebra)
 
     def _read(self, buckets: list[Bucket], pick: Callable[[Mapping[Any, Any]], Any]) -> Architecture:
         """Decide one variable after another; what is left of each are its options and their weights."""

@@ -12,7 +12,7 @@ from ..errors import SpaceError, quoted
 from .component import Component
 from .decisions import Architecture
 from .factors import Bucket
-from .walking import walk
+from .walking import Step, walk
 
 
 class _Place(NamedTuple):
@@ -54,13 +54,16 @@ def every(labels: Iterable[str], components: Iterable[Component]) -> Iterator[Ar
         components: Its components.
     """
     codes, arch = dict[Any, Any](), Architecture()
-    steps = [
-        partial(component.decided, label, arch, component.decisions[label].values, canonical=True)
-        if bucket is None
-        else partial(_decided, component, bucket, codes, arch)
-        for label, component, bucket in _places(labels, components, counted=False)
-    ]
-    for _ in walk(steps):
+
+    def step(label: str, component: Component, bucket: Bucket | None) -> Step:
+        if bucket is not None:
+            return partial(_decided, component, bucket, codes, arch)
+        if component.constraints and component.count is not None:
+            # A dead end would be met again for every combination of decisions in between.
+            return partial(component.foreseen, label, arch)
+        return partial(component.decided, label, arch, component.decisions[label].values, canonical=True)
+
+    for _ in walk([step(*place) for place in _places(labels, components, counted=False)]):
         yield dict(arch)
 
 

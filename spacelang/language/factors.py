@@ -93,8 +93,16 @@ class Bucket:
         return self.options.get(tuple(values[variable] for variable in self.scope), {})
 
 
-def eliminate(factors: Sequence[Factor], order: Sequence[Variable], algebra: Algebra) -> list[Bucket]:
+def eliminate(
+    factors: Sequence[Factor], order: Sequence[Variable], algebra: Algebra, most: int = _MOST_ENTRIES
+) -> list[Bucket]:
     """Eliminate variables in an order; read backwards, the buckets build a combination without a dead end.
+
+    Args:
+        factors: Tables.
+        order: Every variable in them.
+        algebra: How weights are joined.
+        most: Largest number of entries in all joined tables together.
 
     Raises:
         TooWideError: The tables become too large.
@@ -107,7 +115,7 @@ def eliminate(factors: Sequence[Factor], order: Sequence[Variable], algebra: Alg
 
     for factor in factors:
         hold(factor)
-    buckets, left = list[Bucket](), _MOST_ENTRIES
+    buckets, left = list[Bucket](), most
     for variable in order:
         own = sorted(holding.pop(variable).values(), key=lambda factor: len(factor.scope))
         for factor in own:
