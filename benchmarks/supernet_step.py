@@ -95,7 +95,11 @@ def make_forms(args: argparse.Namespace, dtype: torch.dtype = torch.float32) -> 
     """Return the plain form and the supernet, with equal weights and logits."""
     torch.manual_seed(0)
     space = DartsSpace(args.width, args.cells, "cifar").to(dtype)
-    networks = {"plain": edge_by_edge(space), "supernet": Supernet(space)}
+    networks = {
+        "plain": edge_by_edge(space),
+        "torch": Supernet(space, execution="torch"),
+        "native": Supernet(space, execution="native"),
+    }
     start = {
         label: 1e-3 * torch.randn(RELAXATION.shape(group), dtype=dtype)
         for label, group in networks["plain"].groups.items()
@@ -133,7 +137,9 @@ def gradient_difference(args: argparse.Namespace) -> float:
         logits = list(form.logits.values())
         flat = torch.autograd.grad(form.loss(batch, with_logits=True), logits + form.weights)
         gradients.append([torch.cat([g.flatten() for g in part]) for part in split(flat, len(logits))])
-    return max(float((a - b).abs().max() / a.abs().max()) for a, b in zip(*gradients, strict=True))
+    plain, *others = gradients
+    pairs = [pair for other in others for pair in zip(plain, other, strict=True)]
+    return max(float((a - b).abs().max() / a.abs().max()) for a, b in pairs)
 
 
 def split(items: tuple[Tensor, ...], count: int) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:

@@ -16,7 +16,7 @@ from ..errors import SpaceError, quoted, require_integer, require_one_of
 from ..files import fresh_run_folder
 from ..language import Architecture, Space, Value, architecture_of, is_frozen, open_decisions
 from ..randomness import global_generators_kept
-from ..supernet import Supernet
+from ..supernet import Execution, ExecutionName, Supernet
 from ..trials import History, MultiTrialStrategy, Trial
 from ..trials.export import candidates_of, to_dataframe, to_optuna
 from .one_shot_run import OneShotRun
@@ -51,6 +51,9 @@ class Experiment:
             construct the space again, which draws new ones (a constructor that loads pretrained weights loads
             them again). By default "given" where they were loaded or changed after the construction, with a
             warning, and "fresh" elsewhere.
+        execution: How the supernet of a one-shot search computes: "native" with C++ that is compiled on its
+            first use, "torch" with PyTorch alone, "plain" every operation by itself. "auto" is native on a
+            CPU where the C++ can be compiled. See `spacelang.supernet.Execution`.
         trials: Settings of a search by trials, as one object.
         options: The same settings one by one, such as `max_trials=200` or `objectives=[Minimize("params")]`:
             every field of `TrialSettings` by its name. They win over those of `trials`.
@@ -69,6 +72,7 @@ class Experiment:
         directory: str | Path | None = None,
         seed: int = 0,
         weights: Literal["given", "fresh"] | None = None,
+        execution: ExecutionName = "auto",
         trials: TrialSettings | None = None,
         **options: Unpack[TrialOptions],
     ) -> None:
@@ -81,9 +85,10 @@ class Experiment:
         self._given = _keeps_weights(space, weights)
         if self._given:
             space = space.keeping_weights()
+        _check_execution(strategy, execution)
         self._run: OneShotRun | TrialRun
         if isinstance(strategy, OneShotStrategy):
-            self._run = OneShotRun(space, evaluator, strategy, self.directory, seed)
+            self._run = OneShotRun(space, evaluator, strategy, self.directory, seed, execution)
         else:
             settings = dataclasses.replace(trials or TrialSettings(), **options)
             self._run = TrialRun(
@@ -234,6 +239,16 @@ def _check_options(strategy: object, trials: object, options: Mapping[str, Any])
             f"{type(strategy).__name__} is a one-shot strategy: it trains one supernet and has no trials, so "
             f"it cannot use {quoted(given)}. Leave that out (the evaluator's max_epochs says when to end), "
             "or search by trials, with a strategy such as RegularizedEvolution()."
+        )
+
+
+def _check_execution(strategy: object, name: ExecutionName) -> None:
+    if isinstance(strategy, OneShotStrategy):
+        Execution(name)
+    elif name != "auto":
+        raise SpaceError(
+            f"execution={name!r} says how a supernet computes, and {type(strategy).__name__} trains none; "
+            "leave it out."
         )
 
 

@@ -13,7 +13,7 @@ from ..errors import DivergenceError, SpaceError
 from ..files import remove_leftovers
 from ..language import Architecture, Space, require_decided
 from ..randomness import seed_global_generators, torch_generators_kept
-from ..supernet import Supernet
+from ..supernet import ExecutionName, Supernet
 from ..trials import TrainingEvaluator
 from .protocols import OneShotStrategy, Search, SearchEvaluator
 from .run_folder import RunFolder, finished
@@ -34,6 +34,7 @@ class OneShotRun:
         strategy: Derives architectures from them.
         directory: Run folder.
         seed: Seeds every random draw of the search.
+        execution: How supernets compute; see `spacelang.supernet.Execution`.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class OneShotRun:
         strategy: OneShotStrategy,
         directory: Path,
         seed: int,
+        execution: ExecutionName,
     ) -> None:
         if not isinstance(evaluator, TrainingEvaluator):
             raise SpaceError(
@@ -61,7 +63,10 @@ class OneShotRun:
         self._folder = RunFolder(directory, strategy.stages)
         self._result: tuple[Supernet, Search] | None = None
         with torch_generators_kept():  # refuses now, before any work, a space it cannot search
-            strategy.attach(strategy.supernet(space))
+            supernet = strategy.supernet(space)
+            supernet.execute(execution)
+            strategy.attach(supernet)
+        self.execution = supernet.resolved_execution()
 
     @property
     def result(self) -> tuple[Supernet, Search]:
@@ -82,6 +87,7 @@ class OneShotRun:
         from lightning.pytorch.utilities import rank_zero_info
 
         if is_first_process():
+            record = {**record, "execution": self.execution}
             self._folder.begin(record, resume=resume, begun=self._folder.checkpoint().exists())
             remove_leftovers(self._folder.checkpoint().parent)
         search = None
@@ -110,6 +116,7 @@ class OneShotRun:
         """Train the supernet of a stage, or load it when a later stage was begun."""
         seed_global_generators(self.seed, stage)
         supernet = self.strategy.supernet(self.space, stage)
+        supernet.execute(self.execution)
         search = self.strategy.attach(supernet, seed=self.seed, stage=stage, previous=previous)
         later = stage + 1 < self.strategy.stages and self._folder.checkpoint(stage + 1).exists()
         if (resume and later) or _ran_elsewhere(self._fit(supernet, search, stage, resume=resume)):

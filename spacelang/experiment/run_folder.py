@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -13,8 +14,10 @@ from ..errors import SpaceError
 from ..files import differences, dump_yaml, load_yaml, write_atomic
 from ..language import Architecture
 
-# What must agree between a run and its resumption; versions and threads may differ with a warning.
+# What must agree between a run and its resumption.
 IDENTITY = ("space", "strategy", "evaluator", "seed", "objectives", "limits", "weights")
+# What may differ, with a warning: a resumed search is then no longer the same bit for bit.
+BITS = ("execution", "threads", "versions")
 
 
 @dataclass(frozen=True)
@@ -125,7 +128,7 @@ class RunFolder:
                 "experiment.run(resume=True), or use another directory."
             )
         stored = load_yaml(self.description)
-        differing = differences(_identity(stored), _identity(record))
+        differing = differences(_part(stored, IDENTITY), _part(record, IDENTITY))
         may_change = _is_setting if self._diverged.exists() else lambda path: False
         refused = [line for path, line in differing.items() if not may_change(path)]
         if refused:
@@ -134,7 +137,15 @@ class RunFolder:
                 f"the folder {str(self.root)!r} holds another run:{lines}\n"
                 "Resume with the same settings, or use another directory."
             )
-        if differing:
+        others = differences(_part(stored, BITS), _part(record, BITS))
+        if others:
+            lines = "".join(f"\n  {line}" for line in others.values())
+            warnings.warn(
+                f"the run in {str(self.root)!r} is resumed in another way, so its numbers will not be the "
+                f"same bit for bit:{lines}",
+                stacklevel=2,
+            )
+        if differing or others:
             self._write(self.description, dict(record))
         self._diverged.unlink(missing_ok=True)
 
@@ -165,8 +176,8 @@ class RunFolder:
         write_atomic(path, dump_yaml(data).encode())
 
 
-def _identity(record: object) -> dict[str, Any]:
-    return {key: record.get(key) if isinstance(record, dict) else None for key in IDENTITY}
+def _part(record: object, keys: Sequence[str]) -> dict[str, Any]:
+    return {key: record.get(key) if isinstance(record, dict) else None for key in keys}
 
 
 def _is_setting(path: str) -> bool:

@@ -1,5 +1,7 @@
 """The supernet: every candidate of a space alive, computing with mixtures."""
 
+from .execution import Execution as Execution
+from .execution import ExecutionName as ExecutionName
 from .graph_weights import weighted_copy as weighted_copy
 from .group import Group as Group
 from .group import Kind as Kind
@@ -7,6 +9,7 @@ from .mixed import Mixed as Mixed
 from .mixed import MixedLayer as MixedLayer
 from .mixed import Pruned as Pruned
 from .mixed import add_weighted as add_weighted
+from .mixed_cell import Cache as Cache
 from .mixed_cell import MixedCell as MixedCell
 from .recalibrate import batch_statistics as batch_statistics
 from .recalibrate import recalibrate as recalibrate

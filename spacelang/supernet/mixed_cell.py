@@ -1,94 +1,29 @@
-"""Relaxed cells, which compute once what the edges that leave one node have in common.
-
-An operation is usually a sequence that begins without parameters: a ReLU before a convolution, a pooling
-with its normalisation. On the edges that leave one node these beginnings see the same input and give the
-same output, so a cell computes each of them once per node.
-"""
+"""Relaxed cells: mixtures of operations, computed as the cell's plan says."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-import torch
 from torch import Tensor, nn
 
 from ..language import CellFrame, FrozenCell
+from .bundle_call import BundleCall, Bundled
+from .execution import Resolved
 from .group import Group
 from .mixed import Mixed, Pruned, add_weighted
+from .plan import CellPlan, cell_plan
+from .steps import Steps, separate, split, unify
 
-# Exact types whose `__constants__` say all there is to know about what they compute.
-_PURE = (nn.Identity, nn.ReLU, nn.MaxPool2d, nn.AvgPool2d, nn.BatchNorm2d)
+if TYPE_CHECKING:
+    import networkx as nx
 
+Cache: TypeAlias = dict[Hashable, Any]
+"""Results that the edges leaving one feature map share: those of steps by their key, and of the bundle."""
 
-def _signature(module: nn.Module) -> Hashable | None:
-    """Return a key for what a parameter-free module computes; None when it is not known to be one."""
-    if type(module) not in _PURE or getattr(module, "inplace", False) or getattr(module, "affine", False):
-        return None
-    settings = tuple((name, getattr(module, name)) for name in getattr(module, "__constants__", ()))
-    return type(module), settings
-
-
-@dataclass(frozen=True)
-class Steps:
-    """An operation as a shared beginning and the rest.
-
-    Args:
-        shared: `(key, module)` of each shared step; the key stands for the whole beginning up to it.
-        rest: Modules after it.
-    """
-
-    shared: tuple[tuple[Hashable, nn.Module], ...]
-    rest: tuple[nn.Module, ...]
-
-    def __call__(self, x: Tensor, cache: dict[Hashable, Tensor]) -> Tensor:
-        """Apply to a node's feature map `x`; `cache` holds the shared results of that node."""
-        for key, module in self.shared:
-            if key not in cache:
-                cache[key] = module(x)
-            x = cache[key]
-        for module in self.rest:
-            x = module(x)
-        return x
-
-
-def split(operation: nn.Module) -> Steps:
-    """Separate the shared beginning of an operation."""
-    # A subclass of Sequential may compute anything, and a hook must see every call.
-    plain = type(operation) is nn.Sequential and not operation._forward_hooks
-    modules = list(operation.children()) if plain else [operation]
-    shared: list[tuple[Hashable, nn.Module]] = []
-    key: tuple[Hashable, ...] = ()
-    for module in modules:
-        signature = _signature(module)
-        if signature is None or module._forward_hooks:
-            break
-        key = (*key, signature)
-        shared.append((key, module))
-    return Steps(tuple(shared), tuple(modules[len(shared) :]))
-
-
-def unify(operations: list[nn.Module]) -> None:
-    """Let operations on one node hold the same module objects in their shared beginnings.
-
-    Running statistics of a shared normalisation are then updated once and seen by every edge. Beginnings
-    whose statistics already differ are left apart.
-    """
-    owners: dict[Hashable, nn.Module] = {}
-    for operation in operations:
-        if type(operation) is not nn.Sequential:
-            continue
-        for position, (key, module) in enumerate(split(operation).shared):
-            owner = owners.setdefault(key, module)
-            if not _same_buffers(owner, module):
-                break
-            operation[position] = owner
-
-
-def _same_buffers(a: nn.Module, b: nn.Module) -> bool:
-    return all(torch.equal(x, y) for x, y in zip(a.buffers(), b.buffers(), strict=True))
+_BUNDLE = "bundle"
+_CALLS = 512  # sets of active candidates that a cell remembers; sampled paths have one for each source
 
 
 class MixedCell(Mixed):
@@ -108,26 +43,39 @@ class MixedCell(Mixed):
         self.topology = group.cell
         self.frame = frame
         self.edges = edges
+        self.plan: CellPlan | None = None
+        self.execution = Resolved("plain")
         self._steps: list[list[Steps]] | None = None
+        self._calls: dict[Hashable, BundleCall | None] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_steps": None}
+        return self.__dict__ | {"_steps": None, "_calls": {}}
 
-    def share(self) -> None:
-        """Find what the edges leaving each node have in common."""
+    def make_plan(self, path: str, graph: nx.MultiDiGraph) -> CellPlan:
+        """Make the plan from the graph of the space, and return it."""
+        self._calls = {}
+        self.plan = cell_plan(path, self.group.label, self.edges, graph)  # type: ignore[arg-type]
+        return self.plan
+
+    def execute(self, execution: Resolved) -> None:
+        """Compute with an execution from now on; edges share modules unless it is plain."""
+        self.execution, self._steps = execution, None
         for source in range(self.topology.nodes.stop):
             rows = [r for r, (start, _) in enumerate(self.topology.edges) if start == source]
-            unify([operation for r in rows for operation in self.edges[r].children()])
-        self._steps = [[split(operation) for operation in edge.children()] for edge in self.edges]
+            operations = [operation for r in rows for operation in self.edges[r].children()]
+            if execution.name == "plain":
+                separate(operations)
+            else:
+                unify(operations)
 
     def forward(self, *inputs: Any) -> Any:
         given, states = self.frame.states(inputs)
-        caches: list[dict[Hashable, Tensor]] = [{} for _ in range(self.topology.nodes.stop)]
+        caches: list[Cache] = [{} for _ in range(self.topology.nodes.stop)]
         for node in self.topology.nodes:
             states.append(self._node(node, states, caches))
         return self.frame.merge(states, self._sources(), given)
 
-    def _node(self, node: int, states: list[Tensor], caches: list[dict[Hashable, Tensor]]) -> Tensor:
+    def _node(self, node: int, states: list[Tensor], caches: list[Cache]) -> Tensor:
         rows = self.topology.rows_into(node)
         terms: list[tuple[object, Tensor]] = []
         for source, row in enumerate(rows):
@@ -136,20 +84,56 @@ class MixedCell(Mixed):
         total: Tensor = add_weighted(terms, f"node {node} of cell {self.group.label!r}", gates)
         return total
 
-    def edge_terms(self, row: int, x: Tensor, cache: dict[Hashable, Tensor]) -> list[tuple[object, Tensor]]:
-        """Return the terms an edge adds to its node: `(name, weighted output)` of each executed candidate."""
-        group = self.group
+    def edge_terms(self, row: int, x: Tensor, cache: Cache) -> list[tuple[object, Tensor]]:
+        """Return the terms an edge adds to its node: `(name, weighted output)`, the bundle's first.
+
+        Args:
+            row: Row of the edge.
+            x: Feature map that the edge leaves.
+            cache: Results of that feature map which its edges share.
+        """
+        group, columns = self.group, self.group.active[row]
         terms: list[tuple[object, Tensor]] = []
-        for k in dict.fromkeys(group.active[row]):
+        bundle = self._bundle(self.topology.edges[row][0], x, cache)
+        if bundle is not None:
+            columns = bundle.apart.get(row, ())
+            if row in bundle.sums:
+                terms.append((f"the bundle of edge {group.rows[row]}", bundle.sums[row]))
+        for k in dict.fromkeys(columns):
             output = group.apply(self.edges[row][k], self._operation(row, k, x, cache))  # type: ignore[index]
             # Two slots with the same choice add it twice, as their frozen model does.
-            terms += [(group.columns[k], group.weighted(row, k, output))] * group.active[row].count(k)
+            terms += [(group.columns[k], group.weighted(row, k, output))] * columns.count(k)
         return terms
 
-    def _operation(self, row: int, column: int, x: Tensor, cache: dict[Hashable, Tensor]) -> Tensor:
+    def _bundle(self, source: int, x: Tensor, cache: Cache) -> Bundled | None:
+        """Return what a source's bundle gives its edges, computed for the first of them; None without one."""
+        if _BUNDLE not in cache:
+            call = self._bundle_call(source)
+            kernels = None if call is None else self.execution.kernels(x)
+            cache[_BUNDLE] = None if call is None or kernels is None else call(x, self.group, cache, kernels)
+        found: Bundled | None = cache[_BUNDLE]
+        return found
+
+    def _bundle_call(self, source: int) -> BundleCall | None:
+        """Return how the active candidates of a source run together; None if nothing does."""
+        group = self.group
+        if self.plan is None or group.weights is None or group.transform or group.silent is not None:
+            return None
+        leaving = self.plan.leaving.get(source, ())
+        active = [planned for planned in leaving if planned.column in group.active[planned.row]]
+        key = tuple((planned.row, planned.column) for planned in active)
+        if key not in self._calls:
+            if len(self._calls) == _CALLS:
+                self._calls.clear()
+            bundled = any(planned.how == "bundle" for planned in active)
+            self._calls[key] = BundleCall(active, group.shape) if bundled else None
+        return self._calls[key]
+
+    def _operation(self, row: int, column: int, x: Tensor, cache: Cache) -> Tensor:
+        if self.execution.name == "plain":
+            return self.edges[row][column](x)  # type: ignore[index, no-any-return]
         if self._steps is None:
-            self.share()
-        assert self._steps is not None
+            self._steps = [[split(operation) for operation in edge.children()] for edge in self.edges]
         return self._steps[row][column](x, cache)
 
     def _sources(self) -> set[int]:
@@ -171,14 +155,4 @@ class MixedCell(Mixed):
             for k, alive in enumerate(row):
                 if not alive:
                     edge[k] = Pruned()  # type: ignore[operator]
-        self._steps = None
-
-
-class EdgeByEdgeCell(MixedCell):
-    """The same cell computed plainly, every operation on every edge by itself.
-
-    This is the reference that tests and benchmarks compare with.
-    """
-
-    def _operation(self, row: int, column: int, x: Tensor, cache: dict[Hashable, Tensor]) -> Tensor:
-        return self.edges[row][column](x)  # type: ignore[index, no-any-return]
+        self._steps, self._calls, self.plan = None, {}, None

@@ -28,10 +28,12 @@ from ..language.primitive import copied, frozen_copy
 from ..nn import ValueLayer
 from .elastic import ElasticLayer
 from .elastic_refusal import Produced
+from .execution import Execution, ExecutionName, Resolved
 from .graph_weights import weighted_copy
 from .group import Group, Transform
 from .mixed import Mixed, MixedDepth, MixedInput, MixedLayer
-from .mixed_cell import EdgeByEdgeCell, MixedCell
+from .mixed_cell import MixedCell
+from .plan import CellPlan
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -40,9 +42,8 @@ if TYPE_CHECKING:
 class Builder:
     """The argument of a primitive's `relax`: groups by label, and the relaxed forms of built-in choices."""
 
-    def __init__(self, cell_type: type[MixedCell] = MixedCell) -> None:
+    def __init__(self) -> None:
         self.groups: dict[str, Group] = {}
-        self._cell_type = cell_type
         self._produced = Produced()
 
     def group(self, decision: Decision) -> Group:
@@ -91,7 +92,7 @@ class Builder:
 
     def mixed_cell(self, cell: Cell) -> nn.Module:
         """Relax a `Cell`."""
-        return self._cell_type(self.cell_group(cell.topology), cell.frame, cell.edges)
+        return MixedCell(self.cell_group(cell.topology), cell.frame, cell.edges)
 
     def elastic_layer(self, layer: ValueLayer) -> nn.Module:
         """Relax a layer of `spacelang.nn` whose arguments are chosen."""
@@ -111,6 +112,7 @@ class Supernet(nn.Module):
             and GPUs alike. None leaves them, and so does a network that PyTorch cannot train in that layout
             on this CPU (1x1 convolutions with a stride on 2 to 7 channels, without AVX-512).
         builder: Maker of the relaxed forms of choices; a strategy that computes with other ones has its own.
+        execution: How cells are computed: "plain", "torch", "native" or "auto"; see `Execution`.
 
     Attributes:
         groups: The tables mixtures are set on, by label in sorted order.
@@ -122,10 +124,12 @@ class Supernet(nn.Module):
         *,
         memory_format: torch.memory_format | None = torch.channels_last,
         builder: Builder | None = None,
+        execution: ExecutionName = "auto",
     ) -> None:
         super().__init__()
         _check_space(space)
         self._build(space, builder or Builder())
+        self.execute(execution)
         if memory_format is not None and not (memory_format == torch.channels_last and _corrupts(self)):
             self.to(memory_format=memory_format)
 
@@ -138,11 +142,50 @@ class Supernet(nn.Module):
         self.decision_space = space.decision_space
         self._space_graph: nx.MultiDiGraph | None = None
         self._space = [space]  # in a list: a submodule would enter state_dict
-        for child in self.network.modules():
-            if isinstance(child, MixedCell) and not isinstance(child, EdgeByEdgeCell):
-                child.share()
+
+    def execute(self, name: ExecutionName) -> None:
+        """Compute with another execution from now on.
+
+        Args:
+            name: See `Execution`.
+
+        Raises:
+            SpaceError: The name is unknown, or "native" is not possible here.
+        """
+        self.execution = Execution(name)
+        self._set(Resolved("plain" if name == "plain" else "torch"))
+        self._plans = self._compiled()  # now that edges share modules
+        bundles = any(planned.blocks for plan in self._plans for planned in plan.candidates)
+        self._ready = not bundles or name in ("plain", "torch")
+
+    def resolved_execution(self) -> ExecutionName:
+        """Return the execution, "auto" replaced by what it stands for here and with this plan."""
+        if not self._ready:
+            self._set(self.execution.resolved())
+            self._ready = True
+        return self._resolved.name
+
+    def _set(self, execution: Resolved) -> None:
+        self._resolved = execution
+        for _, cell in self._cells():
+            cell.execute(execution)
+
+    def _cells(self) -> Iterator[tuple[str, MixedCell]]:
+        for path, child in self.network.named_modules():
+            if isinstance(child, MixedCell):
+                yield path, child
+
+    def _compiled(self) -> list[CellPlan]:
+        """Compile the plans of all cells from the graph, and return them."""
+        cells = list(self._cells())
+        if not cells:
+            return []
+        graph = self.graph
+        return [cell.make_plan(path, graph) for path, cell in cells]
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
+        if not self._ready and not torch.compiler.is_compiling():  # the first step may compile kernels
+            self.resolved_execution()
         return self.network(*args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:
@@ -251,6 +294,7 @@ class Supernet(nn.Module):
         for child in self.network.modules():
             if isinstance(child, Mixed):
                 child.drop_pruned()
+        self._plans = self._compiled()
 
     def _group(self, label: str) -> Group:
         if label not in self.groups:
@@ -267,6 +311,11 @@ class Supernet(nn.Module):
             for path, child in self.named_modules()
             if isinstance(child, Mixed) and child.soft_refusal
         ]
+
+    @property
+    def plan(self) -> str:
+        """How each candidate of each cell is computed, and why some run apart; to be printed."""
+        return "\n".join([f"execution: {self.resolved_execution()}", *map(str, self._plans)])
 
     # -- results -------------------------------------------------------------------------------------
 
@@ -289,10 +338,7 @@ class Supernet(nn.Module):
 
 def edge_by_edge(space: Space) -> Supernet:
     """Return a supernet that computes every operation on every edge by itself, to compare with."""
-    supernet = Supernet.__new__(Supernet)
-    nn.Module.__init__(supernet)
-    supernet._build(space, Builder(EdgeByEdgeCell))
-    return supernet
+    return Supernet(space, memory_format=None, execution="plain")
 
 
 def _check_space(space: object) -> None:

@@ -6,7 +6,7 @@ Source: PC-DARTS, Xu et al. 2020, arXiv:1907.05737, section 3.2.
 from __future__ import annotations
 
 import copy
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from spacelang import Cell, ModelSpace, SpaceError, Supernet
 from spacelang.language import FrozenCell, Primitive
 from spacelang.randomness import torch_generators_kept
-from spacelang.supernet import Builder, Group, MixedCell, add_weighted
+from spacelang.supernet import Builder, Cache, Group, MixedCell, add_weighted
 
 
 def partial_supernet(space: ModelSpace, partial: int) -> Supernet:
@@ -69,7 +69,7 @@ class PartialCell(MixedCell):
         super().__init__(group, cell.frame, edges)
         self.partial = partial
 
-    def edge_terms(self, row: int, x: Tensor, cache: dict[Hashable, Tensor]) -> list[tuple[object, Tensor]]:
+    def edge_terms(self, row: int, x: Tensor, cache: Cache) -> list[tuple[object, Tensor]]:
         seen, rest = parted(x, self.partial)
         terms = super().edge_terms(row, seen, cache)
         if not terms:

@@ -1,0 +1,148 @@
+"""One source of a cell at work: its bundle, native or grouped, and what its edges share."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from .group import Group
+from .grouped import Wiring
+from .plan import Planned
+
+
+class Kernels(Protocol):
+    """An execution of bundles."""
+
+    def bundle(
+        self,
+        x: Tensor,
+        given: Sequence[Tensor],
+        mix: Tensor,
+        weights: Sequence[Tensor],
+        running: Sequence[Tensor],
+        wiring: Wiring,
+        eps: Sequence[float],
+        of_batch: bool,
+    ) -> tuple[list[Tensor], Tensor]:
+        """Return the sum of each edge, and mean and variance of each block; see `grouped_bundle`."""
+
+    def update_running(
+        self,
+        running: Sequence[Tensor],
+        counts: Sequence[Tensor],
+        momenta: Sequence[float],
+        found: Tensor,
+        count: int,
+    ) -> None:
+        """Move running statistics towards those of a batch; see `grouped.update_running`."""
+
+
+@dataclass(frozen=True)
+class Bundled:
+    """What a bundle gives the edges of its source.
+
+    Args:
+        sums: Sum of the bundle and of the shared results on each edge, by row, (N, C, H', W').
+        apart: Columns of the active candidates that each edge computes itself, by row.
+    """
+
+    sums: Mapping[int, Tensor]
+    apart: Mapping[int, tuple[int, ...]]
+
+
+class BundleCall:
+    """The candidates of one source that run in its bundle, and the shared ones, for one set of active ones.
+
+    Args:
+        candidates: Active candidates that leave the source, by row and column; some run in a bundle.
+        shape: Rows and columns of the cell's table.
+    """
+
+    def __init__(self, candidates: Sequence[Planned], shape: tuple[int, int]) -> None:
+        chains = [planned for planned in candidates if planned.how == "bundle"]
+        self.rows = sorted({planned.row for planned in candidates if planned.how != "apart"})
+        self.blocks = [block for planned in chains for block in planned.blocks]
+        self.eps = [block.norm.eps for block in self.blocks]
+        self.wiring = _wiring(chains, self.rows)
+        self.apart: dict[int, tuple[int, ...]] = {
+            row: tuple(p.column for p in candidates if p.row == row and p.how == "apart")
+            for row in {p.row for p in candidates}
+        }
+        self.features = {p.steps.key: p.steps for p in candidates if p.how == "shared"}
+        self._entries = torch.tensor(self._places(candidates, chains, shape))
+
+    def _places(
+        self, candidates: Sequence[Planned], chains: Sequence[Planned], shape: tuple[int, int]
+    ) -> list[int]:
+        """Return where the weight of each term stands in the table; behind its end where there is none."""
+        rows, columns = shape
+        shared = {(p.row, p.steps.key): p.column for p in candidates if p.how == "shared"}
+        places = [chain.row * columns + chain.column for chain in chains]
+        for row in self.rows:
+            for key in self.features:
+                column = shared.get((row, key))
+                places.append(rows * columns if column is None else row * columns + column)
+        return places
+
+    def __call__(
+        self, x: Tensor, group: Group, cache: dict[Hashable, Any], kernels: Kernels
+    ) -> Bundled | None:
+        """Return what the edges of the source get; None if this feature map does not fit.
+
+        Args:
+            x: The source, (N, C, H, W).
+            group: Gives the mixture.
+            cache: Results that the edges of the source share.
+            kernels: Compute it.
+        """
+        if not self._fits(x):
+            return None
+        given = [steps(x, cache) for steps in self.features.values()]
+        size = (*x.shape[:2], *self.wiring.output_size(x))
+        if any(feature.shape != size or feature.dtype != x.dtype for feature in given):
+            return None
+        norms = [block.norm for block in self.blocks]
+        weights = [w for b in self.blocks for w in (b.depthwise.weight, b.pointwise.weight)]
+        running, of_batch = [t for norm in norms for t in _running(norm)], norms[0].training
+        mix = self._mix(group).to(x.dtype)
+        outs, found = kernels.bundle(x, given, mix, weights, running, self.wiring, self.eps, of_batch)
+        if of_batch:
+            counts = [norm.num_batches_tracked for norm in norms if norm.num_batches_tracked is not None]
+            momenta = [norm.momentum for norm in norms if norm.momentum is not None]
+            kernels.update_running(running, counts, momenta, found, outs[0].numel() // x.shape[1])
+        return Bundled(dict(zip(self.rows, outs, strict=True)), self.apart)
+
+    def _fits(self, x: Tensor) -> bool:
+        """Return whether the bundle can compute with x, and with its batch norms as they are set."""
+        weight, norms = self.blocks[0].pointwise.weight, [block.norm for block in self.blocks]
+        if x.dim() != 4 or x.dtype != weight.dtype or x.shape[1] != weight.shape[1]:
+            return False
+        training, (height, width) = norms[0].training, self.wiring.output_size(x)
+        if training and len(x) * height * width < 2:
+            return False
+        return all(norm.training == training and norm.momentum is not None for norm in norms)
+
+    def _mix(self, group: Group) -> Tensor:
+        """Return the weight of each term, (terms, 1)."""
+        assert group.weights is not None
+        weights = group.weights if group.edges is None else group.weights * group.edges[:, None]
+        flat = torch.cat([weights.reshape(-1), weights.new_zeros(1)])
+        return flat.index_select(0, self._entries.to(flat.device))[:, None]
+
+
+def _running(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    return norm.running_mean, norm.running_var
+
+
+def _wiring(chains: Sequence[Planned], rows: Sequence[int]) -> Wiring:
+    starts = [0]
+    for chain in chains:
+        starts.append(starts[-1] + len(chain.blocks))
+    shapes = tuple(block.shape for chain in chains for block in chain.blocks)
+    return Wiring(len(rows), tuple(rows.index(chain.row) for chain in chains), tuple(starts), shapes)

@@ -1,0 +1,205 @@
+"""Execution plans of cells, compiled from the graph of the space.
+
+A plan says how each candidate of a cell is computed:
+
+- "bundle": separable convolutions that leave one feature map run together, native or as grouped PyTorch;
+- "shared": a pool and its normalisation, or the identity, runs once for all edges that leave its feature map;
+- "apart": everything else runs on its edge. The plan says why.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from torch import nn
+
+from .steps import Steps, split
+
+if TYPE_CHECKING:
+    import networkx as nx
+
+How: TypeAlias = Literal["bundle", "shared", "apart"]
+
+
+@dataclass(frozen=True)
+class Block:
+    """ReLU, depthwise convolution, 1x1 convolution and batch norm without parameters.
+
+    Args:
+        depthwise: Convolution, (C, 1, k, k), k odd.
+        pointwise: Convolution, (C, C, 1, 1).
+        norm: Batch norm.
+    """
+
+    depthwise: nn.Conv2d
+    pointwise: nn.Conv2d
+    norm: nn.BatchNorm2d
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Kernel, dilation, stride."""
+        return self.depthwise.kernel_size[0], self.depthwise.dilation[0], self.depthwise.stride[0]
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One candidate of a cell and how it is computed.
+
+    Args:
+        source: Feature map that it reads.
+        node: Node that it is added to.
+        row: Row of its edge in the cell's table.
+        column: Its column.
+        name: Its name.
+        steps: Its modules.
+        blocks: Its blocks, if it runs in a bundle.
+        reason: Why it runs apart; empty if it does not.
+    """
+
+    source: int
+    node: int
+    row: int
+    column: int
+    name: str
+    steps: Steps
+    blocks: tuple[Block, ...] = ()
+    reason: str = ""
+
+    @property
+    def how(self) -> How:
+        """The way it is computed."""
+        return "bundle" if self.blocks else "apart" if self.reason else "shared"
+
+
+@dataclass(frozen=True)
+class CellPlan:
+    """The plan of one cell.
+
+    Args:
+        path: Path of the cell in the network.
+        candidates: Its candidates that are not pruned, by row and column.
+    """
+
+    path: str
+    candidates: tuple[Planned, ...]
+
+    @cached_property
+    def leaving(self) -> Mapping[int, tuple[Planned, ...]]:
+        """Candidates by the feature map they read."""
+        found: dict[int, list[Planned]] = defaultdict(list)
+        for planned in self.candidates:
+            found[planned.source].append(planned)
+        return {source: tuple(found[source]) for source in sorted(found)}
+
+    def __str__(self) -> str:
+        return "\n".join([f"{self.path}:", *self._lines()])
+
+    def _lines(self) -> Iterator[str]:
+        for source, candidates in self.leaving.items():
+            nodes: dict[tuple[str, str, str], list[str]] = defaultdict(list)
+            for planned in candidates:
+                nodes[planned.how, planned.name, planned.reason].append(str(planned.node))
+            for (how, name, reason), into in sorted(nodes.items(), key=lambda item: _ORDER.index(item[0][0])):
+                why = f" ({reason})" if reason else ""
+                yield f"  {how:6}  {name}: {source} -> {', '.join(into)}{why}"
+
+
+_ORDER = ("bundle", "shared", "apart")
+_NO_BLOCKS = "it is not made of ReLU, depthwise convolution, 1x1 convolution and batch norm"
+
+
+def cell_plan(
+    path: str, label: str, edges: Sequence[Sequence[nn.Module]], graph: nx.MultiDiGraph
+) -> CellPlan:
+    """Compile the plan of a cell.
+
+    Args:
+        path: Path of the cell in the network.
+        label: Label of the cell.
+        edges: Modules of its candidates, by row and column.
+        graph: Graph of the space, without what was pruned.
+    """
+    found = []
+    for start, end, name, edge in graph.edges(keys=True, data=True):
+        if edge["kind"] == "candidate" and edge.get("groups") == [label]:
+            source, node = graph.nodes[start]["index"], graph.nodes[end]["index"]
+            row, (column,) = edge["row"], edge["columns"]
+            module = edges[row][column]
+            blocks, reason = _blocks(module)
+            steps = split(module)
+            shared = bool(steps.shared) and not steps.rest
+            reason = "" if shared or blocks else reason
+            found.append(Planned(source, node, row, column, str(name), steps, blocks, reason))
+    found.sort(key=lambda planned: (planned.row, planned.column))
+    return CellPlan(path, tuple(_fitting(found)))
+
+
+def _fitting(candidates: Sequence[Planned]) -> Iterator[Planned]:
+    """Yield the candidates; those whose stride or channels differ from most of their bundle run apart."""
+    kinds: dict[int, Counter[tuple[int, int]]] = defaultdict(Counter)
+    for planned in candidates:
+        if planned.blocks:
+            kinds[planned.source][_kind(planned)] += 1
+    for planned in candidates:
+        if planned.blocks and _kind(planned) != (usual := kinds[planned.source].most_common(1)[0][0]):
+            reason = f"stride and channels {_kind(planned)} differ from {usual} of the others"
+            planned = replace(planned, blocks=(), reason=reason)
+        yield planned
+
+
+def _kind(planned: Planned) -> tuple[int, int]:
+    first = planned.blocks[0]
+    return first.shape[2], first.pointwise.in_channels
+
+
+def _blocks(module: nn.Module) -> tuple[tuple[Block, ...], str]:
+    """Return the blocks that an operation consists of; none, and why, if it is not made of blocks."""
+    if type(module) is not nn.Sequential:
+        return (), f"it is a {type(module).__name__}"
+    children = list(module.children())
+    if len(children) % 4 or not children:
+        return (), _NO_BLOCKS
+    blocks = []
+    for start in range(0, len(children), 4):
+        relu, depthwise, pointwise, norm = children[start : start + 4]
+        reason = _differs(relu, depthwise, pointwise, norm, first=start == 0)
+        if reason:
+            return (), reason
+        blocks.append(Block(depthwise, pointwise, norm))  # type: ignore[arg-type]
+    if any(_hooked(child) for child in (module, *children)):
+        return (), "a hook is registered on it"
+    return tuple(blocks), ""
+
+
+def _differs(
+    relu: nn.Module, depthwise: nn.Module, pointwise: nn.Module, norm: nn.Module, *, first: bool
+) -> str:
+    """Return why four modules are not a block, or an empty text."""
+    if type(relu) is not nn.ReLU or type(depthwise) is not nn.Conv2d or type(pointwise) is not nn.Conv2d:
+        return _NO_BLOCKS
+    if type(norm) is not nn.BatchNorm2d or norm.affine or not norm.track_running_stats:
+        return "its normalisation is not a batch norm without parameters"
+    kernel, dilation, stride = (set(getattr(depthwise, n)) for n in ("kernel_size", "dilation", "stride"))
+    (k, *rest), channels = kernel, depthwise.in_channels
+    same = {d * (k // 2) for d in dilation}
+    if rest or k % 2 == 0 or len(dilation) > 1 or len(stride) > 1 or set(depthwise.padding) != same:
+        return "its kernel is not odd, square and padded by half"
+    if depthwise.groups != channels or depthwise.out_channels != channels or pointwise.groups != 1:
+        return "its first convolution is not depthwise"
+    if set(pointwise.kernel_size) != {1} or pointwise.stride != (1, 1) or pointwise.padding != (0, 0):
+        return "its second convolution is not 1x1"
+    if pointwise.out_channels != channels or pointwise.in_channels != channels:
+        return "it changes the number of channels"
+    if depthwise.bias is not None or pointwise.bias is not None or depthwise.padding_mode != "zeros":
+        return "its convolutions have a bias, or do not pad with zeros"
+    if not first and stride != {1}:
+        return "a later block has a stride"
+    return ""
+
+
+def _hooked(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)

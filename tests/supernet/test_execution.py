@@ -1,0 +1,350 @@
+"""Plans of cells and their executions: native and PyTorch against the plain form of the same mathematics."""
+
+from __future__ import annotations
+
+import copy
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from spacelang import Cell, ModelSpace, SpaceError, Supernet
+from spacelang.hub import DARTS as DartsSpace
+from spacelang.hub.operations.cell_operations import make_operation
+from spacelang.supernet import edge_by_edge
+from spacelang.supernet.grouped import Wiring, grouped_bundle
+from spacelang.supernet.native import bundle as native
+from spacelang.supernet.native import library
+
+from ..toys.spaces import random_mixture, randomise_statistics
+
+SEPARABLE = (
+    "sep_conv_3x3",
+    "sep_conv_5x5",
+    "sep_conv_7x7",
+    "dil_conv_3x3",
+    "dil_conv_5x5",
+    "dil_sep_conv_3x3",
+)
+OTHERS = ("max_pool_3x3", "avg_pool_3x3", "skip_connect", "conv_1x1", "none")
+
+
+class OneCell(ModelSpace):
+    """A cell of operations of the hub on feature maps of `channels` channels."""
+
+    def __init__(
+        self, operations: tuple[str, ...], nodes: int, channels: int, stride: int, inputs: int
+    ) -> None:
+        super().__init__()
+
+        def factory(name: str) -> Any:
+            return lambda node, op, source: make_operation(
+                name, channels, stride if source < inputs else 1, affine=False
+            )
+
+        candidates = {name: factory(name) for name in operations}
+        self.inputs = inputs
+        self.cell = Cell(candidates, nodes, num_predecessors=inputs, label="cell")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.cell([x, x.tanh()][: self.inputs])  # type: ignore[no-any-return]
+
+
+def results(supernet: Supernet, x: Tensor, weights: dict[str, Tensor], **options: Any) -> dict[str, Tensor]:
+    """Output, gradients and statistics of a step."""
+    x = x.clone().requires_grad_()
+    supernet.zero_grad()
+    supernet.set_mixture(weights, **options)
+    output = supernet(x)
+    factors = torch.linspace(-1, 2, output.numel(), dtype=x.dtype).view(output.shape)
+    (output * factors).sum().backward()
+    found = {"output": output.detach(), "x": x.grad} | {f"mixture {k}": w.grad for k, w in weights.items()}
+    found |= {name: p.grad for name, p in supernet.named_parameters(remove_duplicate=False)}
+    found |= dict(supernet.named_buffers(remove_duplicate=False))
+    return {name: torch.zeros(()) if v is None else v.clone() for name, v in found.items()}
+
+
+def check_close(mine: dict[str, Tensor], theirs: dict[str, Tensor], tolerance: float = 1e-10) -> None:
+    assert mine.keys() == theirs.keys()
+    for name, value in theirs.items():
+        scale = max(1.0, float(value.abs().max())) if value.numel() else 1.0
+        assert torch.allclose(mine[name], value, rtol=0, atol=tolerance * scale), name
+
+
+def twins(space: ModelSpace, **options: Any) -> tuple[Supernet, Supernet]:
+    """A native supernet and its plain form, equal in weights and statistics."""
+    supernet, plain = Supernet(space, execution="native", **options), edge_by_edge(space)
+    randomise_statistics(supernet)
+    plain.load_state_dict(supernet.state_dict())
+    return supernet.double(), plain.double()
+
+
+@pytest.mark.slow  # SPACELANG_RANDOM_CELLS=200 for the long form
+@settings(phases=[Phase.generate], max_examples=int(os.environ.get("SPACELANG_RANDOM_CELLS", "25")))
+@given(st.data())
+def test_random_cells_are_those_of_the_plain_form(data: st.DataObject) -> None:
+    pick = data.draw
+    operations = tuple(
+        pick(st.lists(st.sampled_from(SEPARABLE + OTHERS), min_size=1, max_size=5, unique=True), "operations")
+    )
+    inputs, nodes = pick(st.integers(1, 2), "inputs"), pick(st.integers(1, 3), "nodes")
+    stride, channels = (
+        pick(st.sampled_from([1, 1, 2]), "stride"),
+        2 * pick(st.integers(1, 5), "half channels"),
+    )
+    size = pick(st.integers(3, 9), "height"), pick(st.integers(3, 9), "width")
+    torch.manual_seed(pick(st.integers(0, 99), "seed"))
+    supernet, plain = twins(OneCell(operations, nodes, channels, stride, inputs), memory_format=None)
+    group = supernet.groups["cell"]
+    if pick(st.booleans(), "prune"):
+        kept = torch.rand(group.shape) < 0.7
+        kept[:, pick(st.integers(0, len(operations) - 1), "kept column")] = True
+        for network in (supernet, plain):
+            network.prune({"cell": kept.tolist()})
+    options: dict[str, Any] = {}
+    if pick(st.booleans(), "some run"):  # dropout of edges or operations, or a sampled path
+        runs = torch.rand(group.shape) < 0.5
+        alive = torch.tensor(group.alive)
+        runs |= alive & (torch.arange(len(operations)) == alive.int().argmax(dim=1, keepdim=True))
+        options["active"] = {"cell": runs.tolist()}
+    if pick(st.booleans(), "weights of edges"):
+        options["edges"] = {"cell": torch.rand(len(group.rows), dtype=torch.float64)}
+    training = pick(st.booleans(), "training")
+    threads, before = pick(st.sampled_from([1, 2]), "threads"), torch.get_num_threads()
+    x = torch.randn(pick(st.integers(2, 3), "batch"), channels, *size, dtype=torch.float64)
+    torch.set_num_threads(threads)
+    try:
+        found = []
+        for network in (supernet.train(training), plain.train(training)):
+            mixture = random_mixture(network, 5)
+            found.append(results(network, x, mixture, **options))
+    finally:
+        torch.set_num_threads(before)
+    if "active" in options:  # edges share a pool's statistics, also those where it does not run
+        pools = [k for k, name in enumerate(operations) if "pool" in name]
+        shared = tuple(f"edges.{r}.{k}.1." for r in range(len(group.rows)) for k in pools)
+        found = [{n: t for n, t in each.items() if not any(s in n for s in shared)} for each in found]
+    check_close(*found)
+
+
+@pytest.mark.parametrize("per_sample", [False, True])
+@pytest.mark.parametrize("of_batch", [False, True])
+def test_the_second_derivative_is_that_of_pytorch(per_sample: bool, of_batch: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(*shape, dtype=torch.float64, generator=generator).requires_grad_()
+
+    wiring = Wiring(2, (0, 1, 1), (0, 2, 3, 4), ((3, 1, 1), (3, 1, 1), (5, 2, 1), (3, 1, 1)))
+    x, given, mix = draw(2, 3, 5, 4), [draw(2, 3, 5, 4)], draw(5, 2 if per_sample else 1)
+    weights = [w for k, _, _ in wiring.shapes for w in (draw(3, 1, k, k), draw(3, 3, 1, 1))]
+    running = [t.detach().abs() for _ in wiring.shapes for t in (draw(3), draw(3))]
+    found = []
+    for compute in (native.bundle, grouped_bundle):
+        inputs = [x, *given, mix, *weights]
+        outs, _ = compute(x, given, mix, weights, running, wiring, [1e-5] * 4, of_batch)
+        gradients = torch.autograd.grad([out.sin().sum() for out in outs], inputs, create_graph=True)
+        twice = torch.autograd.grad([g.square().sum() for g in gradients], inputs)
+        found.append([*outs, *gradients, *twice])
+    for mine, theirs in zip(*found, strict=True):
+        scale = float(theirs.detach().abs().max())
+        assert torch.allclose(mine, theirs, rtol=0, atol=1e-10 * scale)
+
+
+def test_single_precision_is_as_near_to_double_as_pytorch_is() -> None:
+    torch.manual_seed(0)
+    space = OneCell((*SEPARABLE, "max_pool_3x3", "skip_connect"), 2, 16, 1, 2)
+    x, errors = torch.randn(4, 16, 16, 16), {}
+    exact = edge_by_edge(space).double()
+    truth = results(exact, x.double(), random_mixture(exact, 1))
+    for name in ("native", "torch"):
+        supernet = Supernet(space, execution=name)  # type: ignore[arg-type]
+        mixture = {k: w.detach().float().requires_grad_() for k, w in random_mixture(exact, 1).items()}
+        found = results(supernet, x, mixture)
+        gradients = [k for k in truth if truth[k].is_floating_point() and truth[k].numel()]
+        errors[name] = sum(
+            float((found[k].double() - truth[k]).norm() / (1 + truth[k].norm())) for k in gradients
+        )
+    assert errors["native"] <= 1.5 * errors["torch"], errors
+
+
+def test_a_selected_architecture_is_its_frozen_model_bit_for_bit() -> None:
+    torch.manual_seed(0)
+    supernet, _ = twins(OneCell(("sep_conv_3x3", "dil_conv_3x3", "max_pool_3x3"), 2, 6, 1, 2))
+    arch = supernet.decision_space.default()
+    supernet.select(arch)
+    x = torch.randn(2, 6, 5, 5, dtype=torch.float64)
+    assert torch.equal(supernet(x), supernet.freeze(arch)(x))
+
+
+def test_the_plan_says_how_each_candidate_runs_and_why() -> None:
+    space = OneCell(("sep_conv_3x3", "max_pool_3x3", "conv_1x1", "none"), 1, 4, 1, 1)
+    supernet = Supernet(space, execution="torch")
+    assert supernet.plan.splitlines() == [
+        "execution: torch",
+        "cell:",
+        "  bundle  sep_conv_3x3: 0 -> 1",
+        "  shared  max_pool_3x3: 0 -> 1",
+        "  apart   conv_1x1: 0 -> 1 (it is not made of ReLU, depthwise convolution, 1x1 convolution and "
+        "batch norm)",
+        "  apart   none: 0 -> 1 (it is a Zero)",
+    ]
+
+
+def test_pruning_compiles_the_plan_again() -> None:
+    supernet = Supernet(OneCell(("sep_conv_3x3", "dil_conv_3x3"), 2, 4, 1, 1))
+    supernet.prune({"cell": [[True, False], [True, True], [False, True]]})
+    assert supernet.plan.splitlines()[1:] == [
+        "cell:",
+        "  bundle  sep_conv_3x3: 0 -> 1, 2",
+        "  bundle  dil_conv_3x3: 0 -> 2",
+        "  bundle  dil_conv_3x3: 1 -> 2",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda op: op[1].register_forward_hook(lambda *_: None), "a hook is registered on it"),
+        (lambda op: setattr(op, "3", nn.BatchNorm2d(4)), "its normalisation is not a batch norm without"),
+        (lambda op: setattr(op, "2", nn.Conv2d(4, 4, 1)), "its convolutions have a bias"),
+        (lambda op: setattr(op, "1", nn.Conv2d(4, 4, 3, padding=1, bias=False)), "is not depthwise"),
+        (lambda op: setattr(op, "1", nn.Conv2d(4, 4, 2, groups=4, bias=False)), "its kernel is not odd"),
+    ],
+)
+def test_what_is_not_a_block_runs_apart_and_is_computed_the_same(change: Any, reason: str) -> None:
+    torch.manual_seed(0)
+    space = OneCell(("sep_conv_3x3", "dil_conv_3x3"), 1, 4, 1, 1)
+    change(space.cell.edges[0][0])
+    supernet = Supernet(space, execution="native")
+    (line,) = [line for line in supernet.plan.splitlines() if "apart" in line]
+    assert line.startswith("  apart   sep_conv_3x3: 0 -> 1 (")
+    assert reason in line
+
+
+def test_bundles_fall_back_where_they_do_not_fit() -> None:
+    """Half precision, one value a channel, mixed training modes: as PyTorch does it, errors included."""
+    torch.manual_seed(0)
+    supernet, plain = twins(OneCell(("sep_conv_3x3", "dil_conv_3x3"), 1, 4, 1, 1))
+    x = torch.randn(2, 4, 5, 5, dtype=torch.float64)
+    for network in (supernet, plain):
+        network.network.cell.edges[0][1][3].eval()
+    check_close(*[results(n, x, random_mixture(n, 2)) for n in (supernet, plain)])
+    with pytest.raises(ValueError, match="more than 1 value"):
+        supernet.train()(x[:1, :, :1, :1])
+    half = supernet.to(torch.bfloat16)
+    half.set_mixture({"cell": torch.ones(1, 2)})
+    assert half(x.to(torch.bfloat16)).dtype == torch.bfloat16
+
+
+def test_a_step_of_a_native_supernet_compiles_to_one_graph() -> None:
+    torch.manual_seed(0)
+    supernet = Supernet(OneCell(("sep_conv_3x3", "max_pool_3x3"), 1, 4, 1, 1), execution="native")
+    compiled = torch.compile(supernet, backend="aot_eager", fullgraph=True)
+    x, found = torch.randn(2, 4, 5, 5), []
+    supernet.eval()(x)  # makes the kernels and the wiring
+    supernet.train()
+    for network in (supernet, compiled):
+        supernet.zero_grad()
+        network(x).square().sum().backward()
+        found.append([p.grad.clone() for p in supernet.parameters() if p.grad is not None])
+    assert len(found[0]) == 4
+    for mine, theirs in zip(*found, strict=True):
+        assert torch.allclose(mine, theirs, atol=1e-6)
+
+
+def test_a_copy_runs_in_the_same_way() -> None:
+    torch.manual_seed(0)
+    supernet, _ = twins(OneCell(("sep_conv_3x3", "dil_conv_3x3"), 2, 4, 1, 1))
+    twin = copy.deepcopy(supernet)
+    x = torch.randn(2, 4, 5, 5, dtype=torch.float64)
+    mine, theirs = (
+        results(supernet, x, random_mixture(supernet, 1)),
+        results(twin, x, random_mixture(twin, 1)),
+    )
+    assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+
+
+def test_an_execution_can_be_changed() -> None:
+    torch.manual_seed(0)
+    supernet, plain = twins(OneCell(("sep_conv_3x3", "max_pool_3x3"), 2, 4, 1, 2))
+    x = torch.randn(2, 4, 5, 5, dtype=torch.float64)
+    theirs = results(plain, x, random_mixture(plain, 1))
+    for name in ("plain", "torch", "native"):
+        supernet.load_state_dict(supernet.state_dict() | {})
+        twin = copy.deepcopy(supernet)
+        twin.execute(name)  # type: ignore[arg-type]
+        check_close(results(twin, x, random_mixture(twin, 1)), theirs)
+
+
+def test_unknown_executions_are_named() -> None:
+    with pytest.raises(SpaceError, match=r"'nativ'.*Closest: 'native'"):
+        Supernet(DartsSpace(4, 3, "cifar"), execution="nativ")  # type: ignore[arg-type]
+
+
+WITHOUT_COMPILER = """
+import sys, warnings
+from spacelang import SpaceError, Supernet
+from spacelang.hub import DARTS
+import torch
+space = DARTS(4, 3, "cifar")
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    supernet = Supernet(space)
+    supernet(torch.randn(2, 3, 8, 8))
+    supernet(torch.randn(2, 3, 8, 8))
+print([str(w.message) for w in caught if "native" in str(w.message)])
+try:
+    Supernet(space, execution="native")
+except SpaceError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize(
+    ("compiler", "reason"),
+    [
+        ("", "no C++ compiler was found"),
+        ("false", "false could not build them"),
+        ("no-such", "no-such could not"),
+    ],
+)
+def test_without_a_compiler_pytorch_alone_computes_and_says_so(
+    compiler: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SPACELANG_CACHE", str(tmp_path))
+    monkeypatch.setenv("CXX", compiler)
+    if not compiler:
+        monkeypatch.setenv("PATH", "")
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_COMPILER], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
+    warned, refused = done.stdout.splitlines()
+    assert warned.count("native kernels are not available") == 1
+    assert reason in warned
+    assert refused.startswith('execution="native" is not possible here: ')
+    assert refused.endswith('. Use execution="torch".')
+
+
+def test_the_library_is_compiled_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPACELANG_CACHE", str(tmp_path))
+    commands: list[list[str]] = []
+
+    def run(command: list[str]) -> bytes:
+        commands.append(command)
+        if "-o" in command:
+            Path(command[-1]).write_bytes(b"a library")
+        return b"macros"
+
+    monkeypatch.setattr(library, "_run", run)
+    first, second = library._built("g++"), library._built("g++")
+    assert first == second
+    assert [path.name for path in first.parent.iterdir()] == [first.name]
+    assert sum("-o" in command for command in commands) == 1
