@@ -1,16 +1,17 @@
-"""Time a first-order DARTS search step: the supernet against the plain form of the same mathematics.
+"""Time a first-order DARTS search step: a supernet against the plain form of the same mathematics.
 
     python benchmarks/supernet_step.py --width 16 --cells 8 --batch 8
 
-Both forms start from the same weights and logits. First their gradients are compared in float64. Then they
-are timed in float32, one after the other, in one process; the ratio is computed for each pair. A step is
+All forms start from the same weights and logits. First their gradients are compared in float64. Then they
+are timed in float32, one after the other, in one process; ratios are computed for each round. A step is
 one architecture update on one batch and one weight update on another. The memory of each form is measured
 in its own process.
 
 plain      every operation on every edge by itself, contiguous tensors, and both updates by `loss.backward()`,
            which computes the gradients of weights and logits together. The zero operation has a weight in the
            softmax and is not executed.
-supernet   `spacelang.Supernet` as the DARTS strategy runs it.
+torch      `spacelang.Supernet` as the DARTS strategy runs it, with PyTorch alone.
+native     The same with compiled kernels, on a CPU; left out where they cannot be compiled.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import statistics
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -34,7 +36,7 @@ from torch import Tensor, nn
 from spacelang import Supernet
 from spacelang.hub import DARTS as DartsSpace
 from spacelang.strategies import Softmax
-from spacelang.supernet import edge_by_edge
+from spacelang.supernet import Execution, ExecutionName, edge_by_edge
 
 Batch = tuple[Tensor, Tensor]
 RELAXATION = Softmax()
@@ -91,15 +93,20 @@ class Form:
         self.weight_step(train)
 
 
+def executions(device: torch.device) -> list[ExecutionName]:
+    """Return the executions to compare with the plain form."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        native = device.type == "cpu" and Execution("auto").resolved().name == "native"
+    return ["torch", "native"] if native else ["torch"]
+
+
 def make_forms(args: argparse.Namespace, dtype: torch.dtype = torch.float32) -> dict[str, Form]:
-    """Return the plain form and the supernet, with equal weights and logits."""
+    """Return the plain form and the executions of the supernet, with equal weights and logits."""
     torch.manual_seed(0)
     space = DartsSpace(args.width, args.cells, "cifar").to(dtype)
-    networks = {
-        "plain": edge_by_edge(space),
-        "torch": Supernet(space, execution="torch"),
-        "native": Supernet(space, execution="native"),
-    }
+    networks = {"plain": edge_by_edge(space)}
+    networks |= {name: Supernet(space, execution=name) for name in executions(args.device)}
     start = {
         label: 1e-3 * torch.randn(RELAXATION.shape(group), dtype=dtype)
         for label, group in networks["plain"].groups.items()
@@ -198,10 +205,10 @@ def peak(device: torch.device) -> int:
     return resident if sys.platform == "darwin" else 1024 * resident
 
 
-def memory_of_each_form() -> dict[str, int]:
+def memory_of_each_form(device: torch.device) -> dict[str, int]:
     """Run this script again for each form; call it first, because a child starts with its parent's peak."""
     result = {}
-    for form in ("plain", "supernet"):
+    for form in ("plain", *executions(device)):
         command = [sys.executable, __file__, *sys.argv[1:], "--json", "--form", form]
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
         result |= {f"{form}_{name}": value for name, value in json.loads(done.stdout).items()}
@@ -220,20 +227,18 @@ def timed(action: Callable[[], None], device: torch.device) -> float:
 
 
 def times(args: argparse.Namespace) -> dict[str, Any]:
-    """Return the milliseconds of a step of each form, and their ratio, from pairs of steps."""
+    """Return the milliseconds of a step of each form, and their ratios, from rounds of steps."""
     forms, batches = make_forms(args), make_batches(args)
-    pairs = [
-        [timed(lambda form=form: form.step(*batches), args.device) for form in forms.values()]
+    rounds = [
+        {name: timed(lambda form=form: form.step(*batches), args.device) for name, form in forms.items()}
         for _ in range(args.warmup + args.steps)
     ][args.warmup :]
-    ratios = [plain / ours for plain, ours in pairs]
-    return {
-        "plain_ms": 1e3 * statistics.median(plain for plain, _ in pairs),
-        "supernet_ms": 1e3 * statistics.median(ours for _, ours in pairs),
-        "ratio": statistics.median(ratios),
-        "ratio_lowest": min(ratios),
-        "ratio_highest": max(ratios),
-    }
+    result = {f"{name}_ms": 1e3 * statistics.median(r[name] for r in rounds) for name in forms}
+    for name in list(forms)[1:]:
+        ratios = [r["plain"] / r[name] for r in rounds]
+        result[f"{name}_ratio"] = statistics.median(ratios)
+        result |= {f"{name}_ratio_lowest": min(ratios), f"{name}_ratio_highest": max(ratios)}
+    return result
 
 
 def main() -> None:
@@ -242,11 +247,11 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=16)
     parser.add_argument("--cells", type=int, default=8)
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--steps", type=int, default=10, help="pairs of timed steps")
-    parser.add_argument("--warmup", type=int, default=2, help="pairs before the timed ones")
+    parser.add_argument("--steps", type=int, default=10, help="rounds of timed steps")
+    parser.add_argument("--warmup", type=int, default=2, help="rounds before the timed ones")
     parser.add_argument("--threads", type=int, help="default: torch's")
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
-    parser.add_argument("--form", choices=("plain", "supernet"), help="only the memory of one form")
+    parser.add_argument("--form", choices=("plain", "torch", "native"), help="only the memory of one form")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     args = parser.parse_args()
     if args.threads:
@@ -260,7 +265,7 @@ def main() -> None:
             "device": str(args.device),
             "torch": torch.__version__,
         }
-        result = setting | memory_of_each_form()
+        result = setting | memory_of_each_form(args.device)
         result["gradient_difference"] = gradient_difference(args)
         result |= times(args)
     print(json.dumps(result) if args.json else table(result))

@@ -9,6 +9,7 @@ A plan says how each candidate of a cell is computed:
 
 from __future__ import annotations
 
+import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -125,9 +126,9 @@ def cell_plan(
     """
     found = []
     for start, end, name, edge in graph.edges(keys=True, data=True):
-        if edge["kind"] == "candidate" and edge.get("groups") == [label]:
+        if edge["kind"] == "candidate" and json.loads(edge.get("groups", "[]")) == [label]:
             source, node = graph.nodes[start]["index"], graph.nodes[end]["index"]
-            row, (column,) = edge["row"], edge["columns"]
+            row, (column,) = edge["row"], json.loads(edge["columns"])
             module = edges[row][column]
             blocks, reason = _blocks(module)
             steps = split(module)
