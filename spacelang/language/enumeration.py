@@ -93,7 +93,7 @@ def nth(labels: Iterable[str], components: Iterable[Component], place: int) -> A
     Args:
         labels: Labels of a space, in order.
         components: Its components.
-        place: From 0 to below their number.
+        place: Number of the architecture, counted from 0.
 
     Raises:
         SpaceError: Architectures cannot be counted.

@@ -73,12 +73,12 @@ SMALLEST = Algebra(operator.add, min, 0)
 
 @dataclass(frozen=True, eq=False)
 class Bucket:
-    """What was known of a variable when it was eliminated.
+    """Record of a variable at its elimination.
 
     Args:
         variable: The variable.
         scope: Variables eliminated later that its weights depend on.
-        options: For values of these, the possible values of the variable and their weights, which sum up
+        options: Table from values of these to the possible values of the variable and their weights, which sum up
             everything that was eliminated before.
         message: Their sum, by values of `scope`.
     """

@@ -43,7 +43,7 @@ class Kernels(Protocol):
 
 @dataclass(frozen=True)
 class Bundled:
-    """What a bundle gives the edges of its source.
+    """Results of a bundle for the edges of its source.
 
     Args:
         sums: Sum of the bundle and of the shared results on each edge, by row, (N, C, H', W').
@@ -89,7 +89,12 @@ class BundleCall:
         return places
 
     def __call__(
-        self, x: Tensor, group: Group, cache: dict[Hashable, Any], kernels: Kernels
+        self,
+        x: Tensor,
+        group: Group,
+        cache: dict[Hashable, Any],
+        kernels: Kernels,
+        layout: torch.memory_format,
     ) -> Bundled | None:
         """Return what the edges of the source get; None if this feature map does not fit.
 
@@ -98,6 +103,7 @@ class BundleCall:
             group: Gives the mixture.
             cache: Results that the edges of the source share.
             kernels: Compute it.
+            layout: Layout of the sums.
         """
         if not self._fits(x):
             return None
@@ -114,7 +120,8 @@ class BundleCall:
             counts = [norm.num_batches_tracked for norm in norms if norm.num_batches_tracked is not None]
             momenta = [norm.momentum for norm in norms if norm.momentum is not None]
             kernels.update_running(running, counts, momenta, found, outs[0].numel() // x.shape[1])
-        return Bundled(dict(zip(self.rows, outs, strict=True)), self.apart)
+        sums = [out.contiguous(memory_format=layout) for out in outs]
+        return Bundled(dict(zip(self.rows, sums, strict=True)), self.apart)
 
     def _fits(self, x: Tensor) -> bool:
         """Return whether the bundle can compute with x, and with its batch norms as they are set."""

@@ -37,10 +37,15 @@ class Execution:
         if self.name == "native" and (reason := _reason()):
             raise SpaceError(f'execution="native" is not possible here: {reason}. Use execution="torch".')
 
-    def resolved(self) -> Resolved:
-        """Return what the name stands for here; "auto" may compile, and warns where that fails."""
+    def resolved(self, layout: torch.memory_format = torch.channels_last) -> Resolved:
+        """Return what the name stands for here; "auto" may compile, and warns where that fails.
+
+        Args:
+            layout: Layout of the feature maps that native kernels return.
+        """
         kernels = _native() if self.name in ("auto", "native") else None
-        return Resolved("plain" if self.name == "plain" else "native" if kernels else "torch", kernels)
+        name: ExecutionName = "plain" if self.name == "plain" else "native" if kernels else "torch"
+        return Resolved(name, kernels, layout)
 
 
 @dataclass(frozen=True)
@@ -50,10 +55,12 @@ class Resolved:
     Args:
         name: "plain", "torch" or "native".
         native: Native kernels, if it uses them.
+        layout: Layout of the feature maps that native kernels return.
     """
 
     name: ExecutionName
     native: Kernels | None = None
+    layout: torch.memory_format = torch.channels_last
 
     def kernels(self, x: Tensor) -> Kernels | None:
         """Return what computes a bundle on this feature map; None to compute it edge by edge."""
@@ -72,9 +79,9 @@ def _native() -> Kernels | None:
             stacklevel=2,
         )
         return None
-    from .native import bundle  # late: registers operators that only this execution needs
+    from .native import operators  # late: registers operators that only this execution needs
 
-    return bundle
+    return operators
 
 
 def _reason() -> str:

@@ -110,7 +110,9 @@ class MixedCell(Mixed):
         if _BUNDLE not in cache:
             call = self._bundle_call(source)
             kernels = None if call is None else self.execution.kernels(x)
-            cache[_BUNDLE] = None if call is None or kernels is None else call(x, self.group, cache, kernels)
+            cache[_BUNDLE] = None
+            if call is not None and kernels is not None:
+                cache[_BUNDLE] = call(x, self.group, cache, kernels, self.execution.layout)
         found: Bundled | None = cache[_BUNDLE]
         return found
 

@@ -129,9 +129,11 @@ class Supernet(nn.Module):
         super().__init__()
         _check_space(space)
         self._build(space, builder or Builder())
-        self.execute(execution)
+        self._layout = torch.contiguous_format
         if memory_format is not None and not (memory_format == torch.channels_last and _corrupts(self)):
+            self._layout = memory_format
             self.to(memory_format=memory_format)
+        self.execute(execution)
 
     def _build(self, space: Space, builder: Builder) -> None:
         def relax(item: Any) -> Any:
@@ -161,7 +163,7 @@ class Supernet(nn.Module):
     def resolved_execution(self) -> ExecutionName:
         """Return the execution, "auto" replaced by what it stands for here and with this plan."""
         if not self._ready:
-            self._set(self.execution.resolved())
+            self._set(self.execution.resolved(self._layout))
             self._ready = True
         return self._resolved.name
 

@@ -20,8 +20,8 @@ from spacelang.hub import DARTS as DartsSpace
 from spacelang.hub.operations.cell_operations import make_operation
 from spacelang.supernet import edge_by_edge
 from spacelang.supernet.grouped import Wiring, grouped_bundle
-from spacelang.supernet.native import bundle as native
 from spacelang.supernet.native import library
+from spacelang.supernet.native import operators as native
 
 from ..toys.spaces import random_mixture, randomise_statistics
 

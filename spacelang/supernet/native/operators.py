@@ -174,7 +174,7 @@ def _bundle_backward(
 
     Args:
         grads: Gradient of each sum.
-        x: As given to `bundle`, like `given`, `mix`, `weights`, `table` and `of_batch`.
+        x: Argument of `bundle`; so are `given`, `mix`, `weights`, `table` and `of_batch`.
         normalised: Second result of `bundle`.
         statistics: Third result of `bundle`.
         wanted: Whether the gradients of features, mixture and weights are wanted; one that is not is empty.
