@@ -78,8 +78,8 @@ class Bucket:
     Args:
         variable: The variable.
         scope: Variables eliminated later that its weights depend on.
-        options: Table from values of these to the possible values of the variable and their weights, which sum up
-            everything that was eliminated before.
+        options: Table from values of these to the possible values of the variable and their weights, which
+            sum up everything that was eliminated before.
         message: Their sum, by values of `scope`.
     """
 
