@@ -48,7 +48,8 @@ class DrNAS(Differentiable):
         operations: Numbers of operations kept after each stage but the last.
         warmup_epochs: Epochs of every stage that train weights alone; 10 of 25 in the paper.
         kl_weight: Factor of sum_e KL(Dir(beta_e) || Dir(1)) in the loss of the logits. The authors' code has
-            1e-3, and then no weight decay.
+            1e-3, and then no weight decay. As in it, pruned candidates stay in the sum: their alphas begin
+            the next stage as zero, and the divergence goes on moving them.
         carry_optimizers: Whether momentum, learning-rate schedules and the moments of the logits continue
             from stage to stage, as in the authors' code. A schedule must then span the epochs of all stages,
             such as `CosineAnnealingLR(optimizer, 50)` for two stages of 25.
@@ -100,10 +101,8 @@ class DrNAS(Differentiable):
     def objective(self, loss: Tensor, search: GradientSearch, phase: Phase) -> Tensor:
         if phase == "logits" and self.kl_weight:
             for label, logits in search.parameters.logits.items():
-                group = search.supernet.groups[label]
-                if not group.is_subset:
-                    divergences = kl_to_uniform(concentration(logits), alive_mask(group, logits))
-                    loss = loss + self.kl_weight * divergences.sum()
+                if not search.supernet.groups[label].is_subset:
+                    loss = loss + self.kl_weight * kl_to_uniform(concentration(logits)).sum()
         return loss
 
     def make_search(self, supernet: Supernet, previous: Any, **settings: Any) -> GradientSearch:
@@ -179,9 +178,8 @@ class DirichletSample(torch.autograd.Function):
         return g * (gradient - (theta * gradient).sum(dim=-1, keepdim=True)), None
 
 
-def kl_to_uniform(beta: Tensor, alive: Tensor) -> Tensor:
-    """Return KL(Dir(beta) || Dir(1)) of each row over its alive entries, (rows,)."""
-    beta = beta.where(alive, 1)  # such entries add nothing to the sums below
-    total, count = (beta * alive).sum(dim=1), alive.sum(dim=1)
-    normaliser = total.lgamma() - count.to(beta.dtype).lgamma() - beta.lgamma().sum(dim=1)
+def kl_to_uniform(beta: Tensor) -> Tensor:
+    """Return KL(Dir(beta) || Dir(1)) of each row, (rows,)."""
+    total, count = beta.sum(dim=1), torch.tensor(float(beta.shape[1]), dtype=beta.dtype)
+    normaliser = total.lgamma() - count.lgamma() - beta.lgamma().sum(dim=1)
     return normaliser + ((beta - 1) * (beta.digamma() - total.digamma()[:, None])).sum(dim=1)

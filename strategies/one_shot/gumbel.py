@@ -113,9 +113,9 @@ class GDAS(Differentiable):
     Args:
         temperature: tau: one number, or those of the first and of the last epoch.
         estimator: Gradient of the weights of candidates that were not sampled. "sampled" has none for them.
-            "straight_through" runs every candidate, so each has that of its own output. "gates" is that of
-            the authors' code: these weights, zero, are added to the output as plain numbers, so each has the
-            sum of the output's gradient.
+            "straight_through" runs every candidate, so each has that of its own output. "gates" adds these
+            weights, zero, to the output as plain numbers, so each has the sum of the output's gradient. The
+            authors' code has "sampled" for cells of two inputs (DARTS, NASNet), "gates" for NAS-Bench-201.
 
     Source: GDAS, Dong and Yang 2019, arXiv:1910.04465, eq. 4 to 7.
     """
@@ -149,7 +149,8 @@ class GDAS(Differentiable):
         if distinct:
             sentences.append(
                 f"nodes of {quoted(distinct)} read distinct inputs, so none can keep two operations of one "
-                "edge; each keeps its most probable edges, as with DARTS."
+                "edge; each keeps its most probable edges, as with DARTS. For the authors' rule make "
+                "the space with distinct_inputs=False."
             )
         if sets:
             sentences.append(f"{quoted(sets)} choose several inputs, which are mixed and not sampled.")

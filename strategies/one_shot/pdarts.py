@@ -49,8 +49,8 @@ class PDARTS(Differentiable):
         drops: Operations dropped after each stage but the last. With `none` an edge of eight operations
             has 8, 5 and 3, of which the derivation keeps one.
         skip_dropout: Rate p of dropout on the outputs of `nn.Identity` candidates in each stage. It falls
-            with the epochs as in `SkipDropout`. The paper's values as we recall them; the command of the
-            authors' repository has 0.1 in the first stage.
+            with the epochs as in `SkipDropout`. By default those of the search command that the authors'
+            repository gives (its script alone, without the command's options, has no dropout).
         most_skips: Most skip connections in a cell; None for no limit.
         cells: Shell-style pattern of the labels of the cells it holds for, each by itself.
         none: Zero operation, as in `DARTS`.
@@ -61,7 +61,7 @@ class PDARTS(Differentiable):
 
     overrides: tuple[Mapping[str, Any], ...] = ({"num_cells": 5}, {"num_cells": 11}, {"num_cells": 17})
     drops: tuple[int, ...] = (3, 2)
-    skip_dropout: tuple[float, ...] = (0.0, 0.4, 0.7)
+    skip_dropout: tuple[float, ...] = (0.1, 0.4, 0.7)
     most_skips: int | None = 2
     cells: str = "normal*"
     none: bool = True
