@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar
 
@@ -13,7 +13,17 @@ from torch import Tensor, nn
 from spacelang import LayerChoice
 from spacelang.errors import SpaceError
 from spacelang.graph import Wire, Wiring
-from spacelang.language import Categorical, Decision, Relaxer, Value, current_architecture
+from spacelang.language import (
+    ALWAYS,
+    Categorical,
+    Condition,
+    Decision,
+    Relaxer,
+    Tally,
+    Value,
+    current_architecture,
+    tallied,
+)
 from spacelang.supernet import Group
 
 from ..operations.cell_operations import DARTS_OPERATIONS, Channels, DropPath, Zero, make_operation
@@ -64,30 +74,80 @@ class SparseNodes:
             return None
         return self.present({group.label: group.selected for group in groups})
 
+    def tallies(self) -> list[Tally]:
+        """Return the number of nodes that are not empty."""
+        return [PresentCount(self, self.num_nodes)]
+
 
 @dataclass(frozen=True)
-class Present:
-    """A node of a sparse cell is not empty.
+class Fill:
+    """State of the edges of a sparse cell, read one after another.
+
+    Args:
+        full: Whether each node before the present one has something to pass on.
+        edges: Number of edges into the present node that are not "none".
+        fed: Whether one of them comes from a node with something to pass on.
+    """
+
+    full: tuple[bool, ...] = (True,) * INPUTS
+    edges: int = 0
+    fed: bool = False
+
+
+@dataclass(frozen=True)
+class PresentCount:
+    """Number of the first nodes of a sparse cell that are not empty, a `Tally`.
 
     Args:
         nodes: Nodes of the cell.
-        position: Which of them, from 0.
+        count: Number of nodes that are read.
     """
 
     nodes: SparseNodes
-    position: int
+    count: int
+    start: ClassVar[Fill] = Fill()
+
+    def decisions(self) -> tuple[Categorical, ...]:
+        """Return the decisions on the edges into these nodes."""
+        return tuple(decision for row in self.nodes.rows[: self.count] for decision in row)
+
+    def step(self, state: Fill, position: int, value: str) -> Fill | None:
+        """Read an edge; a node has as many as the constraints allow."""
+        source = int(self.decisions()[position].label.rsplit("/", 1)[1].split("_")[0])
+        if value != "none":
+            state = replace(state, edges=state.edges + 1, fed=state.fed or state.full[source])
+        first, last = len(state.full) == INPUTS, source == len(state.full) - 1
+        if state.edges > MOST_INPUTS or (first and last and not state.edges):
+            return None
+        return Fill((*state.full, state.fed)) if last else state
+
+    def result(self, state: Fill) -> int:
+        """Return the number."""
+        return sum(state.full[INPUTS:])
+
+    def __str__(self) -> str:
+        return f"present({self.nodes.kind}, {self.count})"
+
+
+@dataclass(frozen=True)
+class Present(PresentCount):
+    """A node of a sparse cell is not empty: the last of the nodes that are read."""
 
     @property
     def labels(self) -> frozenset[str]:
-        """Labels of every edge of the cell."""
-        return frozenset(decision.label for decision in self.nodes.decisions())
+        """Labels of the edges into the node and those before it."""
+        return frozenset(decision.label for decision in self.decisions())
 
     def holds(self, arch: Mapping[str, Any]) -> bool:
         """Return whether it has something to add under `arch`."""
-        return self.labels <= arch.keys() and self.position in self.nodes.present(arch)
+        return self.labels <= arch.keys() and bool(tallied(self, arch))
+
+    def result(self, state: Fill) -> bool:  # type: ignore[override]
+        """Return whether the node has something to pass on."""
+        return state.full[-1]
 
     def __str__(self) -> str:
-        return f"node {INPUTS + self.position} of {self.nodes.kind} is not empty"
+        return f"node {INPUTS + self.count - 1} of {self.nodes.kind} is not empty"
 
 
 class EdgesIn(Value):
@@ -191,12 +251,16 @@ class SparseCell(nn.Module):
         """Return the graph of the cell."""
         count = self.nodes.num_nodes
         edges = [
-            Wire(source, INPUTS + position, f"edges.{position}.{source}", absent="none")
+            Wire(source, INPUTS + position, f"edges.{position}.{source}", self._passes(source), absent="none")
             for position, row in enumerate(self.nodes.rows)
             for source in range(len(row))
         ]
-        joined = [Wire(INPUTS + k, INPUTS + count, when=Present(self.nodes, k)) for k in range(count)]
+        joined = [Wire(INPUTS + k, INPUTS + count, when=Present(self.nodes, k + 1)) for k in range(count)]
         return Wiring(self.nodes.kind, INPUTS, count, (*edges, *joined))
+
+    def _passes(self, source: int) -> Condition:
+        """Return the condition under which a node has something to pass on."""
+        return ALWAYS if source < INPUTS else Present(self.nodes, source - INPUTS + 1)
 
     @property
     def num_outputs(self) -> int:

@@ -37,6 +37,7 @@ class CellStack(Primitive):
         (decision,) = depth.decisions()
         assert isinstance(decision, Categorical)
         self.decision = decision
+        self._depth: Any = depth  # in a trace it is the number of one architecture
         plans = list(dict.fromkeys(plan for layout in layouts.values() for plan in layout))
         self.cells = nn.ModuleList(map(make, plans))
         self.order = {n: tuple(map(plans.index, layout)) for n, layout in layouts.items()}
@@ -65,7 +66,8 @@ class CellStack(Primitive):
         return MixedStack(builder.group(self.decision), self.decision, self.cells, self.order)
 
     def __iter__(self) -> Iterator[nn.Module]:
-        return (self.cells[k] for k in next(iter(self.order.values())))
+        depth = next(iter(self.order)) if isinstance(self._depth, Value) else self._depth
+        return (self.cells[k] for k in self.order[depth])
 
 
 class MixedStack(Mixed):

@@ -117,6 +117,9 @@ class GraphCellChoice(Primitive):
     def decisions(self) -> tuple[Decision, ...]:
         return (self.limits.num_vertices,)
 
+    def reads(self) -> tuple[Decision, ...]:
+        return (self.limits.num_vertices, *(decision for _, decision in self.limits.conditional()))
+
     def branches(self) -> Iterable[tuple[Condition, str, nn.Module]]:
         yield from (branch for branch in super().branches() if branch[1] == "largest")
         for index, (condition, _) in enumerate(self.limits.conditional()):
@@ -155,8 +158,7 @@ class GraphCellChoice(Primitive):
 
     def relax(self, builder: Relaxer) -> nn.Module:
         assert self.largest is not None
-        decisions = [self.limits.num_vertices, *(decision for _, decision in self.limits.conditional())]
-        return MixedGraphCell(list(map(builder.group, decisions)), self.limits, self.sizes, self.largest)
+        return MixedGraphCell(list(map(builder.group, self.reads())), self.limits, self.sizes, self.largest)
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute with the smallest graph, input to output."""

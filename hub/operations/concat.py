@@ -16,9 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from spacelang import language
 from spacelang import nn as space_nn
 from spacelang.errors import SpaceError
-from spacelang.language import Categorical, CellTopology, Decision, Primitive, Relaxer, Value
+from spacelang.language import Categorical, CellTopology, Decision, Primitive, Relaxer, Tally, Value
 from spacelang.supernet import Group, Mixed
 
 
@@ -39,6 +40,10 @@ class Nodes(Protocol):
 
     def selected(self, groups: Sequence[Group]) -> list[int] | None:
         """Return `present` of the selected architecture; None in a mixture, where every node is present."""
+        ...
+
+    def tallies(self) -> Sequence[Tally]:
+        """Return the number of nodes in the output, or nothing where it is fixed."""
         ...
 
 
@@ -69,6 +74,10 @@ class LooseEnds:
         edges = zip(self.topology.edges, group.active, strict=True)
         return self._unread({source for (source, _), active in edges if active})
 
+    def tallies(self) -> list[Tally]:
+        """Return the number of loose ends."""
+        return [language.LooseEnds(self.topology)]
+
     def _unread(self, sources: set[int]) -> list[int]:
         return [k for k, node in enumerate(self.topology.nodes) if node not in sources]
 
@@ -94,6 +103,10 @@ class AllNodes:
     def selected(self, groups: Sequence[Group]) -> list[int] | None:
         """Return None, which stands for every node."""
         return None
+
+    def tallies(self) -> list[Tally]:
+        """Return nothing."""
+        return []
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,6 +137,9 @@ class ConcatLayer(Primitive):
 
     def decisions(self) -> tuple[Decision, ...]:
         return (*self.spec.concat.nodes.decisions(), *self.spec.size_decisions)
+
+    def tallies(self) -> Sequence[Tally]:
+        return self.spec.concat.nodes.tallies()
 
     def freeze(self, arch: Mapping[str, Any]) -> nn.Module:
         return self.spec.cut(self.largest, self.spec.concat.nodes.present(arch), arch)

@@ -15,9 +15,10 @@ from ..errors import SpaceError, closest, quoted
 from ..graph.reading import region_graph
 from ..language import CellTopology, Space
 from ..supernet import Group, Supernet
-from .forms import Array, Axis, Cells, Expectations, Form, Term
+from .forms import Array, Axis, Decided, Expectations, Form, Term
 from .limits import Metric, prices_of
 from .prices import Prices
+from .tallies import TallyResults, results_of
 
 
 def expected_cost(space: Space | Supernet, metric: Metric, example_inputs: Any = ()) -> ExpectedCost:
@@ -38,7 +39,9 @@ def expected_cost(space: Space | Supernet, metric: Metric, example_inputs: Any =
     if isinstance(space, Supernet):
         space = space._space[0]
     prices = prices_of(space, metric, example_inputs)
-    return ExpectedCost(prices, Cells(region_graph(space)), groups)
+    regions = region_graph(space).regions
+    cells = {region.label: region.topology for region in regions if region.topology is not None}
+    return ExpectedCost(prices, cells, groups)
 
 
 class ExpectedCost:
@@ -53,23 +56,38 @@ class ExpectedCost:
     uniform table gives the mean over uniformly sampled cells. Where a supernet is pruned, m is the number of
     edges left into the node.
 
-    One-hot tables give an architecture's exact cost where the space has no cells; `of` always gives it.
+    The tables of one architecture give its exact cost, as `of` does. They are ones and zeros: for a cell as
+    many ones into each node as it has slots, and two in place of one where both slots chose the same entry.
 
     Attributes:
         metric: "params", "flops" or "latency" (milliseconds).
         labels: groups whose tables it reads.
     """
 
-    def __init__(self, prices: Prices, cells: Cells, groups: Mapping[str, Group]) -> None:
+    def __init__(
+        self, prices: Prices, cells: Mapping[str, CellTopology], groups: Mapping[str, Group]
+    ) -> None:
         self.metric = prices.metric
         self._prices = prices
-        self._cells = cells.by_label
+        self._cells = cells
         self._groups = groups
         self._expectations = Expectations(prices.decision_space, cells)
-        self._fixed, self._tables, self._terms = _summed(self._expectations, prices)
-        forms = [form for term in self._terms for form in (term.total, term.possible) if form is not None]
-        self.labels = tuple(sorted({*self._tables, *(label for form in forms for label, _ in form.axes)}))
+        self._fixed, self._tables, self._terms, self._decided = _summed(self._expectations, prices)
+        self._tallies = {x: results_of(tally) for x, tally in self._expectations.tallies.items()}
+        self._source = {
+            decision.label: label for label, cell in cells.items() for decision in cell.decisions()
+        }
+        self.labels = tuple(sorted(self._labels()))
         self._on_device: dict[Hashable, Tensor] = {}
+
+    def _labels(self) -> set[str]:
+        """Labels of the groups whose tables are read."""
+        forms = [form for term in self._terms for form in (term.total, term.possible) if form is not None]
+        forms += [decided.present for decided in self._decided]
+        found = {*self._tables, *(label for form in forms for label, _ in form.axes)}
+        found |= {d.label for decided in self._decided for d in decided.price.decisions}
+        counted = {d.label for label in found & self._tallies.keys() for d in self._tallies[label].decisions}
+        return {self._source.get(label, label) for label in (found | counted) - self._tallies.keys()}
 
     def of(self, arch: Mapping[str, Any]) -> float:
         """Exact cost of an architecture; no model is built.
@@ -96,7 +114,9 @@ class ExpectedCost:
             return torch.tensor(self._fixed, dtype=torch.float64)
         tables = {label: self._checked(label, probabilities) for label in self.labels}
         dtype = reduce(torch.promote_types, (table.dtype for table in tables.values()), torch.float32)
-        counts = {label: self._expected_counts(label, table.to(dtype)) for label, table in tables.items()}
+        tables = {label: table.to(dtype) for label, table in tables.items()}
+        counts = {label: self._expected_counts(label, table) for label, table in tables.items()}
+        counts |= {label: self._distribution(results, tables) for label, results in self._tallies.items()}
         parts = [
             (self._tensor(label, cost, counts[label]) * counts[label]).sum()
             for label, cost in self._tables.items()
@@ -104,6 +124,9 @@ class ExpectedCost:
         for term in self._terms:
             total = self._value(term.total, counts)
             parts.append(total if term.possible is None else total / self._value(term.possible, counts))
+        for decided in self._decided:
+            cost = next(iter(tables.values())).new_tensor(decided.cost(tables))
+            parts.append(cost * self._value(decided.present, counts) if decided.present.axes else cost)
         return torch.stack(parts).sum() + self._fixed
 
     def _checked(self, label: str, probabilities: Mapping[str, Tensor]) -> Tensor:
@@ -125,8 +148,17 @@ class ExpectedCost:
         """How often each candidate is expected where its choice is: of a cell, in all slots together."""
         if label not in self._cells:
             return table
-        alive = self._alive(label)
-        return table * self._tensor((label, alive), _slots_per_edge(self._cells[label], alive), table)
+        cell, alive = self._cells[label], self._alive(label)
+        slots = self._tensor((label, alive), _slots_per_edge(cell, alive), table)
+        return torch.where(_is_architecture(cell, table), table, table * slots)
+
+    def _distribution(self, results: TallyResults, tables: Mapping[str, Tensor]) -> Tensor:
+        """Probabilities of the results of a tally, (1, results)."""
+        like = next(iter(tables.values()))
+        rows = {d.label: tables[d.label][0] for d in results.decisions if d.label not in self._source}
+        for label in {self._source[d.label] for d in results.decisions if d.label in self._source}:
+            rows |= _inputs(self._cells[label], tables[label])
+        return results.distribution(rows, like)[None]
 
     def _alive(self, label: str) -> tuple[bool, ...]:
         """For each edge of a cell whether pruning has left anything on it."""
@@ -148,28 +180,53 @@ class ExpectedCost:
         return self._on_device[place]
 
 
+def _is_architecture(cell: CellTopology, table: Tensor) -> Tensor:
+    """Whether a table is that of one architecture: whole numbers, for each node as many as it has slots."""
+    whole = (table == table.round()).all()
+    per_node = [table[list(cell.rows_into(node))].sum() for node in cell.nodes]
+    return whole & (torch.stack(per_node) == cell.num_ops_per_node).all()
+
+
+def _inputs(cell: CellTopology, table: Tensor) -> dict[str, Tensor]:
+    """Probabilities of the inputs of every slot: those of the table's architecture, otherwise uniform."""
+    found = {}
+    is_architecture = _is_architecture(cell, table)
+    for node in cell.nodes:
+        reads = table[list(cell.rows_into(node))].sum(1)
+        last = reads.cumsum(0)
+        uniform = torch.full_like(reads, 1 / node)
+        for slot, (_, source) in enumerate(cell.slots(node)):
+            read = ((last - reads <= slot) & (slot < last)).to(reads.dtype)
+            found[source.label] = torch.where(is_architecture, read, uniform)
+    return found
+
+
 def _slots_per_edge(cell: CellTopology, alive: tuple[bool, ...]) -> Array:
     """Slots of a node for each of the edges that may enter it, (rows, 1)."""
     entering = Counter(node for (_, node), is_alive in zip(cell.edges, alive, strict=True) if is_alive)
     return np.array([[cell.num_ops_per_node / max(entering[node], 1)] for _, node in cell.edges])
 
 
-def _summed(expectations: Expectations, prices: Prices) -> tuple[float, dict[str, Array], list[Term]]:
+def _summed(
+    expectations: Expectations, prices: Prices
+) -> tuple[float, dict[str, Array], list[Term], list[Decided]]:
     """Terms of all prices: what is fixed, what is linear in one table (rows, columns), and the rest."""
     sums: dict[tuple[Axis, ...], Form] = {}
-    terms = list[Term]()
+    terms, decided = list[Term](), list[Decided]()
     for price in prices.items:
         term = expectations.term(price)
-        if term is not None and term.possible is not None:
+        if isinstance(term, Decided):
+            decided.append(term)
+        elif term is not None and term.possible is not None:
             terms.append(term)
         elif term is not None:
             known = sums.get(term.total.axes)
             sums[term.total.axes] = term.total if known is None else term.total + known
     tables: dict[str, Array] = {}
     for axes, form in sums.items():
-        if len(axes) == 1:
+        if len(axes) == 1 and axes[0][0] not in expectations.tallies:
             (label, row) = axes[0]
             tables.setdefault(label, np.zeros(expectations.shape(label)))[row] += form.values
         elif axes:
             terms.append(Term(form))
-    return float(sums[()].values) if () in sums else 0.0, tables, terms
+    return float(sums[()].values) if () in sums else 0.0, tables, terms, decided

@@ -8,21 +8,36 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from ..errors import SpaceError, quoted
-from ..graph.regions import Call, Cost, Region, RegionGraph
+from ..graph.regions import Call, Cost, Edge, Region, RegionGraph
 from ..graph.tensors import QuickShapes, map_tensors, tensors_in, without_data
-from ..language import Architecture, Cell, Decision, InputChoice, LayerChoice, Primitive, Repeat, Space
+from ..language import (
+    Architecture,
+    Cell,
+    Decision,
+    InputChoice,
+    LayerChoice,
+    LooseEnds,
+    Primitive,
+    Repeat,
+    Space,
+    Tally,
+    tallied,
+    tallies_of,
+)
 from ..language.primitive import held_values
 from ..language.values import merge_decisions
 from ..nn import LayerSpec
-from .prices import Measure, Price, Prices, fixed, named, refuse_many, remembered
-from .traced import Entry, Key, Traces, built, entries, fitted
+from .prices import Measure, Price, Prices, choices_inside, fixed, named, refuse_many, remembered, untallied
+from .traced import Entry, Key, Traces, built, entries, fitted, key_of
 
 _MOST_TRACES = 64  # combinations of decisions elsewhere that one price may depend on
 _MOST_PROBES = 16
+_SEED = 0
 
 
 def count_flops(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[int, Any]:
@@ -77,7 +92,7 @@ def flop_prices(space: Space, inputs: Sequence[Any]) -> Prices:
     """
     traces = Traces(space, inputs)
     found = traces.entries()
-    prices = {key: _price(space, entry) for key, entry in found.items()}
+    prices = {key: _price(traces, entry) for key, entry in found.items()}
     moving = _moving(space, traces.graphs())
     probes = list(_probes(traces, moving))
     elsewhere: dict[Key, list[Decision]] = {key: [] for key in prices}
@@ -98,17 +113,40 @@ def flop_prices(space: Space, inputs: Sequence[Any]) -> Prices:
     return result
 
 
-def _price(space: Space, entry: Entry) -> Price:
+def _price(traces: Traces, entry: Entry) -> Price:
     """Price of an edge from one run of it, in terms of its own decisions."""
     edge, place, cost = entry
     if cost.flops and cost.spec is not None and cost.call is not None:
-        at = _layer(cost.spec, cost.call)
-        return Price(edge, place, remembered(cost.spec.decisions, at), cost.spec.decisions)
+        tallies = tallies_of(cost.spec.arguments)
+        at = remembered(cost.spec.decisions, _layer(cost.spec, cost.call), tallies)
+        return Price(edge, place, at, cost.spec.decisions, tallies)
     if edge is not None and place is not None and edge.kind == "layer" and cost.spec is None and cost.call:
-        primitive: Any = space.get_submodule(place.path)
-        at = _primitive(primitive, cost.call, named(edge))
-        return Price(edge, place, remembered(edge.decisions, at), edge.decisions)
+        primitive: Any = traces.space.get_submodule(place.path)
+        if any(choices_inside(primitive)):
+            return Price(edge, place, remembered(edge.decisions, _around(traces, edge)), edge.decisions)
+        tallies = tuple(primitive.tallies())
+        at = remembered(primitive.reads(), _primitive(primitive, cost.call, named(edge)), tallies)
+        return Price(edge, place, at, primitive.reads(), tallies)
+    runs = None if place is None else traces.runs.get(place.path)
+    if cost.flops and isinstance(runs, Tally):
+        return Price(edge, place, _where(runs, cost.flops), runs.decisions(), (runs,))
     return Price(edge, place, fixed(cost.flops or 0))
+
+
+def _around(traces: Traces, edge: Edge) -> Measure:
+    """Operations of a primitive of the user's own apart from the choices in it."""
+
+    def measure(arch: Mapping[str, Any]) -> int:
+        completed = traces.completed({d.label: arch[d.label] for d in edge.decisions})
+        seen = None if completed is None else entries(traces.graph(completed)).get(key_of(edge))
+        return (seen.cost.flops or 0) if seen else 0
+
+    return measure
+
+
+def _where(runs: Tally, flops: int) -> Measure:
+    """Operations of what is run under a condition."""
+    return lambda arch: flops if tallied(runs, arch) else 0
 
 
 def _layer(spec: LayerSpec, call: Call) -> Measure:
@@ -131,10 +169,11 @@ def _primitive(primitive: Any, call: Call, name: str) -> Measure:
     def measure(arch: Mapping[str, Any]) -> int:
         try:
             module = copy.deepcopy(primitive.freeze({**call.arch, **arch})).eval()
+            given = fitted(module, call)
             try:
-                return _count(copy.deepcopy(module).to(torch.device("meta")), call.args, call.kwargs)
+                return _count(copy.deepcopy(module).to(torch.device("meta")), *given)
             except Exception:  # it may look at values
-                zeros = map_tensors(lambda t: torch.zeros_like(t, device="cpu"), (call.args, call.kwargs))
+                zeros = map_tensors(lambda t: torch.zeros_like(t, device="cpu"), given)
                 return _count(module.cpu(), *zeros)
         except Exception as error:
             raise SpaceError(f"operations of {name} cannot be counted: {error}") from error
@@ -167,8 +206,8 @@ def _moving(space: Space, graphs: Sequence[RegionGraph]) -> tuple[Decision, ...]
         module = space.get_submodule(region.places[0].path)
         if region.held:
             found.append(held_values(module))
-        elif isinstance(module, Primitive) and _changes_size(module, region):
-            found.append(module.decisions())
+        elif isinstance(module, Primitive) and _changes_size(space, module, region):
+            found.append(_resizing(module, region))
             place = region.places[0]
             while place.inside is not None and place.within is not None:
                 found.append(place.inside.decisions)
@@ -176,7 +215,7 @@ def _moving(space: Space, graphs: Sequence[RegionGraph]) -> tuple[Decision, ...]
     return merge_decisions(found)
 
 
-def _changes_size(choice: Primitive, region: Region) -> bool:
+def _changes_size(space: Space, choice: Primitive, region: Region) -> bool:
     edges = list(dict.fromkeys(region.edges.values()))
     if isinstance(choice, InputChoice):
         sizes = {str(region.nodes[name].get("shape")) for name in region.inputs}
@@ -187,13 +226,48 @@ def _changes_size(choice: Primitive, region: Region) -> bool:
         blocks = {_size(edge.costs[0]) for edge in edges if edge.kind == "block"}
         return len(blocks | {str([region.nodes["in"].get("shape")])}) > 1
     if isinstance(choice, Cell):
-        by_node = {(edge.target.local, _size(edge.costs[0])) for edge in edges if edge.kind == "candidate"}
-        return region.loose_end or len(by_node) > choice.topology.num_nodes
-    return True
+        return region.loose_end or _operations_differ(choice, region)
+    return any(_output_varies(space, choice, edge.costs[0].call) for edge in edges)
+
+
+def _operations_differ(cell: Cell, region: Region) -> bool:
+    """Whether operations on one node of a cell make feature maps of different sizes."""
+    edges = [edge for edge in region.edges.values() if edge.kind == "candidate"]
+    by_node = {(edge.target.local, _size(edge.costs[0])) for edge in edges}
+    return len(by_node) > cell.topology.num_nodes
+
+
+def _output_varies(space: Space, primitive: Primitive, call: Call | None) -> bool:
+    """Whether a layer with choices, or a primitive of the user's own, makes outputs of different sizes."""
+    if call is None:
+        return False
+    rng = np.random.default_rng(_SEED)
+    for _ in range(_MOST_PROBES):
+        try:
+            module = copy.deepcopy(primitive.freeze({**call.arch, **space.sample(rng)})).to("meta").eval()
+            args, kwargs = fitted(module, call)
+            with torch.no_grad():
+                output = module(*args, **kwargs)
+        except Exception:  # its code may need what only a whole network gives it
+            return True
+        if _shapes(output) != _shapes(call.output):
+            return True
+    return False
+
+
+def _resizing(choice: Primitive, region: Region) -> tuple[Decision, ...]:
+    """Decisions of a choice that may change the size of its output."""
+    if isinstance(choice, Cell) and not _operations_differ(choice, region):
+        return LooseEnds(choice.topology).decisions()
+    return tuple(untallied(choice.decisions(), tuple(choice.tallies())))
+
+
+def _shapes(output: Any) -> list[list[int]]:
+    return [list(tensor.shape) for tensor in tensors_in(output)]
 
 
 def _size(cost: Cost) -> str:
-    return "unknown" if cost.call is None else str([list(t.shape) for t in tensors_in(cost.call.output)])
+    return "unknown" if cost.call is None else str(_shapes(cost.call.output))
 
 
 def _probes(traces: Traces, moving: Sequence[Decision]) -> Iterator[Architecture]:
@@ -242,7 +316,7 @@ def _find_elsewhere(
 
 def _tabulated(traces: Traces, entry: Entry, key: Key, elsewhere: Sequence[Decision]) -> Price:
     """Price of an edge, counted anew for each combination of decisions elsewhere."""
-    price = _price(traces.space, entry)
+    price = _price(traces, entry)
     refuse_many(elsewhere, _MOST_TRACES, price)
     known: dict[str, Measure] = {}
 
@@ -250,7 +324,18 @@ def _tabulated(traces: Traces, entry: Entry, key: Key, elsewhere: Sequence[Decis
         given = {d.label: arch[d.label] for d in elsewhere if d.label in arch}
         if repr(given) not in known:
             seen = entries(traces.graph(traces.completed(given) or traces.default)).get(key)
-            known[repr(given)] = fixed(0) if seen is None else _price(traces.space, seen).at
+            known[repr(given)] = fixed(0) if seen is None else _price(traces, seen).at
         return known[repr(given)](arch)
 
-    return replace(price, at=measure, decisions=merge_decisions([price.decisions, elsewhere]))
+    decisions = merge_decisions([price.decisions, elsewhere])
+    return replace(
+        price, at=measure, decisions=decisions, tallies=(*price.tallies, *_ends(traces, elsewhere))
+    )
+
+
+def _ends(traces: Traces, decisions: Sequence[Decision]) -> list[Tally]:
+    """Numbers of loose ends that inputs among some decisions determine."""
+    labels = {decision.label for decision in decisions}
+    cells = {m.label: m.topology for m in traces.space.modules() if isinstance(m, Cell)}
+    ends = [LooseEnds(topology) for topology in cells.values()]
+    return [tally for tally in ends if not labels.isdisjoint(d.label for d in tally.decisions())]

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import itertools
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import numpy as np
+from torch import Tensor
 
 from ..errors import SpaceError
-from ..graph.regions import Edge, Place, RegionGraph
-from ..language import Architecture, CellTopology, Condition, Decision, DecisionSpace, Subset
-from .prices import Price, combinations, parts, refuse_many
+from ..graph.regions import Edge, Place
+from ..language import Architecture, CellTopology, Condition, Decision, DecisionSpace, Subset, Tally
+from ..language.decisions import exported
+from .prices import MOST_COMBINATIONS, Price, combinations, count_of, parts, untallied, variants
+from .tallies import results_of
 
 Axis: TypeAlias = tuple[str, int]
 """A row of a table: label of the group, index of the row."""
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
-
-_MOST_COMBINATIONS = 20_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,35 +58,71 @@ class Term:
     possible: Form | None = None
 
 
+@dataclass(frozen=True, eq=False)
+class Decided:
+    """Cost of an edge that too many decisions make together to be a form: known once they are decided."""
+
+    present: Form
+    price: Price
+
+    def cost(self, tables: Mapping[str, Tensor]) -> float:
+        """Cost under tables of ones and zeros; a decision without a one is inactive.
+
+        Raises:
+            SpaceError: a table leaves a decision open, or is to be differentiated.
+        """
+        arch: Architecture = {}
+        for decision in self.price.decisions:
+            row = tables[decision.label][0]
+            chosen = [c for c, p in zip(decision.candidates, row.tolist(), strict=True) if p == 1]
+            if row.requires_grad or len(chosen) != row.count_nonzero():
+                raise SpaceError(
+                    f"the expected cost of {self.price} depends on {decision.label!r} and "
+                    f"{len(self.price.decisions) - 1} other decisions together, of which tables give no "
+                    "joint probabilities; only the tables of one architecture, ones and zeros, can be priced."
+                )
+            if chosen:
+                arch[decision.label] = chosen if isinstance(decision, Subset) else exported(chosen[0])
+        return self.price.at(arch)
+
+
 class Expectations:
     """Prices as terms in tables of probabilities.
 
     Args:
         decision_space: Decisions of the space.
-        cells: those of the space.
+        cells: Topology of each cell of the space.
+
+    Attributes:
+        tallies: those that terms refer to, by the label of their axis.
     """
 
-    def __init__(self, decision_space: DecisionSpace, cells: Cells) -> None:
+    def __init__(self, decision_space: DecisionSpace, cells: Mapping[str, CellTopology]) -> None:
         self.decision_space = decision_space
         self.cells = cells
+        self.tallies: dict[str, Tally] = {}
+        self._in_cells = {d.label for cell in cells.values() for d in cell.decisions()}
 
-    def term(self, price: Price) -> Term | None:
+    def term(self, price: Price) -> Term | Decided | None:
         """Expectation of a price; None where it is always zero.
 
         Raises:
             SpaceError: it is no sum over candidates.
         """
-        cost, possible = self._priced(price)
-        if not cost.values.any():
-            return None
         present = (
             Form() if price.edge is None or price.place is None else self._present(price.edge, price.place)
         )
+        plain = untallied(price.decisions, price.tallies)
+        if count_of(plain) > MOST_COMBINATIONS or any(isinstance(d, Subset) for d in plain):
+            return Decided(present, price)
+        cost, possible = self._priced(price)
+        if not cost.values.any():
+            return None
         return Term(present * cost, None if possible.values.all() else possible)
 
     def shape(self, label: str) -> tuple[int, int]:
         """(rows, columns) of the table of a group."""
-        cell = self.cells.by_label.get(label)
+        cell = self.cells.get(label)
         if cell is not None:
             return len(cell.edges), len(cell.operations)
         return 1, len(self.decision_space.by_label[label].candidates)
@@ -127,7 +162,7 @@ class Expectations:
 
     def _axes(self, decisions: Sequence[Decision], what: object) -> tuple[Axis, ...]:
         for decision in decisions:
-            if isinstance(decision, Subset) or decision in self.cells:
+            if isinstance(decision, Subset) or decision.label in self._in_cells:
                 raise SpaceError(
                     f"the expected cost of {what} depends on {decision.label!r}, of which a table gives no "
                     "joint probabilities; only independent choices of one candidate can be priced."
@@ -137,15 +172,17 @@ class Expectations:
     # -- what it then costs --------------------------------------------------------------------------
 
     def _priced(self, price: Price) -> tuple[Form, Form]:
-        """Price for every combination of the decisions it depends on, and whether the combination exists."""
-        decisions, ends = self.cells.apart(price.decisions)
-        axes = self._axes(decisions, price)
-        refuse_many(decisions, _MOST_COMBINATIONS, price)
+        """Price for every combination of what it depends on, and whether the combination exists."""
+        plain = untallied(price.decisions, price.tallies)
+        axes = (*self._axes(plain, price), *((str(tally), 0) for tally in price.tallies))
+        self.tallies.update({str(tally): tally for tally in price.tallies})
         costs, possible = [], []
-        for values in combinations(decisions):
-            possible.append(self._exists(values))
-            costs.append(sum(p * price.at(values | inputs) for p, inputs in ends) if possible[-1] else 0)
-        shape = [len(decision.candidates) for decision in decisions]
+        for values in variants(price.decisions, price.tallies, price):
+            possible.append(self._exists({decision.label: values[decision.label] for decision in plain}))
+            costs.append(price.at(values) if possible[-1] else 0)
+        shape = [len(d.candidates) for d in plain] + [
+            len(results_of(tally).examples) for tally in price.tallies
+        ]
         return (
             Form(axes, np.reshape(np.array(costs, float), shape)),
             Form(axes, np.reshape(np.array(possible, float), shape)),
@@ -155,67 +192,3 @@ class Expectations:
         """Whether some architecture has these values."""
         constrained = any(not c.labels.isdisjoint(values) for c in self.decision_space.constraints)
         return not constrained or self.decision_space.complete(values) is not None
-
-
-class Cells:
-    """Cells of a space.
-
-    Args:
-        graph: Graph of the space.
-
-    Attributes:
-        by_label: Topology of each cell.
-    """
-
-    def __init__(self, graph: RegionGraph) -> None:
-        self.by_label = {r.label: r.topology for r in graph.regions if r.topology is not None}
-        self._cell_of = {d.label: cell for cell in self.by_label.values() for d in cell.decisions()}
-        slots = (slot for cell in self.by_label.values() for node in cell.nodes for slot in cell.slots(node))
-        self._inputs = {source.label for _, source in slots}
-
-    def __contains__(self, decision: Decision) -> bool:
-        return decision.label in self._cell_of
-
-    def apart(self, decisions: Sequence[Decision]) -> tuple[list[Decision], list[tuple[float, Architecture]]]:
-        """Separate the inputs of cells from other decisions; a layer may depend on how many ends are loose.
-
-        Returns:
-            The others, and `(probability, inputs)`: an example for each number of loose ends.
-        """
-        labels = dict.fromkeys(self._cell_of[d.label].label for d in decisions if d.label in self._inputs)
-        cases = []
-        for product in itertools.product(*(loose_end_cases(self.by_label[label]) for label in labels)):
-            inputs = {label: node for _, example in product for label, node in example.items()}
-            cases.append((math.prod(probability for probability, _ in product), inputs))
-        return [d for d in decisions if d.label not in self._inputs], cases
-
-
-def loose_end_cases(topology: CellTopology) -> list[tuple[float, Architecture]]:
-    """How likely each number of loose ends is when inputs are uniform, with an example of inputs.
-
-    Returns:
-        `(probability, {label of an input: node})` for each number.
-    """
-    states: dict[frozenset[int], tuple[float, Architecture]] = {frozenset(): (1.0, {})}
-    for node in topology.nodes:
-        grown: dict[frozenset[int], tuple[float, Architecture]] = {}
-        chosen = list(_inputs(topology, node))
-        labels = [source.label for _, source in topology.slots(node)]
-        for unread, (probability, inputs) in states.items():
-            for sources in chosen:
-                left = unread - set(sources) | {node}
-                before, example = grown.get(left, (0.0, inputs | dict(zip(labels, sources, strict=True))))
-                grown[left] = before + probability / len(chosen), example
-        states = grown
-    cases: dict[int, tuple[float, Architecture]] = {}
-    for unread, (probability, inputs) in states.items():
-        before, example = cases.get(len(unread), (0.0, inputs))
-        cases[len(unread)] = before + probability, example
-    return list(cases.values())
-
-
-def _inputs(topology: CellTopology, node: int) -> Iterator[tuple[int, ...]]:
-    """Yield the inputs that the slots of a node may read."""
-    if topology.distinct_inputs:
-        return itertools.permutations(range(node), topology.num_ops_per_node)
-    return itertools.product(range(node), repeat=topology.num_ops_per_node)

@@ -15,10 +15,9 @@ from ..files.storage import target_path, write_atomic
 from ..files.yaml_files import dump_yaml, load_yaml
 from ..graph.reading import region_graph
 from ..graph.regions import Cost, Edge, Place
-from ..language import Architecture, Decision, Primitive, Space
+from ..language import Architecture, Decision, Primitive, Space, Tally, tallied, tallies_of
 from ..language.values import decisions_of, evaluate
-from .forms import Cells
-from .prices import Price, Prices, combinations, fixed, named, refuse_hidden_choices, refuse_many
+from .prices import Price, Prices, fixed, named, refuse_hidden_choices, untallied, variants
 from .traced import Traces
 
 FIXED = "fixed"
@@ -106,24 +105,25 @@ class Operation:
         place: Place of the choice.
         cost: Cost of the edge there.
         is_free: whether a table may leave it out, because it computes nothing.
+        decisions: Decisions that its time depends on, beside whether it is there.
+        tallies: Results through which alone some of them change it.
     """
 
     edge: Edge
     place: Place
     cost: Cost
     is_free: bool
-
-    @property
-    def decisions(self) -> tuple[Decision, ...]:
-        """Decisions that its time depends on, beside whether it is there."""
-        return self.edge.decisions if self.edge.kind == "layer" else ()
+    decisions: tuple[Decision, ...] = ()
+    tallies: tuple[Tally, ...] = ()
 
     def keys(self, values: Mapping[str, Any]) -> list[str]:
         """Keys that name it when `decisions` have these values, the finest first."""
         region = self.edge.scope
         assert region is not None
         if self.edge.kind == "layer":
-            chosen = {decision.label: values[decision.label] for decision in self.decisions}
+            plain = untallied(self.decisions, self.tallies)
+            chosen = {decision.label: values[decision.label] for decision in plain}
+            chosen |= {str(tally): tallied(tally, values) for tally in self.tallies}
             if self.cost.spec is not None:
                 arguments = {k: v for k, v in self.cost.spec.arguments.items() if decisions_of(v)}
                 chosen = evaluate(arguments, values)
@@ -136,12 +136,9 @@ class Operation:
         names = dict.fromkeys((region.name, region.base))
         return [f"{name}/{tail}" if tail else name for name in names for tail in tails]
 
-    def variants(self, cells: Cells) -> Iterator[Architecture]:
+    def variants(self) -> Iterator[Architecture]:
         """Values of `decisions`: each that makes a difference."""
-        decisions, cases = cells.apart(self.decisions)
-        refuse_many(decisions, _MOST_COMBINATIONS, named(self.edge))
-        for values in combinations(decisions):
-            yield from (values | inputs for _, inputs in cases)
+        return variants(self.decisions, self.tallies, named(self.edge))
 
 
 def operations(space: Space, inputs: tuple[Any, ...]) -> list[Operation]:
@@ -154,7 +151,7 @@ def operations(space: Space, inputs: tuple[Any, ...]) -> list[Operation]:
         refuse_hidden_choices(space)
     seen = Traces(space, inputs).entries().values() if inputs else region_graph(space).costs()
     return [
-        Operation(edge, place, cost, _is_free(space, edge, cost))
+        Operation(edge, place, cost, _is_free(space, edge, cost), *_dependence(space, edge, place, cost))
         for edge, place, cost in seen
         if edge is not None and place is not None and edge.kind in ("block", "layer", "candidate")
         if edge.scope is not None and not (edge.kind == "candidate" and edge.scope.type == "Repeat")
@@ -166,6 +163,18 @@ def _is_free(space: Space, edge: Edge, cost: Cost) -> bool:
         return True
     modules = [space.get_submodule(path) for path in cost.paths] if edge.kind != "layer" else []
     return bool(modules) and all(isinstance(module, nn.Identity | Primitive) for module in modules)
+
+
+def _dependence(
+    space: Space, edge: Edge, place: Place, cost: Cost
+) -> tuple[tuple[Decision, ...], tuple[Tally, ...]]:
+    """Decisions and tallies that the time of an operation depends on."""
+    if edge.kind != "layer":
+        return (), ()
+    if cost.spec is not None:
+        return cost.spec.decisions, tallies_of(cost.spec.arguments)
+    primitive: Any = space.get_submodule(place.path)
+    return primitive.reads(), tuple(primitive.tallies())
 
 
 # -- from a table to prices ------------------------------------------------------------------------------
@@ -185,8 +194,8 @@ def latency_prices(
         SpaceError: the table lacks an operation, or names one that does not exist.
     """
     milliseconds = table.milliseconds if isinstance(table, LatencyTable) else LatencyTable(table).milliseconds
-    found, cells = operations(space, inputs), Cells(region_graph(space))
-    known = {FIXED} | {key for o in found for values in o.variants(cells) for key in o.keys(values)}
+    found = operations(space, inputs)
+    known = {FIXED} | {key for o in found for values in o.variants() for key in o.keys(values)}
     unknown = [key for key in milliseconds if key not in known]
     if unknown:
         raise SpaceError(
@@ -209,4 +218,4 @@ def _price(operation: Operation, milliseconds: Mapping[str, float]) -> Price:
         return 0 if found is None else milliseconds[found]
 
     at = measure if operation.decisions else fixed(measure({}))
-    return Price(operation.edge, operation.place, at, operation.decisions)
+    return Price(operation.edge, operation.place, at, operation.decisions, operation.tallies)

@@ -9,7 +9,7 @@ from ..errors import SpaceError
 from ..graph.reading import own_modules, region_graph
 from ..graph.regions import Cost, Edge, Place
 from ..graph.space_graph import layer_parameters
-from ..language import Decision, Space
+from ..language import Decision, Space, Tally, tallies_of
 from ..nn import LayerSpec
 from .prices import Measure, Price, Prices, fixed, named, refuse_hidden_choices, remembered
 
@@ -36,13 +36,16 @@ def parameter_prices(space: Space) -> Prices:
     held: list[tuple[Edge | None, Place | None, Cost]] = [(None, None, graph.fixed)]
     for edge, place, cost in graph.costs():
         held.append((edge, place, cost))
-        decisions: tuple[Decision, ...] = ()
+        decisions, tallies = tuple[Decision, ...](), tuple[Tally, ...]()
         at = fixed(cost.parameters)
         if cost.spec is not None:
-            decisions, at = cost.spec.decisions, layers.setdefault(str(cost.spec), _layer(cost.spec))
+            decisions, tallies = cost.spec.decisions, tallies_of(cost.spec.arguments)
+            at = layers.setdefault(str(cost.spec), _layer(cost.spec))
         elif edge.kind == "layer":
-            decisions, at = edge.decisions, _primitive(space, place, edge.decisions)
-        items.append(Price(edge, place, at, decisions))
+            primitive: Any = space.get_submodule(place.path)
+            decisions, tallies = primitive.reads(), tuple(primitive.tallies())
+            at = remembered(decisions, _primitive(primitive), tallies)
+        items.append(Price(edge, place, at, decisions, tallies))
     _refuse_shared(held)
     refuse_hidden_choices(space)
     prices = Prices("params", space.decision_space, tuple(items)).merged()
@@ -51,20 +54,19 @@ def parameter_prices(space: Space) -> Prices:
 
 
 def _layer(spec: LayerSpec) -> Measure:
-    return remembered(spec.decisions, lambda arch: layer_parameters(spec, arch))
+    return remembered(spec.decisions, lambda arch: layer_parameters(spec, arch), tallies_of(spec.arguments))
 
 
-def _primitive(space: Space, place: Place, decisions: tuple[Decision, ...]) -> Measure:
+def _primitive(primitive: Any) -> Measure:
     """Parameters of what a primitive of the user's own becomes, without those of choices in it."""
 
     def measure(arch: Mapping[str, Any]) -> int:
-        primitive: Any = space.get_submodule(place.path)
         count = Cost()
         for module in own_modules(primitive.freeze(arch)):
             count.add_parameters(module)
         return count.parameters
 
-    return remembered(decisions, measure)
+    return measure
 
 
 def _refuse_shared(held: list[tuple[Edge | None, Place | None, Cost]]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
@@ -13,13 +13,24 @@ import numpy as np
 from ..errors import SpaceError, quoted
 from ..graph.reading import region_graph
 from ..graph.regions import Edge, Place
-from ..language import Architecture, Condition, Decision, DecisionSpace, Primitive, Space
+from ..language import (
+    Architecture,
+    Condition,
+    Decision,
+    DecisionSpace,
+    Primitive,
+    Space,
+    Tally,
+    tallied,
+)
 from ..language.conditions import AllOf
 from ..language.primitive import walk
+from .tallies import results_of
 
 Measure: TypeAlias = Callable[[Mapping[str, Any]], float]
 """Cost of an architecture."""
 
+MOST_COMBINATIONS = 20_000
 _PROBES = 2  # random ones, beside the default
 _SEED = 0
 
@@ -33,12 +44,14 @@ class Price:
         place: Place of the choice the edge belongs to; None likewise.
         at: cost under values of `decisions`.
         decisions: Decisions that the cost depends on, apart from whether the edge is used.
+        tallies: Results through which alone some of these decisions change it.
     """
 
     edge: Edge | None
     place: Place | None
     at: Measure
     decisions: tuple[Decision, ...] = ()
+    tallies: tuple[Tally, ...] = ()
 
     def count(self, arch: Mapping[str, Any]) -> int:
         """How often the model of a canonical architecture pays it."""
@@ -68,12 +81,14 @@ def fixed(cost: float) -> Measure:
     return lambda arch: cost
 
 
-def remembered(decisions: Sequence[Decision], measure: Measure) -> Measure:
-    """`measure`, computed once for every combination of values of the decisions it depends on."""
+def remembered(decisions: Sequence[Decision], measure: Measure, tallies: Iterable[Tally] = ()) -> Measure:
+    """`measure`, computed once for every combination of values (or tallies) of what it depends on."""
     known: dict[str, float] = {}
+    counted = tuple(tallies)
+    others = [decision.label for decision in untallied(decisions, counted)]
 
     def at(arch: Mapping[str, Any]) -> float:
-        key = repr([arch[decision.label] for decision in decisions])
+        key = repr([*(arch.get(label) for label in others), *(tallied(tally, arch) for tally in counted)])
         if key not in known:
             known[key] = measure(arch)
         return known[key]
@@ -144,9 +159,33 @@ def combinations(decisions: Sequence[Decision]) -> Iterator[Architecture]:
         yield {decision.label: value for decision, value in zip(decisions, values, strict=True)}
 
 
+def count_of(decisions: Sequence[Decision]) -> int:
+    """Number of combinations of values of some decisions."""
+    return math.prod(decision.cardinality for decision in decisions)
+
+
+def untallied(decisions: Sequence[Decision], tallies: Sequence[Tally]) -> list[Decision]:
+    """Decisions that are in no tally."""
+    counted = {decision.label for tally in tallies for decision in tally.decisions()}
+    return [decision for decision in decisions if decision.label not in counted]
+
+
+def variants(decisions: Sequence[Decision], tallies: Sequence[Tally], what: object) -> Iterator[Architecture]:
+    """Values of some decisions: each that makes a difference.
+
+    Raises:
+        SpaceError: there are too many.
+    """
+    plain = untallied(decisions, tallies)
+    refuse_many(plain, MOST_COMBINATIONS, what)
+    for values in combinations(plain):
+        for product in itertools.product(*(results_of(tally).examples.values() for tally in tallies)):
+            yield {label: value for part in (values, *product) for label, value in part.items()}
+
+
 def refuse_many(decisions: Sequence[Decision], limit: int, what: object) -> None:
     """Raise a `SpaceError` when more than `limit` combinations of decisions would have to be priced."""
-    count = math.prod(decision.cardinality for decision in decisions)
+    count = count_of(decisions)
     if count > limit:
         labels = quoted(decision.label for decision in decisions)
         raise SpaceError(
@@ -156,22 +195,30 @@ def refuse_many(decisions: Sequence[Decision], limit: int, what: object) -> None
 
 
 def around_choices(space: Space) -> Iterator[tuple[Edge, Primitive]]:
-    """Primitives of the user's own that have choices inside them."""
+    """Primitives of the user's own with choices inside them that they do not themselves read."""
     for edge, place, cost in region_graph(space).costs():
         if edge.kind == "layer" and cost.spec is None:
             primitive: Any = space.get_submodule(place.path)
-            if len([module for module in primitive.modules() if isinstance(module, Primitive)]) > 1:
+            if any(True for _ in choices_inside(primitive)):
                 yield edge, primitive
+
+
+def choices_inside(primitive: Primitive) -> Iterator[Primitive]:
+    """Choices in a primitive, without those that it reads."""
+    read = {decision.label for decision in primitive.reads()}
+    inner = (m for m in primitive.modules() if isinstance(m, Primitive) and m is not primitive)
+    yield from (m for m in inner if not read.issuperset(decision.label for decision in m.decisions()))
 
 
 def refuse_hidden_choices(space: Space) -> None:
     """Raise a `SpaceError` when a primitive of the user's own drops choices inside it without saying so."""
     for edge, primitive in around_choices(space):
+        inside = {id(module) for module in choices_inside(primitive)}
         for values in combinations(edge.decisions):
             said = {
                 id(module)
                 for condition, _, module in walk(primitive)
-                if module is not primitive and isinstance(module, Primitive)
+                if id(module) in inside
                 if all(part.holds(values) for part in parts(condition) if part.labels <= values.keys())
             }
             frozen = primitive.freeze(values)

@@ -13,13 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import SpaceError, require_integer
-from ..graph.reading import region_graph
 from ..graph.tensors import example_arguments, map_tensors, tensors_in
 from ..language import Space, Value
 from ..language.base import without_decisions
 from ..language.primitive import copied
 from ..randomness import torch_generators_kept
-from .forms import Cells
 from .latency import FIXED, LatencyTable, Operation, operations
 from .prices import named
 from .traced import Traces, built, fitted
@@ -75,11 +73,11 @@ def measure_latency(space: Space, example_inputs: Any, *, repeats: int = 20, war
         SpaceError: the network does not run on the example input.
     """
     inputs = example_arguments(example_inputs)
-    traces, cells = Traces(space, inputs), Cells(region_graph(space))
+    traces = Traces(space, inputs)
     stopwatch = _Stopwatch(device_of(space), repeats, warmup)
     milliseconds = {FIXED: stopwatch.time(_alone(space, traces.default), inputs, {})}
     for operation in operations(space, inputs):
-        for values in operation.variants(cells) if not operation.is_free else ():
+        for values in operation.variants() if not operation.is_free else ():
             key = operation.keys(values)[0]
             if key not in milliseconds and traces.completed(values) is not None:
                 milliseconds[key] = stopwatch.operation(traces, operation, values)

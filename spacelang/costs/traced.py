@@ -11,14 +11,15 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from ..errors import SpaceError
+from ..graph.reading import region_graph
 from ..graph.regions import Call, Cost, Edge, Place, RegionGraph
 from ..graph.tensors import map_tensors, tensors_in
 from ..graph.tracing import trace
-from ..language import Architecture, Space
+from ..language import ALWAYS, Architecture, Space, Tally
 from ..nn import LayerSpec
 from ..randomness import torch_generators_kept
-from .prices import around_choices, combinations, named
+from .prices import around_choices, combinations, refuse_hidden_choices
+from .tallies import results_of
 
 _ATTEMPTS = 1000
 
@@ -49,6 +50,9 @@ class Traces:
         self._known: dict[str, RegionGraph] = {}
         first = {decision.label: next(iter(decision.values())) for decision in space.decisions}
         self.default: Architecture = {**first, **space.default()}
+        self.runs = {
+            place.path: edge.runs for edge, place, _ in region_graph(space).costs() if edge.runs != ALWAYS
+        }
 
     def graphs(self) -> list[RegionGraph]:
         """The traces made so far."""
@@ -72,24 +76,30 @@ class Traces:
         Raises:
             SpaceError: a primitive of the user's own has choices inside it.
         """
-        for edge, _ in around_choices(self.space):
-            raise SpaceError(
-                f"{named(edge)} is a primitive of your own with choices inside it; a trace runs it as one of "
-                "its choices only, so what is inside the others cannot be counted."
-            )
+        refuse_hidden_choices(self.space)
         found = entries(self.graph(self.default))
+        for edge, _ in around_choices(self.space):  # each of its choices may have other things in it
+            for values in combinations(edge.decisions):
+                arch = self.completed(values)
+                seen = {} if arch is None else entries(self.graph(arch))
+                found |= {key: entry for key, entry in seen.items() if key not in found}
         for key, entry in list(found.items()):
-            if entry.edge is None or entry.place is None or entry.cost.flops is not None:
+            if entry.edge is None or entry.place is None or found[key].cost.flops is not None:
                 continue
             arch = self._with(entry.edge, entry.place)
             if arch is not None:  # what is inside it was not seen before either
                 seen = entries(self.graph(arch))
-                found |= {k: e for k, e in seen.items() if k == key or k not in found}
+                found |= {k: e for k, e in seen.items() if k not in found or found[k].cost.flops is None}
         return found
+
+    def _running(self, place: Place) -> Architecture:
+        """Values under which what is at a place is run."""
+        runs = self.runs.get(place.path)
+        return results_of(runs).examples[True] if isinstance(runs, Tally) else {}
 
     def _with(self, edge: Edge, place: Place) -> Architecture | None:
         """An architecture that has the edge, or None."""
-        needed = [edge.local]
+        needed, example = [edge.local], self._running(place)
         while place.inside is not None and place.within is not None:
             needed.append(place.inside.local)
             place = place.within
@@ -97,7 +107,7 @@ class Traces:
         decisions = [self.decision_space.by_label[label] for label in labels]
         for values in itertools.islice(combinations(decisions), _ATTEMPTS):
             if all(condition.holds(values) for condition in needed):
-                arch = self.completed(values)
+                arch = self.completed(values | example)
                 if arch is not None:
                     return arch
         return None
@@ -108,9 +118,13 @@ def entries(graph: RegionGraph) -> dict[Key, Entry]:
     found: dict[Key, Entry] = {(): Entry(None, None, graph.fixed)}
     for edge, place, cost in graph.costs():
         if edge.kind in ("candidate", "block", "layer"):
-            key = edge.source.region.name, edge.source.local, edge.target.local, edge.key
-            found[key] = Entry(edge, place, cost)
+            found[key_of(edge)] = Entry(edge, place, cost)
     return found
+
+
+def key_of(edge: Edge) -> Key:
+    """Key of an edge of a trace."""
+    return edge.source.region.name, edge.source.local, edge.target.local, edge.key
 
 
 def built(spec: LayerSpec, arch: Mapping[str, Any], call: Call, device: torch.device) -> nn.Module:

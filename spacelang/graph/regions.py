@@ -171,6 +171,7 @@ class Edge:
         attributes: plain values for networkx.
         decisions: decisions whose values say what it computes.
         costs: Costs of the modules on it, at each place of its scope.
+        runs: when its modules, given that a model has them, are run.
     """
 
     source: End
@@ -182,6 +183,7 @@ class Edge:
     attributes: dict[str, Any] = field(default_factory=dict)
     decisions: tuple[Decision, ...] = ()
     costs: list[Cost] = field(default_factory=lambda: [Cost()])
+    runs: Condition = ALWAYS
 
     @property
     def condition(self) -> Condition:

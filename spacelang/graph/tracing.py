@@ -88,6 +88,7 @@ class _Tracer:
         self._calls: Counter[str] = Counter()
         found = {path: module for path, module in space.named_modules() if isinstance(module, Primitive)}
         held = [(condition, path, region) for condition, path, region in _held(space)]
+        self._places = {path: condition for condition, path, _ in walk(space)}
         self._claims = Counter(base_name(choice, path) for path, choice in found.items())
         self._claims.update(region.base for _, _, region in held)
         for condition, path, region in held:
@@ -149,7 +150,7 @@ class _Tracer:
 
     def _call(self, choice: Primitive, path: str, *args: Any, **kwargs: Any) -> Any:
         """Stands in for the forward of a choice."""
-        region = self._place(layout(choice, path), path, self.condition)
+        region = self._place(layout(choice, path), path, self._places.get(path, self.condition))
         for _, branch, child in choice.branches():
             edge = region.edges.get(branch)
             if edge is not None:

@@ -22,7 +22,7 @@ class Wire:
         target: Number of the node that it enters.
         choice: Path inside the module of the choice that stands on it, which has one input; an empty string
             where the feature map is passed on unchanged.
-        when: Condition under which an unchanged feature map is passed on.
+        when: Condition under which it is there for a feature map to be passed on.
         absent: Candidate of the choice that stands for no edge, such as "none".
     """
 
@@ -125,6 +125,7 @@ def put_on_wire(region: Region, cell: Region, wiring: Wiring, wire: Wire) -> Non
     for edge in dict.fromkeys(region.edges.values()):
         edge.source = moved.get(edge.source.local, edge.source)
         edge.target = moved.get(edge.target.local, edge.target)
+        edge.runs = wire.when
         if wire.absent is not None and edge.attributes.get("candidate") == wire.absent:
             edge.attributes["absent"] = True
     region.nodes = {name: node for name, node in region.nodes.items() if name not in moved}

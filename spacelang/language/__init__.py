@@ -6,10 +6,12 @@ from .cell import Cell as Cell
 from .cell import CellFrame as CellFrame
 from .cell import CellTopology as CellTopology
 from .cell import FrozenCell as FrozenCell
+from .cell import LooseEnds as LooseEnds
 from .cell import cells_in as cells_in
 from .choices import ChosenInputs as ChosenInputs
 from .choices import InputChoice as InputChoice
 from .choices import LayerChoice as LayerChoice
+from .conditions import ALWAYS as ALWAYS
 from .conditions import Condition as Condition
 from .conditions import Constraint as Constraint
 from .conditions import Is as Is
@@ -27,6 +29,9 @@ from .primitive import Relaxer as Relaxer
 from .primitive import is_frozen as is_frozen
 from .primitive import require_frozen as require_frozen
 from .repeat import Repeat as Repeat
+from .tally import Tally as Tally
+from .tally import tallied as tallied
+from .tally import tallies_of as tallies_of
 from .tunable import Tunable as Tunable
 from .tunable import open_decisions as open_decisions
 from .tunable import require_decided as require_decided

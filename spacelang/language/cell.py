@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -197,8 +197,25 @@ class LooseEnds(Value):
     def possible(self) -> tuple[int, ...]:
         return tuple(range(1, self.topology.num_nodes + 1))
 
+    # As a `Tally`, a state is the nodes nobody has read yet, and what the present node has read.
+    start: ClassVar = (frozenset(), frozenset())
+
+    def step(
+        self, state: tuple[frozenset[int], frozenset[int]], position: int, value: int
+    ) -> tuple[frozenset[int], frozenset[int]] | None:
+        (unread, read), slots = state, self.topology.num_ops_per_node
+        if self.topology.distinct_inputs and value in read:
+            return None
+        if (position + 1) % slots:
+            return unread, read | {value}
+        return unread - read - {value} | {self.topology.nodes[position // slots]}, frozenset()
+
+    def result(self, state: tuple[frozenset[int], frozenset[int]]) -> int:
+        return len(state[0])
+
     def __str__(self) -> str:
-        return f"loose_ends({self.topology.label})"
+        kind = ", distinct inputs" if self.topology.distinct_inputs else ""
+        return f"loose_ends({self.topology.label}{kind})"
 
 
 def _num_outputs(topology: CellTopology, merge_op: MergeOp) -> Any:

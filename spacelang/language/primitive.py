@@ -17,6 +17,7 @@ from .decision_space import DecisionSpace, Site
 from .decisions import Decision
 from .labels import declare
 from .misuse import is_torch_layer, layer_error
+from .tally import Tally
 from .values import Value, decisions_of
 
 M = TypeVar("M", bound=nn.Module)
@@ -86,7 +87,8 @@ class Primitive(Replaceable, metaclass=_PrimitiveType):
     - `freeze(arch)`: the module it becomes, made of its own submodules (the caller copies them);
     - `relax(builder)`: the module that computes with a mixture in a `Supernet`.
 
-    It is complete with these; `branches`, `constraints` and `symmetries` refine it.
+    It is complete with these; `branches`, `constraints` and `symmetries` refine it, and `reads` and `tallies`
+    say how its cost follows from the choices.
     """
 
     def __repr__(self) -> str:
@@ -123,6 +125,14 @@ class Primitive(Replaceable, metaclass=_PrimitiveType):
 
     def symmetries(self) -> Iterable[Symmetry]:
         """Return slots that may be exchanged without changing the model."""
+        return ()
+
+    def reads(self) -> tuple[Decision, ...]:
+        """Return the decisions that `freeze` reads: its own, and those of choices inside that vanish."""
+        return self.decisions()
+
+    def tallies(self) -> Iterable[Tally]:
+        """Return the results through which alone some of the decisions change the size of what it becomes."""
         return ()
 
     @classmethod

@@ -29,29 +29,16 @@ from spacelang.costs import ExpectedCost, expected_cost, measure_latency, profil
 from spacelang.language import CellTopology, Subset
 
 from ..toys.spaces import CASES, Gate, architectures
+from .tables import Tables, one_hot
 
 pytestmark = pytest.mark.slow
 
 PRICED = {name: case for name, case in CASES.items() if name != "custom"}
-Tables = dict[str, Tensor]
 
 
 def true_cost(space: ModelSpace, metric: str, arch: Mapping[str, Any], inputs: tuple[Tensor, ...]) -> int:
     model = space.freeze(arch)
     return sum(p.numel() for p in model.parameters()) if metric == "params" else profile(model, inputs).flops
-
-
-def one_hot(supernet: Supernet, arch: Mapping[str, Any]) -> Tables:
-    """Table of 1 for what an architecture chooses; inactive groups choose nothing."""
-    supernet.select(arch)
-    tables = {
-        label: torch.zeros(group.shape, dtype=torch.float64) for label, group in supernet.groups.items()
-    }
-    for label, group in supernet.groups.items():
-        for r, row in enumerate(group.active):
-            for k in row:
-                tables[label][r, k] = 1
-    return tables
 
 
 def random_tables(space: ModelSpace, seed: int = 0) -> Tables:
@@ -347,8 +334,8 @@ def test_a_primitive_of_ones_own_with_choices_inside() -> None:
     space = Gated(Branched, with_choice=True)
     cost = expected_cost(space, "params")
     assert cost({"gate": torch.tensor([[0.5, 0.5]]), "within": torch.tensor([[0.5, 0.5]])}).item() == 12 / 4
-    with pytest.raises(SpaceError, match=r"Branched 'gate'.*choices inside it"):
-        expected_cost(space, "flops", torch.zeros(2, 3))
+    cost = expected_cost(space, "flops", torch.zeros(2, 3))
+    assert cost({"gate": torch.tensor([[0.5, 0.5]]), "within": torch.tensor([[0.5, 0.5]])}).item() == 36 / 4
 
 
 def test_shared_weights_are_refused() -> None:
@@ -377,8 +364,14 @@ def test_sums_that_no_table_gives_are_refused() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.head(self.some(x, x).flatten(1).unsqueeze(1))
 
+    space, x = Sets(), torch.zeros(1, 2, 3)
+    cost = expected_cost(space, "flops", x)
+    for some in ([0], [1], [0, 1]):
+        arch = {"some": some, "head": 0}
+        assert cost.of(arch) == true_cost(space, "flops", arch, (x, x)[:1])
+        assert cost(one_hot(Supernet(space), arch)).item() == cost.of(arch)
     with pytest.raises(SpaceError, match=r"0 of 'head' depends on 'some'.*no joint probabilities"):
-        expected_cost(Sets(), "flops", torch.zeros(1, 2, 3))
+        cost({"some": torch.tensor([[0.5, 0.5]]), "head": torch.tensor([[1.0, 0.0]])})
 
 
 def test_arguments() -> None:
