@@ -198,7 +198,7 @@ class LooseEnds(Value):
         return tuple(range(1, self.topology.num_nodes + 1))
 
     # As a `Tally`, a state is the nodes nobody has read yet, and what the present node has read.
-    start: ClassVar = (frozenset(), frozenset())
+    start: ClassVar[tuple[frozenset[int], frozenset[int]]] = (frozenset(), frozenset())
 
     def step(
         self, state: tuple[frozenset[int], frozenset[int]], position: int, value: int
