@@ -142,7 +142,7 @@ class Present(PresentCount):
         """Return whether it has something to add under `arch`."""
         return self.labels <= arch.keys() and bool(tallied(self, arch))
 
-    def result(self, state: Fill) -> bool:  # type: ignore[override]
+    def result(self, state: Fill) -> bool:
         """Return whether the node has something to pass on."""
         return state.full[-1]
 

@@ -71,7 +71,7 @@ class StopOnStableRanking(LogitsExtra):
     do not count.
 
     Args:
-        epochs: Number of epochs without change; 10 in the paper as we recall it.
+        epochs: Number of epochs without change; the default is not checked against the paper.
 
     Source: DARTS+, Liang et al. 2019, arXiv:1909.06035, criterion 1*.
     """

@@ -1,4 +1,4 @@
-"""Whole searches end where those of the authors' code end."""
+"""Whole searches end where those of the authors' code, retyped, end."""
 
 from __future__ import annotations
 
@@ -117,8 +117,9 @@ def test_logits_outputs_and_cells(name: str, tmp_path: Path) -> None:
             close(table[:, -1], wanted[f"{label}_edges"])
             table = table[:, :-1]
         close(table, wanted[label])
-    with torch.no_grad():
-        close(found.supernet.eval()(batch(99)[0]), wanted["outputs"])
+    if "outputs" in wanted:
+        with torch.no_grad():
+            close(found.supernet.eval()(batch(99)[0]), wanted["outputs"])
     (arch,) = found.derive()
     cells = to_genotype(arch)
     if "cells" in wanted:
