@@ -1,4 +1,4 @@
-"""What many decisions come to, where nothing else of them matters."""
+"""Results of many decisions, of which nothing else matters."""
 
 from __future__ import annotations
 
