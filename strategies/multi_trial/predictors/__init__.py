@@ -5,6 +5,7 @@ from .encoding import cells_by_label as cells_by_label
 from .encoding import one_hot as one_hot
 from .encoding import partial_one_hot as partial_one_hot
 from .encoding import path_encoding as path_encoding
+from .encoding import path_graphs as path_graphs
 from .encoding import path_index as path_index
 from .gcn import GraphNetwork as GraphNetwork
 from .lstm import CellLSTM as CellLSTM

@@ -10,6 +10,8 @@ import torch
 from torch import nn
 
 from spacelang import Cell, ModelSpace, SpaceError
+from spacelang.hub import NASBench101, NASBench201
+from spacelang.strategies.multi_trial import Bananas
 from spacelang.strategies.multi_trial.predictors import (
     BayesianRegression,
     CellLSTM,
@@ -103,6 +105,43 @@ def test_paths_end_at_loose_ends() -> None:
     """Node 2 is read, so that its paths go on."""
     encoded = path_encoding(TwoNodes(merge_op="loose_end"))(ARCH)
     assert on(encoded) == [path_index([0, 2], 3), 13 + path_index([0], 3), 13 + path_index([1, 2], 3)]
+
+
+def test_path_encoding_of_nasbench101() -> None:
+    """input - conv1x1 - maxpool - conv3x3 - output, and the input to the output: paths 20 and 0 of 364."""
+    space = NASBench101(width=4, num_cells=1, dataset=(1, 8, 3))
+    arch = {
+        "cell/num_vertices": 5,
+        "cell/op_1": "conv1x1-bn-relu",
+        "cell/op_2": "maxpool3x3",
+        "cell/op_3": "conv3x3-bn-relu",
+        "cell/input_1": [0],
+        "cell/input_2": [1],
+        "cell/input_3": [2],
+        "cell/input_4": [0, 3],
+    }
+    encoded = path_encoding(space)(arch)
+    assert encoded.shape == (364,)
+    assert on(encoded) == [0, 20]
+    assert not Bananas().unused_features(space)
+
+
+def test_path_encoding_of_nasbench201() -> None:
+    """0 - 3: convolution 3x3; 0 - 1 - 3: skip, pool; 0 - 2 is none, so that 2 - 3 and 1 - 2 - 3 differ."""
+    space = NASBench201(width=2, num_cells=1, dataset=(1, 8, 3))
+    arch = {
+        "cell/0_1": "skip_connect",
+        "cell/0_2": "none",
+        "cell/1_2": "conv_1x1",
+        "cell/0_3": "conv_3x3",
+        "cell/1_3": "avg_pool_3x3",
+        "cell/2_3": "none",
+    }
+    encoded = path_encoding(space)(arch)
+    assert encoded.shape == (1 + 4 + 16 + 64,)  # four operations that are an edge
+    assert on(encoded) == [3, 1 + 4 * 4]
+    through = path_encoding(space)(arch | {"cell/2_3": "skip_connect"})
+    assert on(through) == [3, 1 + 4 * 4, 1 + 4 * 2 + 16 * 1]
 
 
 def test_long_paths_are_left_out() -> None:
