@@ -36,6 +36,16 @@ SEPARABLE = (
 OTHERS = ("max_pool_3x3", "avg_pool_3x3", "skip_connect", "conv_1x1", "none")
 
 
+@pytest.fixture
+def compiler() -> None:
+    """Skip a test of native kernels where they cannot be compiled."""
+    if reason := library.why_not():
+        pytest.skip(reason)
+
+
+NATIVE = pytest.mark.usefixtures("compiler")
+
+
 class OneCell(ModelSpace):
     """A cell of operations of the hub on feature maps of `channels` channels."""
 
@@ -86,6 +96,7 @@ def twins(space: ModelSpace, **options: Any) -> tuple[Supernet, Supernet]:
     return supernet.double(), plain.double()
 
 
+@NATIVE
 @pytest.mark.slow  # SPACELANG_RANDOM_CELLS=200 for the long form
 @settings(phases=[Phase.generate], max_examples=int(os.environ.get("SPACELANG_RANDOM_CELLS", "25")))
 @given(st.data())
@@ -134,6 +145,7 @@ def test_random_cells_are_those_of_the_plain_form(data: st.DataObject) -> None:
     check_close(*found)
 
 
+@NATIVE
 @pytest.mark.parametrize("per_sample", [False, True])
 @pytest.mark.parametrize("of_batch", [False, True])
 def test_the_second_derivative_is_that_of_pytorch(per_sample: bool, of_batch: bool) -> None:
@@ -158,6 +170,7 @@ def test_the_second_derivative_is_that_of_pytorch(per_sample: bool, of_batch: bo
         assert torch.allclose(mine, theirs, rtol=0, atol=1e-10 * scale)
 
 
+@NATIVE
 def test_single_precision_is_as_near_to_double_as_pytorch_is() -> None:
     torch.manual_seed(0)
     space = OneCell((*SEPARABLE, "max_pool_3x3", "skip_connect"), 2, 16, 1, 2)
@@ -175,6 +188,7 @@ def test_single_precision_is_as_near_to_double_as_pytorch_is() -> None:
     assert errors["native"] <= 1.5 * errors["torch"], errors
 
 
+@NATIVE
 def test_a_selected_architecture_is_its_frozen_model_bit_for_bit() -> None:
     torch.manual_seed(0)
     supernet, _ = twins(OneCell(("sep_conv_3x3", "dil_conv_3x3", "max_pool_3x3"), 2, 6, 1, 2))
@@ -209,6 +223,7 @@ def test_pruning_compiles_the_plan_again() -> None:
     ]
 
 
+@NATIVE
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
@@ -229,6 +244,7 @@ def test_what_is_not_a_block_runs_apart_and_is_computed_the_same(change: Any, re
     assert reason in line
 
 
+@NATIVE
 def test_bundles_fall_back_where_they_do_not_fit() -> None:
     """Half precision, one value a channel, mixed training modes: as PyTorch does it, errors included."""
     torch.manual_seed(0)
@@ -244,6 +260,7 @@ def test_bundles_fall_back_where_they_do_not_fit() -> None:
     assert half(x.to(torch.bfloat16)).dtype == torch.bfloat16
 
 
+@NATIVE
 def test_a_step_of_a_native_supernet_compiles_to_one_graph() -> None:
     torch.manual_seed(0)
     supernet = Supernet(OneCell(("sep_conv_3x3", "max_pool_3x3"), 1, 4, 1, 1), execution="native")
@@ -260,6 +277,7 @@ def test_a_step_of_a_native_supernet_compiles_to_one_graph() -> None:
         assert torch.allclose(mine, theirs, atol=1e-6)
 
 
+@NATIVE
 def test_a_copy_runs_in_the_same_way() -> None:
     torch.manual_seed(0)
     supernet, _ = twins(OneCell(("sep_conv_3x3", "dil_conv_3x3"), 2, 4, 1, 1))
@@ -272,6 +290,7 @@ def test_a_copy_runs_in_the_same_way() -> None:
     assert all(torch.equal(mine[name], theirs[name]) for name in mine)
 
 
+@NATIVE
 def test_an_execution_can_be_changed() -> None:
     torch.manual_seed(0)
     supernet, plain = twins(OneCell(("sep_conv_3x3", "max_pool_3x3"), 2, 4, 1, 2))
