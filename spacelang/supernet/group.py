@@ -46,7 +46,8 @@ class Group:
         adds_gates: Whether a candidate that is not executed adds its weight as a plain number.
         silent: Rows x columns, candidates executed though their weight is zero; None for none.
         is_selected: Whether an architecture is selected (and this group active in it).
-        transform: Applied to the output of each candidate; None for nothing.
+        transform: Applied to the outputs of candidates; None for nothing.
+        transforms: Classes of the candidates whose outputs it is applied to.
     """
 
     label: str
@@ -62,6 +63,7 @@ class Group:
     silent: Sequence[Sequence[bool]] | None = field(init=False, default=None)
     is_selected: bool = field(init=False, default=False)
     transform: Transform | None = field(init=False, default=None)
+    transforms: tuple[type[nn.Module], ...] = field(init=False, default=(nn.Module,))
 
     def __post_init__(self) -> None:
         self.alive = [[True] * len(self.columns) for _ in self.rows]
@@ -220,9 +222,13 @@ class Group:
 
     def apply(self, candidate: nn.Module, output: Any) -> Any:
         """Return the output of a candidate after `transform`, which is applied to each of its tensors."""
-        if self.transform is None:
+        if self.transform is None or not self.changes(candidate):
             return output
         return tree_map_only(Tensor, partial(self.transform, candidate), output)
+
+    def changes(self, candidate: nn.Module) -> bool:
+        """Return whether `transform` is applied to the output of a candidate."""
+        return self.transform is not None and isinstance(candidate, self.transforms)
 
     def weighted(self, row: int, column: int, term: Any) -> Any:
         """Return `weights[row, column] * edges[row] * term`; a term may hold several tensors."""

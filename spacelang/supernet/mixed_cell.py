@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Hashable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from .bundle_call import BundleCall, Bundled
 from .execution import Resolved
 from .group import Group
 from .mixed import Mixed, Pruned, add_weighted
-from .plan import CellPlan, cell_plan
+from .plan import CellPlan, Planned, cell_plan
 from .steps import Steps, separate, split, unify
 
 if TYPE_CHECKING:
@@ -119,17 +120,25 @@ class MixedCell(Mixed):
     def _bundle_call(self, source: int) -> BundleCall | None:
         """Return how the active candidates of a source run together; None if nothing does."""
         group = self.group
-        if self.plan is None or group.weights is None or group.transform or group.silent is not None:
+        if self.plan is None or group.weights is None or group.silent is not None:
             return None
         leaving = self.plan.leaving.get(source, ())
         active = [planned for planned in leaving if planned.column in group.active[planned.row]]
-        key = tuple((planned.row, planned.column) for planned in active)
+        if group.transform is not None:
+            active = [self._transformed(planned) for planned in active]
+        key = tuple((planned.row, planned.column, planned.how) for planned in active)
         if key not in self._calls:
             if len(self._calls) == _CALLS:
                 self._calls.clear()
             bundled = any(planned.how == "bundle" for planned in active)
             self._calls[key] = BundleCall(active, group.shape) if bundled else None
         return self._calls[key]
+
+    def _transformed(self, planned: Planned) -> Planned:
+        """Let a candidate run apart if its output is transformed."""
+        candidate: nn.Module = self.edges[planned.row][planned.column]  # type: ignore[index]
+        changed = self.group.changes(candidate)
+        return replace(planned, blocks=(), reason="its output is transformed") if changed else planned
 
     def _operation(self, row: int, column: int, x: Tensor, cache: Cache) -> Tensor:
         if self.execution.name == "plain":

@@ -261,14 +261,20 @@ class Supernet(nn.Module):
             for group, state in before:
                 vars(group).update(state)
 
-    def set_transform(self, transform: Transform | None) -> None:
-        """Apply `transform(candidate, output)` to the output of every candidate of layer choices and cells.
+    def set_transform(
+        self, transform: Transform | None, of: tuple[type[nn.Module], ...] = (nn.Module,)
+    ) -> None:
+        """Apply `transform(candidate, output)` to the outputs of candidates of layer choices and cells.
 
         Dropout between candidates and their mixture is one. It is the caller's to do nothing in evaluation
-        mode. None removes it.
+        mode. Candidates whose outputs are transformed do not run in bundles.
+
+        Args:
+            transform: Function of a candidate and its output; None for nothing.
+            of: Classes of the candidates that it changes; all by default.
         """
         for group in self.groups.values():
-            group.transform = transform
+            group.transform, group.transforms = transform, of
 
     def _alive(self, arch: Mapping[str, Any]) -> Architecture:
         canonical = self.decision_space.canonical(arch)

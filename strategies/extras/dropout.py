@@ -192,6 +192,7 @@ class SkipDropout(Extra[Any]):
 
     p: Rate
     warmup_epochs: int = 10
+    transforms: ClassVar[tuple[type[nn.Module], ...]] = (nn.Identity,)
 
     def __post_init__(self) -> None:
         require_rate("p", self.p, least=0, below=1)

@@ -295,7 +295,8 @@ class OneShotSearch(pl.Callback):
                 output = extra.transform(candidate, output, self.moment)
             return output
 
-        self.supernet.set_transform(transform if transforming else None)
+        of = tuple({kind for extra in transforming for kind in extra.transforms})
+        self.supernet.set_transform(transform if transforming else None, of)
         if self.stopped:
             trainer.should_stop = True  # resumed after its end
 
@@ -383,9 +384,11 @@ class Extra(Generic[Search]):
 
     Attributes:
         drops_candidates: Whether a step may leave candidates, and so weights, unused.
+        transforms: Classes of the candidates whose outputs `transform` changes.
     """
 
     drops_candidates: ClassVar[bool] = False
+    transforms: ClassVar[tuple[type[nn.Module], ...]] = (nn.Module,)
 
     def check(self, strategy: OneShot, supernet: Supernet) -> None:
         """Raise a `SpaceError`, before training, where this extra does not work."""

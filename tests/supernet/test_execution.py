@@ -278,6 +278,23 @@ def test_a_step_of_a_native_supernet_compiles_to_one_graph() -> None:
 
 
 @NATIVE
+@pytest.mark.parametrize(("of", "bundles"), [((nn.Identity,), 1), ((nn.Module,), 0)])
+def test_candidates_whose_outputs_are_transformed_run_apart(
+    of: tuple[type[nn.Module], ...], bundles: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    supernet, plain = twins(OneCell(("sep_conv_3x3", "dil_conv_3x3", "skip_connect"), 1, 4, 1, 1))
+    calls, found, compute = [], [], native.bundle
+    monkeypatch.setattr(native, "bundle", lambda *args: calls.append(args) or compute(*args))
+    x = torch.randn(2, 4, 5, 5, dtype=torch.float64)
+    for network in (supernet, plain):
+        network.set_transform(lambda candidate, output: 3 * output, of)
+        found.append(results(network, x, random_mixture(network, 1)))
+    check_close(*found)
+    assert len(calls) == bundles
+
+
+@NATIVE
 def test_a_copy_runs_in_the_same_way() -> None:
     torch.manual_seed(0)
     supernet, _ = twins(OneCell(("sep_conv_3x3", "dil_conv_3x3"), 2, 4, 1, 1))
