@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.forward_ad import unpack_dual
 
 from .group import Group
 from .grouped import Wiring
@@ -111,8 +112,12 @@ class BundleCall:
         size = (*x.shape[:2], *self.wiring.output_size(x))
         if any(feature.shape != size or feature.dtype != x.dtype for feature in given):
             return None
-        norms = [block.norm for block in self.blocks]
         weights = [w for b in self.blocks for w in (b.depthwise.weight, b.pointwise.weight)]
+        if any(
+            unpack_dual(tensor).tangent is not None for tensor in (x, *weights)
+        ):  # forward-mode derivatives
+            return None
+        norms = [block.norm for block in self.blocks]
         running, of_batch = [t for norm in norms for t in _running(norm)], norms[0].training
         mix = self._mix(group).to(x.dtype)
         outs, found = kernels.bundle(x, given, mix, weights, running, self.wiring, self.eps, of_batch)

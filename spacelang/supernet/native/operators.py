@@ -275,8 +275,10 @@ class _Bundle(torch.autograd.Function):
         wanted = [any(wants[:features]), ctx.needs_input_grad[5], any(wants[features:])]
         gradients = list(grads[:-1])
         if torch.is_grad_enabled():  # create_graph=True: by what PyTorch can differentiate again
-            inputs = [x, mix, *given, *weights]
-            outs, _ = grouped_bundle(x, given, mix, weights, running, wiring, eps, of_batch)
+            # Views, since a feature may be computed from x: its gradient must not count as one of x too.
+            inputs = [tensor.view_as(tensor) for tensor in (x, mix, *given, *weights)]
+            parts = inputs[2 : 2 + features], inputs[1], inputs[2 + features :]
+            outs, _ = grouped_bundle(inputs[0], *parts, running, wiring, eps, of_batch)
             needed = [tensor for tensor in inputs if tensor.requires_grad]
             found = iter(torch.autograd.grad(outs, needed, gradients, create_graph=True, allow_unused=True))
             each = [next(found) if tensor.requires_grad else None for tensor in inputs]
