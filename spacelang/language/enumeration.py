@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from functools import partial
 from itertools import islice
@@ -13,6 +14,8 @@ from .component import Component
 from .decisions import Architecture
 from .factors import Bucket
 from .walking import Step, walk
+
+_MOST_PASSED = 100_000  # architectures of a grid that are gone through to reach a place
 
 
 class _Place(NamedTuple):
@@ -53,11 +56,14 @@ def every(labels: Iterable[str], components: Iterable[Component]) -> Iterator[Ar
         labels: Labels of a space, in order.
         components: Its components.
     """
-    codes, arch = dict[Any, Any](), Architecture()
+    arch = Architecture()
+    codes: dict[int, dict[Any, Any]] = defaultdict(
+        dict
+    )  # of each component, whose parts have names of its own
 
     def step(label: str, component: Component, bucket: Bucket | None) -> Step:
         if bucket is not None:
-            return partial(_decided, component, bucket, codes, arch)
+            return partial(_decided, component, bucket, codes[id(component)], arch)
         if component.constraints and component.count is not None:
             # A dead end would be met again for every combination of decisions in between.
             return partial(component.foreseen, label, arch)
@@ -98,11 +104,15 @@ def nth(labels: Iterable[str], components: Iterable[Component], place: int) -> A
     Raises:
         SpaceError: Architectures cannot be counted.
     """
-    codes, arch = dict[Any, Any](), Architecture()
+    labels, components = list(labels), list(components)
+    arch, codes = Architecture(), defaultdict[int, dict[Any, Any]](dict)
     places = _places(labels, components, counted=True)
     left = math.prod(component.count or 0 for component in components)
+    uncounted = [p.component for p in places if p.bucket is None and not p.component.is_single]
+    if uncounted and 0 < left <= _MOST_PASSED:
+        return next(islice(every(labels, components), place, None))
     for label, component, bucket in places:
-        if bucket is None and not component.is_single:
+        if component in uncounted:
             raise SpaceError(
                 f"the grid cannot be entered at a place: too much depends on too much to count the "
                 f"architectures (decisions {quoted(component.decisions, 6)}). Go through grid() instead."
@@ -112,12 +122,13 @@ def nth(labels: Iterable[str], components: Iterable[Component], place: int) -> A
             index, place = divmod(place, left)
             arch[label] = next(islice(component.decisions[label].values(), index, None))
             continue
-        options = bucket.given(codes)
-        left //= bucket.message[tuple(codes[variable] for variable in bucket.scope)]
+        known = codes[id(component)]
+        options = bucket.given(known)
+        left //= bucket.message[tuple(known[variable] for variable in bucket.scope)]
         for code in sorted(options, key=_first_absent):
             if place < options[code] * left:
                 break
             place -= options[code] * left
         left *= options[code]
-        _take(component, bucket.variable, code, codes, arch)
+        _take(component, bucket.variable, code, known, arch)
     return arch

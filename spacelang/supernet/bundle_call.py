@@ -113,9 +113,7 @@ class BundleCall:
         if any(feature.shape != size or feature.dtype != x.dtype for feature in given):
             return None
         weights = [w for b in self.blocks for w in (b.depthwise.weight, b.pointwise.weight)]
-        if any(
-            unpack_dual(tensor).tangent is not None for tensor in (x, *weights)
-        ):  # forward-mode derivatives
+        if any(_has_tangent(tensor) for tensor in (x, *weights)):
             return None
         norms = [block.norm for block in self.blocks]
         running, of_batch = [t for norm in norms for t in _running(norm)], norms[0].training
@@ -144,6 +142,11 @@ class BundleCall:
         weights = group.weights if group.edges is None else group.weights * group.edges[:, None]
         flat = torch.cat([weights.reshape(-1), weights.new_zeros(1)])
         return flat.index_select(0, self._entries.to(flat.device))[:, None]
+
+
+def _has_tangent(tensor: Tensor) -> bool:
+    """Return whether a forward-mode derivative is being taken."""
+    return unpack_dual(tensor).tangent is not None  # type: ignore[no-untyped-call]
 
 
 def _running(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:

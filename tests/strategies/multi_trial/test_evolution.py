@@ -20,9 +20,7 @@ class Names:
     """A space whose mutations append the number of the step."""
 
     step = 0
-
-    def size(self) -> int:
-        return 100
+    bound = 100
 
     def canonical(self, arch: Any) -> Any:
         return dict(arch)
