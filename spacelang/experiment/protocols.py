@@ -66,4 +66,4 @@ SearchStrategy: TypeAlias = OneShotStrategy | MultiTrialStrategy
 """How an `Experiment` searches."""
 
 SearchEvaluator: TypeAlias = Evaluator | ArchitectureEvaluator | TrainingEvaluator
-"""What an `Experiment` trains or measures with."""
+"""Evaluators that an `Experiment` trains or measures with."""

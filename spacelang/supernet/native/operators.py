@@ -60,9 +60,27 @@ def _numbers(x: Tensor, given: Sequence[Tensor], mix: Tensor, wiring: Wiring, of
     return [n, h, w, c, *size, wiring.edges, chains, len(given), threads, of_batch, mix.shape[1]]
 
 
-def _tables(wiring: Wiring) -> dict[str, Sequence[int]]:
-    shapes = [number for shape in wiring.shapes for number in shape]
-    return {"chain_edge": wiring.edge_of, "chain_start": wiring.starts, "shapes": shapes}
+def _shared_pointers(
+    wiring: Wiring,
+    x: Tensor,
+    given: Sequence[Tensor],
+    mix: Tensor,
+    weights: Sequence[Tensor],
+    state: tuple[Tensor, Tensor],
+) -> dict[str, Any]:
+    """Return the pointers of both directions; `state` is what `_empty_state` returns, filled or not."""
+    return {
+        "chain_edge": wiring.edge_of,
+        "chain_start": wiring.starts,
+        "shapes": [number for shape in wiring.shapes for number in shape],
+        "depthwise": weights[::2],
+        "pointwise": weights[1::2],
+        "x": x,
+        "given": given,
+        "mix": mix.contiguous(),
+        "normalised": state[0],
+        "statistics": state[1],
+    }
 
 
 def _in_order(tensors: Sequence[Tensor]) -> list[Tensor]:
@@ -114,25 +132,18 @@ def _bundle(
     """
     wiring = Wiring.of(table)
     (x, *given), weights = _in_order([x, *given]), _in_order(weights)
-    outs, (normalised, statistics) = _empty_maps(x, wiring, wiring.edges), _empty_state(x, wiring)
+    outs, state = _empty_maps(x, wiring, wiring.edges), _empty_state(x, wiring)
     _run(
         "forward",
         x.dtype,
         _numbers(x, given, mix, wiring, of_batch),
-        **_tables(wiring),
+        **_shared_pointers(wiring, x, given, mix, weights, state),
         eps=eps,
-        depthwise=weights[::2],
-        pointwise=weights[1::2],
         running_mean=running[::2],
         running_var=running[1::2],
-        x=x,
-        given=given,
-        mix=mix.contiguous(),
-        normalised=normalised,
-        statistics=statistics,
         out=outs,
     )
-    return outs, normalised, statistics
+    return outs, *state
 
 
 torch.library.impl("spacelang::bundle", "CPU", _bundle)
@@ -192,14 +203,7 @@ def _bundle_backward(
         "backward",
         x.dtype,
         _numbers(x, given, mix, wiring, of_batch),
-        **_tables(wiring),
-        depthwise=weights[::2],
-        pointwise=weights[1::2],
-        x=x,
-        given=given,
-        mix=mix.contiguous(),
-        normalised=normalised,
-        statistics=statistics,
+        **_shared_pointers(wiring, x, given, mix, weights, (normalised, statistics)),
         grad_out=grads,
         grad_x=grad_x,
         **pointers,
