@@ -150,7 +150,10 @@ def test_an_evaluator_with_a_logger_goes_to_other_processes() -> None:
 
 
 @pytest.mark.slow
-def test_trials_in_processes_have_folders_of_their_own(tmp_path: Path) -> None:
+def test_trials_in_processes_have_folders_of_their_own(
+    tmp_path: Path, repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(repository)  # a new process imports this file as `tests.evaluators...`
     pool = ProcessPool(2)
     search(tmp_path / "run", CSVLogger(tmp_path / "logs", name="x"), executor=pool)
     assert {path.name for path in (tmp_path / "logs" / "x").iterdir()} == {"trial_0", "trial_1"}
