@@ -41,7 +41,7 @@ types: $(INSTALLED)
 
 # One thread a worker: two workers of two threads each would fight for the same cores.
 pytest: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist worksteal --durations 40
 
 # Tests marked slow, and files of them, are left out.
 quick: $(INSTALLED)
