@@ -7,6 +7,7 @@ from collections.abc import Hashable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import torch
 from torch import Tensor, nn
 
 from ..language import CellFrame, FrozenCell
@@ -81,9 +82,25 @@ class MixedCell(Mixed):
         terms: list[tuple[object, Tensor]] = []
         for source, row in enumerate(rows):
             terms += self.edge_terms(row, states[source], caches[source])
+        if not terms and self.group.weights is not None:
+            terms = self._nothing(rows, states)
         gates = [gate for row in rows for gate in self.group.gates(row)]
         total: Tensor = add_weighted(terms, f"node {node} of cell {self.group.label!r}", gates)
         return total
+
+    def _nothing(self, rows: range, states: list[Tensor]) -> list[tuple[object, Tensor]]:
+        """Return the zeros of a node whose mixture runs no candidate; nothing if it has no candidate left."""
+        for source, row in enumerate(rows):
+            for k, alive in enumerate(self.group.alive[row]):
+                if alive:
+                    return [("nothing", self.zeros(row, k, states[source]))]
+        return []
+
+    def zeros(self, row: int, column: int, x: Tensor) -> Tensor:
+        """Return zeros in the shape of a candidate's output; the candidate stays as it is."""
+        candidate: nn.Module = self.edges[row][column]  # type: ignore[index]
+        with torch.no_grad():
+            return torch.zeros_like(copy.deepcopy(candidate).eval()(x))
 
     def edge_terms(self, row: int, x: Tensor, cache: Cache) -> list[tuple[object, Tensor]]:
         """Return the terms an edge adds to its node: `(name, weighted output)`, the bundle's first.

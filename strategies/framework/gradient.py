@@ -37,6 +37,7 @@ class Differentiable(OneShot):
         init_scale: Scale of the first logits, `init_scale * N(0, 1)`.
         warmup_epochs: Epochs at the start that train weights alone.
         update_every: Steps of the weights per step of the logits.
+        weights_first: Whether a step of the logits follows its steps of the weights, or precedes them.
         gradient_clip: Largest norm of the gradient of all logits; None for no limit.
     """
 
@@ -46,6 +47,7 @@ class Differentiable(OneShot):
     init_scale: float = 1e-3
     warmup_epochs: int = 0
     update_every: int = 1
+    weights_first: bool = False
     gradient_clip: float | None = None
 
     def __post_init__(self) -> None:
@@ -106,9 +108,10 @@ class Differentiable(OneShot):
 class GradientSearch(OneShotSearch):
     """A search of logits.
 
-    Before the first training batch of each optimiser step it takes validation batches (as many as gradients
-    are accumulated over), computes the module's own `training_step` on them, and steps the logits along the
-    mean gradient; then it hands the supernet the mixture without gradient for the weights. Weight gradients
+    Before the first training batch of each optimiser step (after the last with `weights_first`) it takes
+    validation batches (as many as gradients are accumulated over), computes the module's own `training_step`
+    on them, and steps the logits along the mean gradient; then it hands the supernet the mixture without
+    gradient for the weights. Weight gradients
     are never computed for the logits' step, nor logit gradients for the weights'.
 
     Args:
@@ -220,12 +223,24 @@ class GradientSearch(OneShotSearch):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Step the logits, then set the mixture of the weights' step."""
-        window = trainer.accumulate_grad_batches
-        is_time = batch_idx % (window * self.strategy.update_every) == 0
-        if is_time and trainer.current_epoch >= self.strategy.warmup_epochs:
-            self._step_logits(batch, batch_idx, count=window)
+        """Step the logits if they precede the weights, then set the mixture of the weights' step."""
+        if not self.strategy.weights_first and self._is_time(batch_idx):
+            self._step_logits(batch, batch_idx)
         self.mix("weights")
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Step the logits if they follow the weights."""
+        if self.strategy.weights_first and self._is_time(batch_idx + 1):
+            self._step_logits(batch, batch_idx)
+            self.mix("weights")
+
+    def _is_time(self, batches: int) -> bool:
+        """Return whether the logits step after so many batches of the epoch."""
+        trainer, strategy = self.training.trainer, self.strategy
+        is_due = batches % (trainer.accumulate_grad_batches * strategy.update_every) == 0
+        return is_due and trainer.current_epoch >= strategy.warmup_epochs
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Let the schedule act, record and log the probabilities, then let the extras act."""
@@ -306,9 +321,10 @@ class GradientSearch(OneShotSearch):
                 loss = extra.objective(loss, self)
         return loss
 
-    def _step_logits(self, batch: Any, batch_idx: int, count: int) -> None:
-        """Step along the mean over `count` validation batches and all processes of the gradient."""
+    def _step_logits(self, batch: Any, batch_idx: int) -> None:
+        """Step along the mean gradient over validation batches, one for each accumulated, and processes."""
         training, parameters = self.training, self.parameters
+        count = training.trainer.accumulate_grad_batches
         before = {label: p.detach().clone() for label, p in parameters.logits.items()}
         logits = list(parameters.logits.values())
         losses: list[Tensor] = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from spacelang import SpaceError
 from spacelang.errors import require_one_of
 
 from ..framework import Differentiable, FirstOrder, SecondOrder, Softmax, Update
@@ -36,6 +37,11 @@ class DARTS(Differentiable):
         super().__post_init__()
         require_one_of("order", self.order, (1, 2))
         require_one_of("hvp", self.hvp, ("finite", "exact"))
+        if self.order == 2 and self.weights_first:
+            raise SpaceError(
+                "order=2 looks through the coming step of the weights, and with weights_first=True that step "
+                "has been taken; leave one of them out."
+            )
 
     @property
     def relaxation(self) -> Softmax:

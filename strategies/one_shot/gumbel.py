@@ -36,7 +36,7 @@ class GumbelSoftmax(Softmax):
     """z = softmax((log softmax(alpha) + G) / tau) per row, G standard Gumbel noise.
 
     Args:
-        none: Zero operation, as in `Softmax`; not with `hard`.
+        none: Zero operation, as in `Softmax`. Where `hard` samples it, the edge runs nothing.
         temperature: tau: one number, or those of the first and of the last epoch.
         hard: Whether to use the one-hot of the largest entry; the backward pass goes through z.
         idle: Treatment of candidates that `hard` did not sample: they are left out ("skip"), executed for
@@ -60,12 +60,13 @@ class GumbelSoftmax(Softmax):
         noise = gumbel(logits.shape, moment.generator).to(logits.device)
         scores = logits.masked_fill(~alive, torch.finfo(logits.dtype).min).log_softmax(dim=-1) + noise
         z = (scores / tau).softmax(dim=-1) * alive
+        first = int(self.has_none(group))  # the zero operation adds nothing
         if not self.hard:
-            return Mixture(z[:, 1:] if self.has_none(group) else z)
+            return Mixture(z[:, first:])
         onehot = torch.nn.functional.one_hot(z.argmax(dim=-1), z.shape[1]).to(z.dtype) * alive
         weights = onehot - z.detach() + z
-        active = None if self.idle == "run" else onehot.bool().tolist()
-        return Mixture(weights, active, adds_gates=self.idle == "gate")
+        active = None if self.idle == "run" else onehot[:, first:].bool().tolist()
+        return Mixture(weights[:, first:], active, adds_gates=self.idle == "gate")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,12 +117,17 @@ class GDAS(Differentiable):
             "straight_through" runs every candidate, so each has that of its own output. "gates" adds these
             weights, zero, to the output as plain numbers, so each has the sum of the output's gradient. The
             authors' code has "sampled" for cells of two inputs (DARTS, NASNet), "gates" for NAS-Bench-201.
+        none: Zero operation of cells' edges: with the seven of DARTS the authors' eight. It is sampled as
+            the others are, and the edge then adds nothing; it is never derived.
+        weights_first: Order of the two steps, by default that of the authors' code.
 
     Source: GDAS, Dong and Yang 2019, arXiv:1910.04465, eq. 4 to 7.
     """
 
     temperature: Rate = (10.0, 0.1)
     estimator: Literal["sampled", "straight_through", "gates"] = "sampled"
+    none: bool = True
+    weights_first: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -130,7 +136,7 @@ class GDAS(Differentiable):
 
     @property
     def relaxation(self) -> GumbelSoftmax:
-        return GumbelSoftmax(False, self.temperature, hard=True, idle=_IDLE[self.estimator])
+        return GumbelSoftmax(self.none, self.temperature, hard=True, idle=_IDLE[self.estimator])
 
     def derive(
         self, supernet: Supernet, probabilities: Mapping[str, Tensor], count: int

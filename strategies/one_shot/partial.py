@@ -83,6 +83,11 @@ class PartialCell(MixedCell):
         rest = cache[size] if self.group.edges is None else self.group.edges[row] * cache[size]
         return [(name, joined(mixed, rest, self.partial)) for name, mixed in terms]
 
+    def zeros(self, row: int, column: int, x: Tensor) -> Tensor:
+        seen, rest = parted(x, self.partial)
+        zeros = super().zeros(row, column, seen)
+        return joined(zeros, zeros.repeat(1, rest.shape[1] // seen.shape[1], 1, 1), self.partial)
+
     def freeze(self, arch: Mapping[str, Any]) -> nn.Module:
         cell = super().freeze(arch)
         assert isinstance(cell, FrozenCell)

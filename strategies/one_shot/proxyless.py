@@ -30,8 +30,8 @@ class ProxylessNAS(Differentiable):
             code by default. "two": those of two candidates sampled by their probabilities, as in the paper;
             only these run, and the probabilities of the others stay as they are. That needs Adam without
             momentum and weight decay.
-        warmup_epochs, update_every, learning_rate, betas, weight_decay: Defaults of the authors' code; for
-            searches of fewer than 120 epochs shorten the warm-up.
+        warmup_epochs, update_every, weights_first, learning_rate, betas, weight_decay: Defaults of the
+            authors' code; for searches of fewer than 120 epochs shorten the warm-up.
 
     An `InputChoice` of several inputs samples a set: `n_chosen` different inputs by their probabilities, or
     each input with its own where any set may be chosen. All inputs are there anyway, so both move all
@@ -46,6 +46,7 @@ class ProxylessNAS(Differentiable):
     weight_decay: float = 0.0
     warmup_epochs: int = 40
     update_every: int = 5
+    weights_first: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

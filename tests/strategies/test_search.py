@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -116,6 +116,26 @@ def test_the_logits_step_before_the_weights_and_each_on_its_own_batch(tmp_path: 
     assert module.model.network.weight.weight.item() == pytest.approx(expected, rel=1e-6)
     # First the validation batch, with logits in the graph; then the training batch, without.
     assert module.seen == [(3.0, True), (1.0, False)]
+
+
+def test_the_weights_may_step_first(tmp_path: Path) -> None:
+    """Worked by hand: x = 1, t = 1 for the weight; then x = 3, t = 2 for the logits."""
+    strategy = DARTS(init_scale=0, weight_decay=0, weights_first=True)
+    search, module, _ = searched(tmp_path, strategy, train=[1.0], val=[3.0])
+    # w = .5 - .1 * 2 (.75 - 1) 1.5 = .575; then y = .575 * 3 * 1.5 = 2.5875, dL/dp = 2 (y - 2) 1.725 (1, 2).
+    assert module.model.network.weight.weight.item() == pytest.approx(0.575, rel=1e-6)
+    moments = search.state_dict()["moments"]["layer"]
+    assert moments["exp_avg"][0].tolist() == pytest.approx([-0.50671875 / 2, 0.50671875 / 2], rel=1e-5)
+    assert module.seen == [(1.0, False), (3.0, True)]
+    rare = DARTS(weights_first=True, update_every=2)
+    _, module, _ = searched(tmp_path, rare, train=[1.0, 1.5, 2.0, 2.5, 2.75], val=[3.0])
+    assert [x for x, _ in module.seen] == [1.0, 1.5, 3.0, 2.0, 2.5, 3.0, 2.75]
+    _, module, _ = searched(
+        tmp_path, replace(rare, update_every=1), [1.0, 1.5, 2.0, 2.5], [3.0], accumulate_grad_batches=2
+    )
+    assert [x for x, _ in module.seen] == [1.0, 1.5, 3.0, 3.0, 2.0, 2.5, 3.0, 3.0]
+    with pytest.raises(SpaceError, match="order=2 looks through the coming step of the weights"):
+        DARTS(order=2, weights_first=True)
 
 
 def test_weight_decay_pulls_logits_to_the_uniform_mixture(tmp_path: Path) -> None:

@@ -285,6 +285,21 @@ def test_candidates_of_different_shapes_are_named() -> None:
     )
 
 
+def test_a_node_of_a_cell_whose_mixture_runs_nothing_is_zero() -> None:
+    """Of the shape that its candidates give; none of them is trained, and no batch statistics move."""
+    halving = {"halve": plain.Sequential(plain.Conv2d(2, 3, 1, stride=2), plain.BatchNorm2d(3))}
+    supernet = Supernet(space_of(lambda: Cell(halving, 1, 1, 2, label="c")))
+    before = {name: value.clone() for name, value in supernet.state_dict().items()}
+    weights = torch.ones(2, 1, requires_grad=True)
+    supernet.set_mixture({"c": weights}, {"c": [[False], [False]]})
+    x = torch.randn(4, 2, 6, 6)
+    found = supernet(x, x)
+    assert torch.equal(found, torch.zeros(4, 3, 3, 3))
+    assert all(torch.equal(value, before[name]) for name, value in supernet.state_dict().items())
+    supernet.set_mixture({"c": weights}, {"c": [[True], [False]]})
+    assert supernet(x, x).any()
+
+
 def test_a_choice_left_inactive_says_so_when_it_is_called() -> None:
     def build() -> Any:
         parts = [
