@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from types import MappingProxyType
 
 import torch
@@ -21,7 +22,7 @@ class Sample:
         arch: The architecture.
         log_prob: Log probability of the draws that made it, a scalar.
         entropy: Sum of the entropies of these draws, without gradient.
-        skip_divergence: Mean of `skip_divergence` over decisions on any set of inputs, a scalar.
+        skip_divergence: Mean of `skip_divergence` over the layers with skips, a scalar.
         draws: Draws in order, each a position among its candidates; n times 0 or 1 for any set of n inputs.
     """
 
@@ -68,6 +69,10 @@ class Controller(nn.Module):
         temperature: The temperature T for all logits.
         op_tanh_reduce: Divides c for operations in cells.
         operation_bias: Numbers added to tempered logits, by `"{cell label}/{operation}"`.
+        first_bias: First values of the biases that are learned, added before tempering, by the operation of a
+            cell; 0 for others.
+        skips: Shell-style pattern of the labels of choices of two, the second of which is a skip. Those whose
+            labels differ in their last part alone belong to one layer; any set of inputs is a layer too.
         skip_target: Target of `skip_divergence`.
 
     Source: ENAS, Pham et al. 2018, arXiv:1802.03268, section 2.
@@ -84,6 +89,8 @@ class Controller(nn.Module):
         temperature: float = 1.0,
         op_tanh_reduce: float = 1.0,
         operation_bias: Mapping[str, float] = MappingProxyType({}),
+        first_bias: Mapping[str, float] = MappingProxyType({}),
+        skips: str = "*/skip_*",
         skip_target: float = 0.5,
     ) -> None:
         super().__init__()
@@ -93,6 +100,7 @@ class Controller(nn.Module):
         self.temperature = temperature
         self.tanh_constant = tanh_constant
         self.op_tanh_reduce = op_tanh_reduce
+        self.skips = skips
         self.skip_target = skip_target
         self.biases = {
             group.label: torch.tensor([operation_bias.get(f"{group.label}/{c}", 0.0) for c in group.columns])
@@ -112,10 +120,11 @@ class Controller(nn.Module):
         self.embeddings = nn.ModuleList(nn.Embedding(len(g.columns), hidden) for g in first.values())
         with torch.no_grad():
             for name, parameter in self.named_parameters():
-                if name.endswith("bias"):
-                    parameter.zero_()
-                else:
+                if not name.endswith("bias"):
                     parameter.uniform_(-0.1, 0.1, generator=generator)
+            for head, group in zip(self.heads, first.values(), strict=True):
+                of_cell = group.kind == "cell"
+                head.bias.copy_(torch.tensor([of_cell * first_bias.get(str(c), 0.0) for c in group.columns]))
 
     def sample(self, generator: torch.Generator | None = None, draws: Sequence[int] = ()) -> Sample:
         """Draw an architecture; it may break constraints of the space.
@@ -129,7 +138,7 @@ class Controller(nn.Module):
         for group in self.groups:
             if self.space.active(group.decisions[0].label, arch):
                 arch |= walk.cell(group) if group.kind == "cell" else walk.decision(group)
-        divergences = walk.skip_divergences or [torch.zeros(())]
+        divergences = list(walk.skip_divergences.values()) or [torch.zeros(())]
         return Sample(arch, walk.log_prob, walk.entropy, torch.stack(divergences).mean(), tuple(walk.draws))
 
 
@@ -147,7 +156,7 @@ class _Walk:
         self.state = torch.zeros_like(self.inputs), torch.zeros_like(self.inputs)
         self.log_prob = torch.zeros(())
         self.entropy = 0.0
-        self.skip_divergences: list[Tensor] = []
+        self.skip_divergences: dict[str, Tensor] = {}  # by layer
 
     def cell(self, group: Group) -> Architecture:
         """Decide the inputs and operations of every node."""
@@ -182,8 +191,13 @@ class _Walk:
         decision = group.decisions[0]
         logits = self._logits(group)
         if isinstance(decision, Subset):
+            if decision.n_chosen is None:
+                self._diverge(decision.label, logits)
             chosen = self._set_of(logits, decision.n_chosen) if decision.n_chosen else self._any_set(logits)
             return {decision.label: [decision.candidates[k] for k in sorted(self._embedded(group, chosen))]}
+        if len(logits) == 2 and fnmatchcase(decision.label, self.controller.skips):
+            # softmax(-q, q) of the authors' code; what the two logits have in common changes nothing.
+            self._diverge(decision.label.rpartition("/")[0], logits[1:] - logits.mean())
         (chosen_one,) = self._embedded(group, [self._draw(logits)])
         return {decision.label: list(decision.values())[chosen_one]}
 
@@ -225,9 +239,13 @@ class _Walk:
             chosen.append(self._draw(_without(logits, chosen)))
         return chosen
 
+    def _diverge(self, layer: str, q: Tensor) -> None:
+        """Add the divergence of skips into a layer, (skips,)."""
+        divergence = skip_divergence(q, self.controller.skip_target)
+        self.skip_divergences[layer] = self.skip_divergences.get(layer, 0) + divergence
+
     def _any_set(self, logits: Tensor) -> list[int]:
         """Draw each candidate with probability sigmoid(logit), again while the set is empty."""
-        self.skip_divergences.append(skip_divergence(logits, self.controller.skip_target))
         p = logits.detach().sigmoid()
         self.entropy += float((torch.special.entr(p) + torch.special.entr(1 - p)).sum())
         included = torch.zeros_like(p)

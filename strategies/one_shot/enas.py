@@ -29,6 +29,9 @@ from ..framework import (
     Unseen,
 )
 
+_CONVOLUTIONS = ("sep_conv_3x3", "sep_conv_5x5")
+_OTHERS = ("avg_pool_3x3", "max_pool_3x3", "skip_connect")
+
 
 @dataclass(frozen=True, kw_only=True)
 class ENAS(PathSampling):
@@ -54,15 +57,19 @@ class ENAS(PathSampling):
         hidden: Size of the LSTM.
         temperature, tanh_constant: T and c: logits l become c tanh(l / T).
         op_tanh_reduce: Divides c for operations in cells.
-        operation_bias: Numbers added to logits after that, by `"{cell label}/{operation}"`. The authors' code
-            favours the convolutions of normal cells: 0.25 for them, -0.25 for the others.
-        skip_target: Inclusion probability of inputs from which KL is the divergence, for input choices of any
-            set; macro search spaces have them.
-        skip_weight: Weight of KL.
+        operation_bias: Numbers added to logits after that, by `"{cell label}/{operation}"`.
+        first_bias: First values of the biases that the controller learns, by the operation of a cell, 0 where
+            none is given. They are added to the logits before temperature and tanh.
+        skips: Shell-style pattern of the labels of choices of two, the second of which is a skip connection,
+            as in `ENASMacro`. An input choice of any set needs none.
+        skip_target: Probability of skips from which KL is the divergence, summed for each layer.
+        skip_weight: Weight of the mean of KL over the layers.
         candidates: Architectures drawn and compared at the end.
 
-    Source: ENAS, Pham et al. 2018, arXiv:1802.03268, sections 2.2 to 2.4; constants and Adam's settings from
-    the authors' published code for cells.
+    The defaults are those of the authors' search of cells, but for the biases; `ENAS.micro()` has these too.
+    `ENAS.macro()` has the settings of their search of layers and skips.
+
+    Source: ENAS, Pham et al. 2018, arXiv:1802.03268, sections 2.2 to 2.4; settings from the authors' code.
     """
 
     controller_steps: int = 30
@@ -77,6 +84,8 @@ class ENAS(PathSampling):
     tanh_constant: float = 1.1
     op_tanh_reduce: float = 2.5
     operation_bias: Mapping[str, float] = field(default_factory=dict)
+    first_bias: Mapping[str, float] = field(default_factory=dict)
+    skips: str = "*/skip_*"
     skip_target: float = 0.4
     skip_weight: float = 0.8
     candidates: int = 10
@@ -88,6 +97,33 @@ class ENAS(PathSampling):
             require_number, self, "learning_rate", "temperature", "tanh_constant", "op_tanh_reduce", above=0
         )
         require_all(require_number, self, "baseline_decay", "skip_target", above=0, below=1)
+
+    @classmethod
+    def micro(cls, **settings: Any) -> ENAS:
+        """Return the authors' settings for the cells of `spacelang.hub.ENAS`, which favour convolutions.
+
+        The learned bias of convolutions begins as 10, that of others as 0; in normal cells 0.25 is added for
+        convolutions and -0.25 for others.
+
+        Args:
+            settings: Settings to use in place of the authors'.
+        """
+        fixed = {name: 0.25 if name in _CONVOLUTIONS else -0.25 for name in (*_CONVOLUTIONS, *_OTHERS)}
+        biases = {
+            "first_bias": dict.fromkeys(_CONVOLUTIONS, 10.0),
+            "operation_bias": {f"normal/{name}": bias for name, bias in fixed.items()},
+        }
+        return cls(**(biases | settings))
+
+    @classmethod
+    def macro(cls, **settings: Any) -> ENAS:
+        """Return the authors' settings for the layers and skips of `spacelang.hub.ENASMacro`.
+
+        Args:
+            settings: Settings to use in place of the authors'.
+        """
+        authors = {"controller_steps": 50, "samples": 20, "learning_rate": 1e-3, "tanh_constant": 1.5}
+        return cls(**(authors | settings))
 
     @property
     def measurements(self) -> int:
@@ -103,6 +139,8 @@ class ENAS(PathSampling):
             tanh_constant=self.tanh_constant,
             op_tanh_reduce=self.op_tanh_reduce,
             operation_bias=self.operation_bias,
+            first_bias=self.first_bias,
+            skips=self.skips,
             skip_target=self.skip_target,
             generator=generator,
         )
@@ -110,12 +148,14 @@ class ENAS(PathSampling):
     def check(self, supernet: Supernet) -> None:
         super().check(supernet)
         cells = [group for group in supernet.groups.values() if group.kind == "cell"]
-        known = [f"{group.label}/{operation}" for group in cells for operation in group.columns]
-        for name in self.operation_bias:
-            if name not in known:
-                raise SpaceError(
-                    f"operation_bias names {name!r}, but no cell has this operation." + closest(name, known)
-                )
+        operations = {str(operation): None for group in cells for operation in group.columns}
+        by_cell = [f"{group.label}/{operation}" for group in cells for operation in group.columns]
+        for setting, known in (("operation_bias", by_cell), ("first_bias", operations)):
+            for name in getattr(self, setting):
+                if name not in known:
+                    raise SpaceError(
+                        f"{setting} names {name!r}, but no cell has this operation." + closest(name, known)
+                    )
 
     def make_search(self, supernet: Supernet, previous: Any, **settings: Any) -> ControllerSearch:
         return ControllerSearch(self, supernet, **settings)

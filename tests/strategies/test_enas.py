@@ -14,9 +14,11 @@ from torch import nn
 
 from spacelang import Cell, InputChoice, LayerChoice, ModelSpace, SpaceError, Supernet, value_choice
 from spacelang import nn as space_nn
+from spacelang.hub import ENAS as EnasSpace
+from spacelang.hub import ENASMacro
 from spacelang.strategies import ENAS
 from spacelang.strategies.framework import Controller, Sample
-from spacelang.strategies.framework.controller import skip_divergence, tempered
+from spacelang.strategies.framework.controller import _Walk, skip_divergence, tempered
 from spacelang.strategies.one_shot.enas import Baseline
 
 from ..toys.paths import Anything, Small, rows, searched, trainer
@@ -139,6 +141,46 @@ def test_operations_may_be_favoured() -> None:
     assert sum(s.arch["reduce/op_2_0"] == "tanh" for s in drawn) < 80
     with pytest.raises(SpaceError, match=r"'normal/tan', but no cell has this operation.* 'normal/tanh'"):
         ENAS(operation_bias={"normal/tan": 1.0}).attach(Supernet(TwoCells()))
+
+
+def test_the_authors_biases_favour_convolutions() -> None:
+    """10 or 0 before tanh and 0.25 or -0.25 after it: without weights the first logits are known."""
+    supernet = Supernet(EnasSpace(4, 3, (1, 8, 10)))
+    net = ENAS.micro().controller(supernet, torch.Generator().manual_seed(0))
+    names = supernet.groups["normal"].columns
+    (head,) = net.heads
+    assert head.bias.tolist() == [10.0 * ("conv" in name) for name in names]
+    assert head.bias.requires_grad  # it is learned
+    with torch.no_grad():
+        head.weight.zero_()
+    logits = _Walk(net, None, ())._logits(supernet.groups["normal"], net.op_tanh_reduce)
+    assert logits.tolist() == pytest.approx([0.44 + 0.25 if "conv" in name else -0.25 for name in names])
+    logits = _Walk(net, None, ())._logits(supernet.groups["reduce"], net.op_tanh_reduce)
+    assert logits.tolist() == pytest.approx([0.44 if "conv" in name else 0.0 for name in names])
+    with pytest.raises(SpaceError, match=r"first_bias names 'sep_conv_3x3', but no cell has this operation"):
+        ENAS.micro(operation_bias={}).attach(Supernet(TwoCells()))
+
+
+def test_the_skips_of_a_chain_are_penalised_by_layer() -> None:
+    """Three layers have 0, 1 and 2 skips: the divergences of a layer are summed, then the mean is taken."""
+    supernet = Supernet(ENASMacro(4, 3, (1, 8, 10)))
+    strategy = ENAS.macro()
+    assert (strategy.tanh_constant, strategy.samples, strategy.controller_steps) == (1.5, 20, 50)
+    assert (strategy.skip_target, strategy.skip_weight, strategy.entropy_weight) == (0.4, 0.8, 1e-4)
+    assert ENAS.macro(samples=3).samples == 3
+    net = strategy.controller(supernet, torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        for group in net.groups:
+            head = net.heads[net.place[group.label]]
+            head.weight.zero_()
+            if "skip" in group.label:
+                head.bias.copy_(torch.tensor([0.2, 1.0]))
+    low, high = (1.5 * math.tanh(x) for x in (0.2, 1.0))
+    one = float(skip_divergence(torch.tensor([(high - low) / 2]), 0.4))
+    sample = net.sample(torch.Generator().manual_seed(0))
+    assert sample.skip_divergence.item() == pytest.approx((one + 2 * one) / 2, rel=1e-5)
+    sample.skip_divergence.backward()
+    assert all(net.heads[net.place[f"layer_2/skip_{j}"]].bias.grad.any() for j in (0, 1))
 
 
 def test_the_gradient_is_that_of_the_log_probability() -> None:
