@@ -88,7 +88,12 @@ GROUPS: dict[str, dict[str, Callable[[], Any]]] = {
         "Optuna, GP": lambda: optuna("GPSampler"),
         "Optuna, NSGA-II": lambda: optuna("NSGAIISampler", population_size=10),
     },
-    "Predictors": {"BANANAS": m.Bananas, "BOGCN": m.BOGCN, "PNAS": m.PNAS},
+    "Predictors": {
+        "BANANAS": m.Bananas,
+        "BANANAS, authors": m.Bananas.authors,
+        "BOGCN": m.BOGCN,
+        "PNAS": m.PNAS,
+    },
     "Fewer epochs": {
         "Learning curves": lambda: m.LearningCurveStopping(m.Random(), regressor=BayesianRidge()),
         "Successive halving": lambda: m.SuccessiveHalving(m.Random(), EPOCHS),

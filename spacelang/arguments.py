@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
-from typing import Any, Self
+from typing import Any, ParamSpec, Self, TypeVar
 
 from .errors import SpaceError, closest, quoted
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 SYNONYMS = {
     "budget": "max_trials",
@@ -76,7 +80,7 @@ _PLACE_OF = {name: place for place, names in PLACES.items() for name in names}
 
 
 class ArgumentError(SpaceError, TypeError):
-    """A class was called with an argument that it does not have; the message says what to write instead."""
+    """A call has an argument that its class or function does not have; the message says what to write."""
 
 
 class KnownArguments:
@@ -96,6 +100,17 @@ class KnownArguments:
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         refuse_unknown(cls, kwargs)
         return super().__new__(cls)
+
+
+def known_arguments(function: Callable[P, R]) -> Callable[P, R]:
+    """Let a function refuse arguments it does not have by an `ArgumentError`."""
+
+    @functools.wraps(function)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+        refuse_unknown(function, kwargs)
+        return function(*args, **kwargs)
+
+    return checked
 
 
 def refuse_unknown(

@@ -7,11 +7,14 @@
 from __future__ import annotations
 
 import ast
+import dis
 import pkgutil
+import sys
 from collections.abc import Callable
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec, resolve_name
+from types import FrameType
 from typing import Any
 
 from .errors import closest
@@ -51,7 +54,9 @@ def open_door(namespace: dict[str, Any], **computed: Callable[[], object]) -> No
             home = homes[name]
             value = import_module(f"{home}.{name}") if home == package else getattr(import_module(home), name)
         else:
-            raise AttributeError(f"module {package!r} has no attribute {name!r}{_hint(package, name)}")
+            problem = f"module {package!r} has no attribute {name!r}{_hint(package, name)}"
+            # Of an AttributeError `from package import name` would keep nothing but that it failed.
+            raise (ImportError if _imports(sys._getframe(1)) else AttributeError)(problem)
         namespace[name] = value
         return value
 
@@ -60,6 +65,11 @@ def open_door(namespace: dict[str, Any], **computed: Callable[[], object]) -> No
 
     names = sorted(name for name, home in homes.items() if home != package)
     namespace.update(__all__=names, __getattr__=load, __dir__=listed)
+
+
+def _imports(frame: FrameType) -> bool:
+    """Return whether a frame is about to take a name in `from package import name`."""
+    return dis.opname[frame.f_code.co_code[frame.f_lasti]] == "IMPORT_FROM"
 
 
 def _hint(package: str, name: str) -> str:

@@ -78,6 +78,18 @@ CALLS = [
         "LayerChoice takes no argument 'lable'; it takes 'candidates', 'label', 'prior'. Closest: 'label'.",
     ),
     (Net, {"widht": 4}, "Net takes no argument 'widht'; it takes 'width'. Closest: 'width'."),
+    (
+        spacelang.draw,
+        {"pth": "cell.svg"},
+        "draw takes no argument 'pth'; it takes 'subject', 'path', 'space', 'merge_op'. Closest: 'path'.",
+    ),
+    (
+        spacelang.profile,
+        {"example_input": None},
+        "profile takes no argument 'example_input'; it takes 'model', 'example_inputs', 'latency', "
+        "'repeats'. Closest: 'example_inputs'.",
+    ),
+    (TrialSettings, {"n_trials": 10}, "TrialSettings takes no argument 'n_trials'; write max_trials=."),
 ]
 
 
@@ -155,6 +167,21 @@ def test_misspelt_attributes(package: object, name: str, words: str, monkeypatch
     with pytest.raises(AttributeError) as caught:
         getattr(package, name)
     assert str(caught.value) == f"module {package.__name__!r} has no attribute {name!r}{words}"
+
+
+@pytest.mark.parametrize(
+    ("statement", "words"),
+    [
+        ("from spacelang import DARTS", "'DARTS'; it is in spacelang.strategies and spacelang.hub"),
+        ("from spacelang.hub import SGAS", "'SGAS'; it is in spacelang.strategies"),
+        ("from spacelang.strategies import (\n  SGAS, \n  DART)", "'DART'. Closest: 'DARTS'."),
+    ],
+)
+def test_imports_from_the_wrong_place(statement: str, words: str) -> None:
+    with pytest.raises(ImportError) as caught:
+        exec(statement)
+    assert str(caught.value).endswith(f"has no attribute {words}")
+    assert not hasattr(spacelang, "DARTS")
 
 
 @pytest.mark.parametrize("package", [spacelang, strategies, hub, evaluators], ids=lambda p: p.__name__)

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..arguments import known_arguments
 from ..graph.tensors import batched_arguments, tensors_in
 from ..language import Architecture, Space, is_frozen, require_frozen
 from ..randomness import torch_generators_kept
@@ -58,6 +59,7 @@ def profile(
 ) -> Profile: ...
 
 
+@known_arguments
 def profile(
     model: nn.Module,
     example_inputs: Tensor | tuple[Tensor, ...],

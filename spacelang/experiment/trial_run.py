@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
 _COSTS = ("params", "flops", "macs", "latency")
 _LONGEST_NAME = 200
+_FEW = 10_000  # architectures that somebody may want to try all
 
 
 class TrialOptions(TypedDict, total=False):
@@ -107,6 +108,17 @@ class TrialSettings(Budget):
             )
 
 
+def _require_end(strategy: MultiTrialStrategy, space: Space, budget: Budget) -> None:
+    """Raise where nothing but the last architecture of a large space would end the search."""
+    is_limited = budget.max_trials is not None or budget.max_duration is not None
+    if is_limited or getattr(strategy, "has_end", False) or space.decision_space.bound <= _FEW:
+        return
+    raise SpaceError(
+        f"{type(strategy).__name__} ends when it has tried every architecture, and {type(space).__name__} "
+        f"has more than {_FEW:,}: pass max_trials=200, or max_duration=3600 (seconds), to Experiment."
+    )
+
+
 def _require_list(name: str, values: object, kind: type, expected: str) -> None:
     if not isinstance(values, list | tuple):
         raise SpaceError(f"{name}={values!r} must be a list of {expected}.")
@@ -145,6 +157,7 @@ class TrialRun:
                 "evaluate(model, report). Pass one of spacelang.evaluators."
             )
         self.space = space = space.joined(open_decisions(evaluator))
+        _require_end(strategy, space, settings)
         self.settings = settings
         self.objectives = tuple(settings.objectives) or (_default_objective(evaluator),)
         self.seed = seed

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from ..arguments import known_arguments
 from ..errors import SpaceError, quoted
 from ..files.plain import plain
 from ..files.storage import file_errors, write_atomic
@@ -49,6 +50,7 @@ class Bundle:
     model: nn.Module | None = field(default=None, repr=False)
 
 
+@known_arguments
 def save_bundle(
     model: nn.Module,
     arch: Mapping[str, Any],
@@ -95,6 +97,7 @@ def save_bundle(
     return folder
 
 
+@known_arguments
 def load_bundle(
     path: str | os.PathLike[str],
     model: nn.Module | None = None,

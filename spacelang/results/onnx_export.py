@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from ..arguments import known_arguments
 from ..errors import SpaceError
 from ..files.plain import plain
 from ..files.storage import file_errors, target_path, write_atomic
@@ -47,6 +48,7 @@ class OnnxExport:
     size_bytes: int
 
 
+@known_arguments
 def export_onnx(
     model: nn.Module,
     path: str | os.PathLike[str],

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
 import torch
 
+from ..arguments import known_arguments
 from ..errors import SpaceError, require_one_of
 from ..files.storage import target_path, write_atomic
 from ..language import Space, architecture_of
@@ -92,6 +93,7 @@ def draw(
 ) -> Path: ...
 
 
+@known_arguments
 def draw(
     subject: Drawable,
     path: str | os.PathLike[str] | None = None,

@@ -24,7 +24,7 @@ _SERVER = {"OMP_NUM_THREADS": "1", "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
 
 
 class ProcessPool:
-    """An executor that runs every trial in a new process, several at a time.
+    """An executor that runs every trial in a new process, several at a time; it needs Linux or macOS.
 
     A process that dies, hangs or uses too much memory costs its trial, not the search. The processes end with
     the driver, however it ends, and so does what they started. A trial may start processes, such as
@@ -54,6 +54,11 @@ class ProcessPool:
         start_method: Literal["forkserver", "spawn", "fork"] = "forkserver",
         threads: int = 1,
     ) -> None:
+        if os.name != "posix":
+            raise SpaceError(
+                "ProcessPool needs process groups and signals of Linux or macOS; on Windows use it inside "
+                "WSL, or leave executor= out, so that trials run in this process."
+            )
         require_integer("workers", workers, least=1)
         require_number("time_limit", time_limit, above=0, optional=True)
         require_integer("memory_limit", memory_limit, least=1, optional=True)

@@ -50,7 +50,11 @@ def require_proposal(proposer: Proposer, found: object) -> None:
 
 @runtime_checkable
 class MultiTrialStrategy(Protocol):
-    """A strategy that proposes architectures to try."""
+    """A strategy that proposes architectures to try.
+
+    One whose searches end by themselves has an attribute `has_end` that is true. The others end when every
+    architecture was tried, so they need a budget in a large space.
+    """
 
     def start(self, space: Any) -> Proposer:
         """Begin a search of a `ModelSpace`.

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..arguments import KnownArguments
 from ..errors import SpaceError, listed, require_integer, require_number
 from ..language import Space
 from ..randomness import seed_from
@@ -37,7 +38,7 @@ Check = Callable[[Mapping[str, float]], str]
 
 
 @dataclass(frozen=True)
-class Budget:
+class Budget(KnownArguments):
     """Conditions that end a search.
 
     Args:

@@ -120,11 +120,14 @@ class Controller(nn.Module):
         self.embeddings = nn.ModuleList(nn.Embedding(len(g.columns), hidden) for g in first.values())
         with torch.no_grad():
             for name, parameter in self.named_parameters():
-                if not name.endswith("bias"):
+                if name.endswith("bias"):
+                    parameter.zero_()
+                else:
                     parameter.uniform_(-0.1, 0.1, generator=generator)
             for head, group in zip(self.heads, first.values(), strict=True):
-                of_cell = group.kind == "cell"
-                head.bias.copy_(torch.tensor([of_cell * first_bias.get(str(c), 0.0) for c in group.columns]))
+                if group.kind == "cell":
+                    learned = torch.tensor([first_bias.get(str(c), 0.0) for c in group.columns])
+                    head.bias.copy_(learned)  # type: ignore[operator]
 
     def sample(self, generator: torch.Generator | None = None, draws: Sequence[int] = ()) -> Sample:
         """Draw an architecture; it may break constraints of the space.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -16,8 +17,13 @@ from .rounds import RoundSearch, RoundSettings
 
 
 def paths_ensemble(space: ModelSpace) -> MLPEnsemble:
-    """Return the predictor of BANANAS: an ensemble of networks on the path encoding."""
+    """Return an ensemble of networks on the path encoding."""
     return MLPEnsemble(path_encoding(space))
+
+
+def authors_ensemble(space: ModelSpace) -> MLPEnsemble:
+    """Return the ensemble of the authors' code: batches of 32, the shortest paths up to 40 in number."""
+    return MLPEnsemble(path_encoding(space, max_paths=40), epochs=150, batch_size=32, betas=(0.9, 0.99))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,10 +37,8 @@ class Bananas(RoundSettings):
     With several objectives the first decides. The networks learn standardised values by their absolute error;
     the paper's relative error needs a known lower bound of the error.
 
-    It differs from the authors' code, whose networks train 150 epochs in batches of 32, whose candidates are
-    all mutations of the best, and whose encoding keeps the first 40 paths. Here networks take 200 steps on
-    all data, half of the candidates are random, and only paths too long for 1,000 features are left out.
-    Which is better was not measured.
+    It differs from the authors' code, whose settings `Bananas.authors()` has: their networks train 150 epochs
+    in batches of 32, their candidates are all mutations of the best, and their encoding keeps 40 paths.
 
     Args:
         predictor: Function that makes a `Predictor` for a space.
@@ -46,9 +50,19 @@ class Bananas(RoundSettings):
     predictor: Callable[[ModelSpace], Predictor] = paths_ensemble
     acquisition: Acquisition = thompson
 
+    @classmethod
+    def authors(cls, **settings: Any) -> Bananas:
+        """Return the settings of the authors' code: 100 mutations of the best, then of the next best.
+
+        Args:
+            settings: Settings to use in place of the authors'.
+        """
+        own: dict[str, Any] = {"predictor": authors_ensemble, "mutations": 100, "random_share": 0.0}
+        return cls(**(own | settings))
+
     def unused_features(self, space: ModelSpace) -> list[str]:
         """Return sentences on features that the space leaves without effect, as for `spacelang.trials`."""
-        if self.predictor is not paths_ensemble or path_graphs(space):
+        if self.predictor not in (paths_ensemble, authors_ensemble) or path_graphs(space):
             return []
         return [
             f"the path encoding of Bananas reads cells, and {type(space).__name__} has none, so that its "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 
@@ -58,6 +58,7 @@ class PNAS(KnownArguments):
     nodes: str = "num_nodes"
     beam: int = 256
     predictor: Callable[[ModelSpace], Predictor] = lstm_ensemble
+    has_end: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         require_integer("beam", self.beam, least=1)

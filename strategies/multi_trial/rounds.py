@@ -12,7 +12,7 @@ import numpy as np
 
 from spacelang import ModelSpace, SpaceError
 from spacelang.arguments import KnownArguments
-from spacelang.errors import require_all, require_integer
+from spacelang.errors import require_all, require_integer, require_number
 from spacelang.language import Architecture
 from spacelang.trials import History, Proposal, key_of
 
@@ -28,16 +28,22 @@ class RoundSettings(KnownArguments):
         initial: Architectures drawn at random before the first round.
         round_size: Architectures chosen with one fit of the predictor.
         candidates: New architectures from which they are chosen.
-        parents: Best architectures; half of the candidates are mutations of these, the rest is random.
+        parents: Best architectures, of which candidates are mutations.
+        mutations: Mutations of one parent before the next; after the last follows the first.
+        random_share: Share of candidates that are drawn at random and are no mutations.
     """
 
     initial: int = 10
     round_size: int = 10
     candidates: int = 100
     parents: int = 5
+    mutations: int = 1
+    random_share: float = 0.5
 
     def __post_init__(self) -> None:
-        require_all(require_integer, self, "initial", "round_size", "candidates", "parents", least=1)
+        counts = ("initial", "round_size", "candidates", "parents", "mutations")
+        require_all(require_integer, self, *counts, least=1)
+        require_number("random_share", self.random_share, least=0, most=1)
 
 
 class RoundSearch(ABC):
@@ -89,14 +95,19 @@ class RoundSearch(ABC):
         return self._current[1]
 
     def _candidates(self, then: History, tried: set[str], rng: np.random.Generator) -> list[Architecture]:
-        """Return architectures that were not tried, by turns mutations of the best and random ones."""
-        parents = [trial.arch for trial in then.ranked(self.settings.parents)]
+        """Return architectures that were not tried, mutations of the best and random ones in between."""
+        settings = self.settings
+        parents = [trial.arch for trial in then.ranked(settings.parents)]
         found: dict[str, Architecture] = {}
-        for attempt in range(10 * self.settings.candidates):
-            if len(found) == self.settings.candidates:
+        for attempt in range(10 * settings.candidates):
+            if len(found) == settings.candidates:
                 break
-            parent = parents[(attempt // 2) % len(parents)]
-            arch = then.space.sample(rng) if attempt % 2 else _mutated(then, parent, rng)
+            before, after = (int(settings.random_share * n) for n in (attempt, attempt + 1))  # random ones
+            if after > before:
+                arch = then.space.sample(rng)
+            else:
+                parent = parents[(attempt - before) // settings.mutations % len(parents)]
+                arch = _mutated(then, parent, rng)
             if key_of(arch) not in tried:
                 found.setdefault(key_of(arch), arch)
         return list(found.values())

@@ -15,7 +15,7 @@ from spacelang.costs import CostLimit
 from spacelang.evaluators import Functional
 from spacelang.experiment import TrialOptions, TrialSettings
 from spacelang.strategies import DARTS
-from spacelang.strategies.multi_trial import Random, RegularizedEvolution
+from spacelang.strategies.multi_trial import Deduplicate, Grid, Random, RegularizedEvolution
 from spacelang.trials import InProcess, Maximize, Minimize
 
 OPTIONS: dict[str, Any] = {
@@ -51,6 +51,28 @@ def size(model: nn.Module) -> float:
 
 def make(strategy: Any, **options: Any) -> Experiment:
     return Experiment(Net(), Functional(size), strategy, **options)
+
+
+class Deep(ModelSpace):
+    """2^14 architectures."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            LayerChoice([nn.Identity(), nn.Linear(1, 1)], label=f"layer{i}") for i in range(14)
+        )
+
+
+def test_a_search_without_end_is_refused(tmp_path: Path) -> None:
+    """A strategy that samples a large space needs a budget; a small space or a grid ends by itself."""
+    for strategy in (RegularizedEvolution(), Random(), Deduplicate(Random())):
+        with pytest.raises(SpaceError, match=r"more than 10,000: pass max_trials=200, or max_duration=3600"):
+            Experiment(Deep(), Functional(size), strategy, max_failures=3, directory=tmp_path)
+        for budget in ({"max_trials": 3}, {"max_duration": 1.0}):
+            Experiment(Deep(), Functional(size), strategy, directory=tmp_path, **budget)
+        Experiment(Net(), Functional(size), strategy, directory=tmp_path)
+    for ending in (Grid(), Deduplicate(Grid())):
+        Experiment(Deep(), Functional(size), ending, directory=tmp_path)
 
 
 def test_every_setting_of_trials_is_a_keyword() -> None:

@@ -38,6 +38,12 @@ def run(directory: Path, function: Any, executor: Any, **settings: Any) -> Exper
     return experiment
 
 
+def test_windows_is_refused_clearly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.name", "nt")
+    with pytest.raises(SpaceError, match="ProcessPool needs process groups and signals of Linux or macOS"):
+        ProcessPool()
+
+
 def test_one_at_a_time_gives_the_same_trials_everywhere(tmp_path: Path) -> None:
     here = run(tmp_path / "here", toy.noisy, InProcess(), max_trials=4)
     there = run(tmp_path / "there", toy.noisy, ProcessPool(1, start_method="fork"), max_trials=4)

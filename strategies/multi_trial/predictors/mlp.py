@@ -18,15 +18,16 @@ from .predictor import Array, Encoding, standardised
 class MLPEnsemble:
     """Networks that differ in their first weights; their disagreement is the uncertainty.
 
-    All are trained at once, on the mean absolute error of standardised values, each step on all data.
+    All are trained at once, on the mean absolute error of standardised values.
 
     Args:
         encode: Encoding, such as `path_encoding(space)` or `space.encode`.
         members: Number of networks.
         depth: Number of hidden layers.
         width: Units of each.
-        epochs: Steps of Adam.
-        learning_rate: Adam's learning rate.
+        epochs: Passes over the data.
+        batch_size: Architectures of a step of Adam; each network shuffles them by itself. None for all.
+        learning_rate, betas: Adam's settings.
 
     Source: White et al. 2021, arXiv:1910.11858, section 4.
     """
@@ -39,14 +40,18 @@ class MLPEnsemble:
         depth: int = 10,
         width: int = 20,
         epochs: int = 200,
+        batch_size: int | None = None,
         learning_rate: float = 0.01,
+        betas: tuple[float, float] = (0.9, 0.999),
     ) -> None:
         self.encode = encode
         self.members = members
         self.depth = depth
         self.width = width
         self.epochs = epochs
+        self.batch_size = batch_size
         self.learning_rate = learning_rate
+        self.betas = betas
 
     def fit(self, archs: Sequence[Architecture], values: Array, rng: np.random.Generator) -> None:
         """See `Predictor`."""
@@ -60,25 +65,34 @@ class MLPEnsemble:
             for fan_in, fan_out in itertools.pairwise(widths)
         ]
         parameters = [tensor for layer in self._layers for tensor in layer]
-        optimizer = torch.optim.Adam(parameters, lr=self.learning_rate)
+        optimizer = torch.optim.Adam(parameters, lr=self.learning_rate, betas=self.betas)
         with torch.enable_grad():
             for _ in range(self.epochs):
-                optimizer.zero_grad()
-                (self._forward(x) - y).abs().mean(1).sum().backward()  # type: ignore[no-untyped-call]
-                optimizer.step()
+                for rows in self._batches(len(x), generator):
+                    optimizer.zero_grad()
+                    (self._forward(x[rows]) - y[rows]).abs().mean(1).sum().backward()  # type: ignore[no-untyped-call]
+                    optimizer.step()
 
     def predict(self, archs: Sequence[Architecture]) -> tuple[Array, Array]:
         """See `Predictor`; the standard deviation is that of the members."""
         with torch.no_grad():
-            predictions = self._forward(self._encoded(archs)).double().numpy()
+            x = self._encoded(archs)
+            predictions = self._forward(x.expand(self.members, *x.shape)).double().numpy()
         return mean_and_std(self._mean + self._scale * predictions)
+
+    def _batches(self, count: int, generator: torch.Generator) -> Sequence[Tensor]:
+        """Return the rows of each step of an epoch, (members, batch size)."""
+        if self.batch_size is None:
+            return [torch.arange(count).expand(self.members, count)]
+        orders = torch.rand(self.members, count, generator=generator).argsort(dim=1)
+        return torch.split(orders, self.batch_size, dim=1)
 
     def _encoded(self, archs: Sequence[Architecture]) -> Tensor:
         return torch.tensor(np.stack([self.encode(arch) for arch in archs]), dtype=torch.float32)
 
     def _forward(self, x: Tensor) -> Tensor:
-        """Return the prediction of each member, (members, n), from (n, features)."""
-        hidden = x.expand(self.members, *x.shape)
+        """Return the prediction of each member, (members, n), from (members, n, features)."""
+        hidden = x
         for weight, bias in self._layers[:-1]:
             hidden = torch.baddbmm(bias, hidden, weight).relu()
         weight, bias = self._layers[-1]

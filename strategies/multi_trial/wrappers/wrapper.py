@@ -33,6 +33,11 @@ class Wrapped(KnownArguments):
                 f"got {self.strategy!r}."
             )
 
+    @property
+    def has_end(self) -> bool:
+        """Whether searches of the wrapped strategy end by themselves."""
+        return getattr(self.strategy, "has_end", False)
+
     def unused_features(self, space: ModelSpace) -> list[str]:
         """Return the wrapped strategy's sentences on features that the space leaves without effect."""
         return unused_features(self.strategy, space)

@@ -102,6 +102,27 @@ def test_a_round_is_fitted_once_and_proposes_the_best_candidates() -> None:
     assert min(values[4:9]) > np.mean(values[:4])
 
 
+def test_candidates_may_all_be_mutations_of_the_best() -> None:
+    """Of the first parent until few are new, then of the next; an architecture here has 10 neighbours."""
+    space = Chain(5)
+    history = search(Random(), 8, layers=5)
+    first, second = (trial.arch for trial in history.ranked(2))
+    strategy = Bananas(candidates=14, mutations=100, random_share=0.0)
+    tried = {key_of(trial.arch) for trial in history}
+    rng = np.random.default_rng(0)
+    candidates = {key_of(arch) for arch in strategy.start(space)._candidates(history, tried, rng)}
+    around = [{key_of(x) for x in space.decision_space.neighbours(arch)} - tried for arch in (first, second)]
+    assert len(candidates) == 14
+    assert around[0] <= candidates <= around[0] | around[1]
+    alone = Bananas(candidates=14, parents=1, random_share=0.0).start(space)
+    assert {key_of(arch) for arch in alone._candidates(history, tried, rng)} == around[0]
+    authors = Bananas.authors(round_size=5)
+    assert (authors.mutations, authors.random_share, authors.round_size) == (100, 0.0, 5)
+    ensemble = authors.predictor(space)
+    assert isinstance(ensemble, MLPEnsemble)
+    assert (ensemble.epochs, ensemble.batch_size, ensemble.betas) == (150, 32, (0.9, 0.99))
+
+
 def test_a_round_resumes_in_the_middle_with_trials_running() -> None:
     """A proposer that begins anew sees trials measured that were running when the round began."""
     strategy = Bananas(initial=4, round_size=5, candidates=20, predictor=quick_mlp)

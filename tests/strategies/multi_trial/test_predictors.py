@@ -250,7 +250,19 @@ def lstm(space: ModelSpace) -> Predictor:
     return CellLSTM(space, members=2, width=16, epochs=40)
 
 
-MAKERS = [mlp, lstm, GraphNetwork, gaussian_process, forest, ridge]
+def mlp_in_batches(space: ModelSpace) -> Predictor:
+    return MLPEnsemble(space.encode, epochs=60, batch_size=32)
+
+
+def test_batches_hold_every_row_once_in_an_order_of_each_network() -> None:
+    batches = MLPEnsemble(len, members=3, batch_size=4)._batches(10, torch.Generator().manual_seed(0))
+    assert [tuple(rows.shape) for rows in batches] == [(3, 4), (3, 4), (3, 2)]
+    orders = torch.cat(list(batches), dim=1).tolist()
+    assert [sorted(order) for order in orders] == [list(range(10))] * 3
+    assert len({tuple(order) for order in orders}) == 3
+
+
+MAKERS = [mlp, mlp_in_batches, lstm, GraphNetwork, gaussian_process, forest, ridge]
 
 
 @pytest.mark.parametrize("make", MAKERS)
