@@ -24,6 +24,7 @@ from .mobile import ShuffleNetSpace as ShuffleNetSpace
 from .nasbench import DigitsCells as DigitsCells
 from .nasbench import NASBench101 as NASBench101
 from .nasbench import NASBench201 as NASBench201
+from .nasbench import StagedCells as StagedCells
 from .notations import Genotype as Genotype
 from .notations import from_blocks as from_blocks
 from .notations import from_genotype as from_genotype

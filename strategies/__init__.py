@@ -7,9 +7,12 @@ from spacelang.doors import open_door
 if TYPE_CHECKING:
     from .extras import EdgeDropout as EdgeDropout
     from .extras import EntropyPenalty as EntropyPenalty
+    from .extras import Judge as Judge
     from .extras import Monitor as Monitor
     from .extras import OperationDropout as OperationDropout
+    from .extras import OperationStrength as OperationStrength
     from .extras import Penalty as Penalty
+    from .extras import RaiseWeightDecay as RaiseWeightDecay
     from .extras import ScheduledDropPath as ScheduledDropPath
     from .extras import SkipDropout as SkipDropout
     from .extras import StopOnEigenvalue as StopOnEigenvalue
@@ -50,15 +53,30 @@ if TYPE_CHECKING:
     from .multi_trial import SuccessiveHalving as SuccessiveHalving
     from .multi_trial import WarmStart as WarmStart
     from .one_shot import DARTS as DARTS
+    from .one_shot import DARTSPT as DARTSPT
+    from .one_shot import DSNAS as DSNAS
     from .one_shot import ENAS as ENAS
+    from .one_shot import GAEA as GAEA
+    from .one_shot import GAEAGDAS as GAEAGDAS
+    from .one_shot import GAEAPCDARTS as GAEAPCDARTS
     from .one_shot import GDAS as GDAS
     from .one_shot import PCDARTS as PCDARTS
     from .one_shot import PDARTS as PDARTS
+    from .one_shot import RDARTS as RDARTS
+    from .one_shot import SDARTS as SDARTS
+    from .one_shot import SETN as SETN
     from .one_shot import SGAS as SGAS
+    from .one_shot import SNAS as SNAS
     from .one_shot import SPOS as SPOS
+    from .one_shot import ZODARTS as ZODARTS
+    from .one_shot import DARTSMinus as DARTSMinus
     from .one_shot import DrNAS as DrNAS
+    from .one_shot import DropNAS as DropNAS
+    from .one_shot import FairDARTS as FairDARTS
     from .one_shot import GumbelDARTS as GumbelDARTS
     from .one_shot import ProxylessNAS as ProxylessNAS
     from .one_shot import RandomOneShot as RandomOneShot
+    from .one_shot import ZODARTSPlus as ZODARTSPlus
+    from .one_shot import ZODARTSPlusPlus as ZODARTSPlusPlus
 
 open_door(globals())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -62,7 +62,8 @@ class NASBench201(PublishedSpace):
             channels = width * 2**stage
             if stage > 0:
                 layers.append(ReductionBlock(channels // 2, channels, affine))
-            layers += [EdgeCell(channels, affine) for _ in range(num_cells)]
+            operations = {name: partial(_operation, name, channels, affine) for name in OPERATIONS}
+            layers += [EdgeCell("cell", operations) for _ in range(num_cells)]
         self.layers = nn.Sequential(*layers)
         self.head = nn.Sequential(nn.BatchNorm2d(channels), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(1))
         self.classifier = nn.Linear(channels, data.num_classes)
@@ -74,17 +75,19 @@ class NASBench201(PublishedSpace):
 
 
 class EdgeCell(nn.Module):
-    """Cell whose node j is the sum over i < j of the operation on edge (i, j); keeps (B, C, H, W)."""
+    """Cell whose node j is the sum over i < j of the operation on edge (i, j); keeps (B, C, H, W).
 
-    def __init__(self, channels: int, affine: bool) -> None:
+    Args:
+        label: Label of the cell; the decisions are `{label}/{source}_{node}`.
+        operations: Factories of the candidates by name; one is "none".
+    """
+
+    def __init__(self, label: str, operations: Mapping[str, Callable[[], nn.Module]]) -> None:
         super().__init__()
+        self.label = label
         self.edges = nn.ModuleList(
             nn.ModuleList(
-                LayerChoice(
-                    {name: partial(_operation, name, channels, affine) for name in OPERATIONS},
-                    label=f"cell/{source}_{node}",
-                )
-                for source in range(node)
+                LayerChoice(dict(operations), label=f"{label}/{source}_{node}") for source in range(node)
             )
             for node in range(1, NODES)
         )
@@ -96,7 +99,7 @@ class EdgeCell(nn.Module):
             for node in range(1, NODES)
             for source in range(node)
         )
-        return Wiring("cell", 1, NODES - 2, tuple(wires))
+        return Wiring(self.label, 1, NODES - 2, tuple(wires))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the last node."""

@@ -24,6 +24,8 @@ from ..framework import (
     candidates,
     rate_at,
     require_rate,
+    running,
+    runs_several,
 )
 
 
@@ -45,9 +47,9 @@ class _MixtureDropout(LogitsExtra):
         p = rate_at(self.p, moment)
         if p == 0:
             return mixture
-        running = _running(group, mixture)
-        factors = self.factors(group, running, p, moment.generator)  # (rows, columns)
-        active = (running & (factors > 0)).tolist()
+        runs = running(group, mixture)
+        factors = self.factors(group, runs, p, moment.generator)  # (rows, columns)
+        active = (runs & (factors > 0)).tolist()
         return dataclasses.replace(
             mixture, weights=mixture.weights * factors.to(mixture.weights), active=active
         )
@@ -72,7 +74,7 @@ class OperationDropout(_MixtureDropout):
 
     def check(self, strategy: OneShot, supernet: Supernet) -> None:
         super().check(strategy, supernet)
-        if not _runs_several(strategy, supernet):
+        if not runs_several(strategy, supernet):
             raise SpaceError(
                 "OperationDropout drops some of the candidates that run together, and "
                 f"{type(strategy).__name__} runs one of each choice; leave it out, or use EdgeDropout."
@@ -116,22 +118,6 @@ def _survival(running: Tensor, p: float, generator: torch.Generator) -> Tensor:
     kept = (draws >= p) | (draws == draws.amax(dim=-1, keepdim=True))
     several = running.sum(dim=-1, keepdim=True) > 1
     return kept.float() / torch.where(several, 1 - p, 1.0)
-
-
-def _running(group: Group, mixture: Mixture) -> Tensor:
-    """Return which candidates a mixture runs, (rows, columns), boolean."""
-    alive = torch.tensor(group.alive)
-    return alive if mixture.active is None else alive & torch.tensor(mixture.active)
-
-
-def _runs_several(strategy: Any, supernet: Supernet) -> bool:
-    """Return whether the weights are trained with more than one candidate of some edge or choice."""
-    moment, relaxation = Moment(0, 1, torch.Generator()), strategy.relaxation
-    return any(
-        bool((_running(group, mixture).sum(dim=1) > 1).any())
-        for group in supernet.groups.values()
-        for mixture in [relaxation.mixture(group, torch.zeros(relaxation.shape(group)), moment)]
-    )
 
 
 # -- dropout of outputs ----------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -21,7 +22,6 @@ from ..framework import (
     skips_of_cells,
     validation_eigenvalue,
 )
-from .monitor import Monitor
 
 
 @dataclass(frozen=True)
@@ -118,22 +118,20 @@ def _learnable(supernet: Supernet) -> Mapping[str, list[list[int]]]:
     }
 
 
-@dataclass(frozen=True)
-class StopOnEigenvalue(LogitsExtra):
-    """A stop when the curvature of the validation loss in the logits grows, and a return to before it grew.
+@dataclass(frozen=True, kw_only=True)
+class OnEigenvalue(LogitsExtra):
+    """Base of extras that act when the curvature of the validation loss in the logits grows.
 
     It measures the largest eigenvalue of the Hessian (see `Monitor`) and averages it over `window`
-    neighbouring measurements. When an average is more than `factor` times the one `distance` measurements
-    before it, the search stops and derives the architecture of the epoch of that earlier one.
+    neighbouring measurements. It has grown when an average is more than `factor` times the one `distance`
+    measurements before it.
 
     Args:
         every: Epochs between measurements.
         window: Measurements in an average, centred; odd.
         distance: Measurements between the averages compared.
         factor: Largest growth that is still good.
-        first_epoch: Earliest epoch, from 0, to return to.
-
-    Source: R-DARTS, Zela et al. 2020, arXiv:1909.09656, section 4.3, as in the authors' code.
+        first_epoch: Earliest epoch, from 0, that the earlier average may belong to.
     """
 
     every: int = 2
@@ -151,8 +149,16 @@ class StopOnEigenvalue(LogitsExtra):
 
     def check(self, strategy: OneShot, supernet: Supernet) -> None:
         super().check(strategy, supernet)
-        if any(isinstance(extra, Monitor) and extra.eigenvalue for extra in strategy.extras):
-            raise SpaceError("StopOnEigenvalue records the eigenvalue already; combine it with Monitor().")
+        others = [
+            extra
+            for extra in strategy.extras_of(0)
+            if extra != self and (isinstance(extra, OnEigenvalue) or getattr(extra, "eigenvalue", False))
+        ]
+        if others:
+            raise SpaceError(
+                f"{type(self).__name__} records the eigenvalue already, and so does {others[0]!r}; leave it "
+                "out, or combine with Monitor()."
+            )
 
     def epoch_end(self, search: GradientSearch) -> None:
         if search.moment.epoch % self.every:
@@ -164,11 +170,78 @@ class StopOnEigenvalue(LogitsExtra):
             return
         now, before = averages[-1], averages[earlier]
         if before > 0 and now / before > self.factor:
-            search.return_to(earlier * self.every)
-            search.stop(
-                f"the largest eigenvalue grew from {before:.4g} to {now:.4g}, by more than {self.factor}, "
-                f"since epoch {earlier * self.every}, whose architecture is derived"
+            growth = f"the largest eigenvalue grew from {before:.4g} to {now:.4g}, by more than {self.factor}"
+            self.grown(search, earlier * self.every, growth)
+
+    def grown(self, search: GradientSearch, since: int, growth: str) -> None:
+        """Act when the curvature has grown.
+
+        Args:
+            search: The search.
+            since: Epoch of the earlier average.
+            growth: What has grown, as a clause.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must say what to do")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StopOnEigenvalue(OnEigenvalue):
+    """A stop when the curvature of the validation loss in the logits grows, and a return to before it grew.
+
+    Derived is the architecture of the epoch of the earlier average. See `OnEigenvalue`.
+
+    Source: R-DARTS, Zela et al. 2020, arXiv:1909.09656, section 4.3, as in the authors' code.
+    """
+
+    def grown(self, search: GradientSearch, since: int, growth: str) -> None:
+        search.return_to(since)
+        search.stop(f"{growth}, since epoch {since}, whose architecture is derived")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RaiseWeightDecay(OnEigenvalue):
+    """A larger weight decay of the weights whenever the curvature grows, in place of a stop.
+
+    Every weight decay of the optimisers that is above 0 is multiplied, and the search goes on with the
+    weights, logits and learning-rate schedule it has (the authors begin the cosine again). It may be raised
+    again after the next measurement. `search.records["weight_decay"]` has the largest one of each epoch.
+
+    Args:
+        raised_by: Factor of the weight decay.
+        most: Largest weight decay; when all have it, nothing happens any more.
+
+    Source: R-DARTS, Zela et al. 2020, arXiv:1909.09656, as in the authors' code.
+    """
+
+    raised_by: float = 10.0
+    most: float = 0.03
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_number("raised_by", self.raised_by, above=1)
+        require_number("most", self.most, above=0)
+
+    def epoch_start(self, search: GradientSearch) -> None:
+        if not any(group["weight_decay"] for group in _decaying(search)):
+            raise SpaceError(
+                f"{type(self).__name__} multiplies the weight decay of the optimizers, and none has any; set "
+                "weight_decay=3e-4 in configure_optimizers, for example."
             )
+
+    def epoch_end(self, search: GradientSearch) -> None:
+        search.record("weight_decay", max(group["weight_decay"] for group in _decaying(search)))
+        super().epoch_end(search)
+
+    def grown(self, search: GradientSearch, since: int, growth: str) -> None:
+        for group in _decaying(search):
+            if 0 < group["weight_decay"] < self.most:
+                group["weight_decay"] = min(group["weight_decay"] * self.raised_by, self.most)
+
+
+def _decaying(search: GradientSearch) -> list[dict[str, Any]]:
+    """Return the parameter groups of optimisers that have a weight decay."""
+    groups = (group for optimizer in search.training.trainer.optimizers for group in optimizer.param_groups)
+    return [group for group in groups if "weight_decay" in group]
 
 
 def local_averages(values: Sequence[float], window: int) -> list[float]:

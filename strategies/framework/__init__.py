@@ -12,21 +12,24 @@ from .gradient import Differentiable as Differentiable
 from .gradient import GradientSearch as GradientSearch
 from .gradient import LogitsExtra as LogitsExtra
 from .gradient import Schedule as Schedule
+from .gradient import runs_several as runs_several
 from .logits import ArchitectureParameters as ArchitectureParameters
 from .operations import Operations as Operations
 from .operations import candidates as candidates
 from .operations import chosen_columns as chosen_columns
 from .operations import count_skips as count_skips
+from .operations import is_decided as is_decided
 from .operations import no_such_skips as no_such_skips
 from .operations import operations as operations
 from .operations import skips as skips
 from .operations import skips_of_cells as skips_of_cells
+from .operations import takes_part as takes_part
 from .paths import TRIES as TRIES
 from .paths import Measure as Measure
 from .paths import PathSampling as PathSampling
 from .paths import PathSearch as PathSearch
-from .paths import Scored as Scored
 from .paths import Unseen as Unseen
+from .relaxation import GreedySoftmax as GreedySoftmax
 from .relaxation import Mixture as Mixture
 from .relaxation import Moment as Moment
 from .relaxation import Phase as Phase
@@ -38,10 +41,13 @@ from .relaxation import annealed as annealed
 from .relaxation import masked_softmax as masked_softmax
 from .relaxation import rate_at as rate_at
 from .relaxation import require_rate as require_rate
+from .relaxation import running as running
 from .scoring import Scorer as Scorer
+from .scoring import untouched as untouched
 from .search import Extra as Extra
 from .search import OneShot as OneShot
 from .search import OneShotSearch as OneShotSearch
+from .search import Scored as Scored
 from .stages import load_optimizer_states as load_optimizer_states
 from .stages import optimizer_states as optimizer_states
 from .trainer import Training as Training
@@ -49,6 +55,7 @@ from .update import FirstOrder as FirstOrder
 from .update import SecondOrder as SecondOrder
 from .update import Step as Step
 from .update import Update as Update
+from .update import restored as restored
 from .watch import Watch as Watch
 
 open_door(globals())

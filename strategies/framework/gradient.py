@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
-from torch import Tensor
+from torch import Tensor, nn
 
 from spacelang import SpaceError
 from spacelang.errors import require_all, require_integer, require_number
@@ -20,8 +20,8 @@ from spacelang.supernet import Group, Supernet
 
 from .derivation import top_architectures
 from .logits import ArchitectureParameters, clip
-from .relaxation import Mixture, Moment, Phase, Relaxation
-from .search import Extra, OneShot, OneShotSearch
+from .relaxation import Mixture, Moment, Phase, Relaxation, running
+from .search import Extra, OneShot, OneShotSearch, Scored
 from .trainer import release
 from .update import FirstOrder, Step, Update
 
@@ -57,6 +57,23 @@ class Differentiable(OneShot):
         require_integer("warmup_epochs", self.warmup_epochs, least=0)
         require_integer("update_every", self.update_every, least=1)
         require_number("gradient_clip", self.gradient_clip, above=0, optional=True)
+        if self.single_level:
+            self.refuse_settings("steps weights and logits together", "weights_first", "update_every")
+
+    def refuse_settings(self, reason: str, *names: str) -> None:
+        """Raise a `SpaceError` that names settings without effect, if one is not the default.
+
+        Args:
+            reason: Verb phrase that follows the strategy's name.
+            names: Fields of `Differentiable`.
+        """
+        defaults = {field.name: field.default for field in dataclasses.fields(Differentiable)}
+        for name in names:
+            if getattr(self, name) != defaults[name]:
+                given = f"{name}={getattr(self, name)!r}"
+                raise SpaceError(
+                    f"{type(self).__name__} {reason}, so {given} would have no effect; leave it out."
+                )
 
     @property
     def relaxation(self) -> Relaxation:
@@ -78,9 +95,24 @@ class Differentiable(OneShot):
             loss: The module's loss on a batch, a number.
             search: Gives the logits (`search.parameters.logits`), probabilities and the supernet.
             phase: Whose step the loss is for. In a step of the "weights" logits are constants, unless a
-                second-order update differentiates it.
+                second-order update differentiates it, or the search has a single level.
         """
         return loss
+
+    @property
+    def single_level(self) -> bool:
+        """Whether weights and logits step together, along the gradient of one loss on training batches."""
+        return False
+
+    def make_optimizer(self, logits: list[nn.Parameter]) -> torch.optim.Optimizer:
+        """Return a new optimiser of the logits."""
+        return torch.optim.Adam(
+            logits, lr=self.learning_rate, betas=self.betas, weight_decay=self.weight_decay
+        )
+
+    def moves_logits(self, epoch: int) -> bool:
+        """Return whether logits take steps in an epoch; otherwise it trains weights alone."""
+        return epoch >= self.warmup_epochs
 
     def make_schedule(self) -> Schedule:
         """Return a new schedule, which acts between the epochs of one search."""
@@ -111,8 +143,9 @@ class GradientSearch(OneShotSearch):
     Before the first training batch of each optimiser step (after the last with `weights_first`) it takes
     validation batches (as many as gradients are accumulated over), computes the module's own `training_step`
     on them, and steps the logits along the mean gradient; then it hands the supernet the mixture without
-    gradient for the weights. Weight gradients
-    are never computed for the logits' step, nor logit gradients for the weights'.
+    gradient for the weights. Weight gradients are never computed for the logits' step, nor logit gradients
+    for the weights'. In a single-level search there is no such step: the backward pass of the weights also
+    has the gradient of the logits.
 
     Args:
         strategy, supernet, seed, stage, val_dataloader: See `OneShotSearch`.
@@ -122,7 +155,9 @@ class GradientSearch(OneShotSearch):
         parameters: The logits and their moments, by group label.
         schedule: Acts between epochs.
         history: Table of probabilities after each epoch, by group label.
-        returned_to: Epoch whose probabilities are derived; None for the present ones.
+        ranked: Tables that are derived in place of the present probabilities; None for these.
+        judged: Measured architectures, best first, that come before those of the tables.
+        best_of_epochs: Most probable architecture after each epoch.
     """
 
     strategy: Differentiable
@@ -144,13 +179,14 @@ class GradientSearch(OneShotSearch):
             self.relaxation,
             init_scale=strategy.init_scale,
             generator=torch_generator(seed, stage),
-            learning_rate=strategy.learning_rate,
-            betas=strategy.betas,
-            weight_decay=strategy.weight_decay,
+            make_optimizer=strategy.make_optimizer,
         )
         self.schedule = strategy.make_schedule()
         self.history: dict[str, list[Tensor]] = {label: [] for label in supernet.groups}
-        self.returned_to: int | None = None
+        self.ranked: dict[str, Tensor] | None = None
+        self.judged: list[Scored] = []
+        self.best_of_epochs: list[Architecture] = []
+        self._joint = False  # whether the present step of the weights is one of the logits too
 
     # -- results -------------------------------------------------------------------------------------
 
@@ -175,19 +211,33 @@ class GradientSearch(OneShotSearch):
         return {label: share for label, share in shares.items() if share is not None}
 
     def derive(self, count: int = 1) -> list[Architecture]:
-        """Return the `count` most probable architectures, best first."""
-        tables = self.probabilities()
-        if self.returned_to is not None:
-            tables = {label: past[self.returned_to] for label, past in self.history.items()}
-        return self.strategy.derive(self.supernet, tables, count)
+        """Return the `count` best architectures: those that were judged, then the most probable."""
+        require_integer("count", count, least=1)
+        found = [dict(arch) for _, arch in self.judged[:count]]
+        if len(found) < count:
+            tables = self.probabilities() if self.ranked is None else self.ranked
+            known = [self.supernet.decision_space.canonical(arch) for arch in found]
+            others = self.strategy.derive(self.supernet, tables, count + len(found))
+            found += [arch for arch in others if self.supernet.decision_space.canonical(arch) not in known]
+        return found[:count]
+
+    def rank(self, tables: Mapping[str, Tensor]) -> None:
+        """Derive from other numbers than probabilities: tables of what is at least 0, by group label."""
+        self.ranked = {label: table.detach().cpu() for label, table in tables.items()}
 
     def return_to(self, epoch: int) -> None:
         """Derive from the probabilities after an earlier epoch; the weights stay as they are."""
-        self.returned_to = epoch
+        self.rank({label: past[epoch] for label, past in self.history.items()})
 
     def summary(self) -> dict[str, Any]:
         """Return plain values for a report."""
-        return {**super().summary(), **self.schedule.summary(self)}
+        judged = [{"value": value, "architecture": arch} for value, arch in self.judged[:10]]
+        return {
+            **super().summary(),
+            **self.schedule.summary(self),
+            **({"compared_by": self.strategy.metric or "loss", "judged": judged} if judged else {}),
+            "best_of_epochs": self.best_of_epochs,
+        }
 
     # -- Lightning hooks -----------------------------------------------------------------------------
 
@@ -195,7 +245,7 @@ class GradientSearch(OneShotSearch):
         """Follow the module to its device; add the strategy's own terms to its loss."""
         super().on_fit_start(trainer, pl_module)
         self.parameters.to(pl_module.device)
-        if type(self.strategy).objective is not Differentiable.objective:
+        if self.strategy.single_level or type(self.strategy).objective is not Differentiable.objective:
             self.training.replace_loss(self._weights_loss)
         self.mix("weights")
 
@@ -220,13 +270,31 @@ class GradientSearch(OneShotSearch):
                 f"max_epochs={needed}, or let it decide earlier or more often."
             )
 
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Let the schedule act, once the draws of the epoch are seeded."""
+        super().on_train_epoch_start(trainer, pl_module)
+        self.schedule.epoch_start(self, trainer.current_epoch)
+
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Step the logits if they precede the weights, then set the mixture of the weights' step."""
-        if not self.strategy.weights_first and self._is_time(batch_idx):
+        strategy = self.strategy
+        if not (strategy.weights_first or strategy.single_level) and self._is_time(batch_idx):
             self._step_logits(batch, batch_idx)
+        self._joint = strategy.single_level and strategy.moves_logits(trainer.current_epoch)
+        self.mix_weights(batch, batch_idx)
+
+    def mix_weights(self, batch: Any, batch_idx: int) -> None:
+        """Set the mixture of the weights' step on a training batch."""
         self.mix("weights")
+
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        """Step the logits of a single-level search: the backward pass of the weights has ended."""
+        if self._joint and any(p.grad is not None for p in self.parameters.logits.values()):
+            self.step_jointly()
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -240,7 +308,7 @@ class GradientSearch(OneShotSearch):
         """Return whether the logits step after so many batches of the epoch."""
         trainer, strategy = self.training.trainer, self.strategy
         is_due = batches % (trainer.accumulate_grad_batches * strategy.update_every) == 0
-        return is_due and trainer.current_epoch >= strategy.warmup_epochs
+        return is_due and strategy.moves_logits(trainer.current_epoch)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Let the schedule act, record and log the probabilities, then let the extras act."""
@@ -248,7 +316,15 @@ class GradientSearch(OneShotSearch):
         self.schedule.epoch_end(self, trainer.current_epoch)
         release(trainer.optimizers, pl_module)
         self._record_probabilities()
+        self.best_of_epochs += self.derive(1)
         super().on_train_epoch_end(trainer, pl_module)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Leave a mixture without gradient; see also `OneShotSearch`."""
+        if self._joint:
+            self._joint = False
+            self.mix("weights")
+        super().on_train_end(trainer, pl_module)
 
     def _record_probabilities(self) -> None:
         metrics: dict[str, float] = {}
@@ -267,14 +343,18 @@ class GradientSearch(OneShotSearch):
             **self.parameters.state_dict(),
             "schedule": self.schedule.state_dict(),
             "history": {label: torch.stack(tables) for label, tables in self.history.items() if tables},
-            "returned_to": self.returned_to,
+            "ranked": self.ranked,
+            "judged": [[value, dict(arch)] for value, arch in self.judged],
+            "best_of_epochs": list(self.best_of_epochs),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned."""
         self.parameters.load_state_dict(state)
         self.history = {label: list(state["history"].get(label, ())) for label in self.supernet.groups}
-        self.returned_to = state["returned_to"]
+        self.ranked = state["ranked"]
+        self.judged = [(value, arch) for value, arch in state["judged"]]
+        self.best_of_epochs = list(state["best_of_epochs"])
         self.schedule.load_state_dict(state["schedule"])
         super().load_state_dict(state)
         self.mix("weights")
@@ -288,21 +368,36 @@ class GradientSearch(OneShotSearch):
 
     def mix(self, phase: Phase) -> None:
         """Hand the supernet a mixture of the present logits, differentiable in a step of the logits alone."""
+        self.compute_with(self.mixtures(phase))
+
+    def mixtures(self, phase: Phase) -> dict[str, Mixture]:
+        """Return mixtures of the present logits by group label; a random relaxation draws again."""
         moment = dataclasses.replace(self.moment, phase=phase)
-        extras = [extra for extra in self.extras if isinstance(extra, LogitsExtra)]
-        made: dict[str, Mixture] = {}
-        with torch.set_grad_enabled(phase == "logits"):
-            for label, logits in self.parameters.logits.items():
-                group = self.supernet.groups[label]
-                made[label] = self.relaxation.mixture(group, logits, moment)
-                for extra in extras:
-                    made[label] = extra.mixture(group, made[label], moment)
+        groups = self.supernet.groups
+        with torch.set_grad_enabled(phase == "logits" or self._joint):
+            made = {
+                label: self.relaxation.mixture(groups[label], logits, moment)
+                for label, logits in self.parameters.logits.items()
+            }
+            return self.altered(made, phase)
+
+    def altered(self, mixtures: Mapping[str, Mixture], phase: Phase) -> dict[str, Mixture]:
+        """Return mixtures as the extras want them, by group label."""
+        moment, made = dataclasses.replace(self.moment, phase=phase), dict(mixtures)
+        for label in made:
+            for extra in self.extras:
+                if isinstance(extra, LogitsExtra):
+                    made[label] = extra.mixture(self.supernet.groups[label], made[label], moment)
+        return made
+
+    def compute_with(self, mixtures: Mapping[str, Mixture]) -> None:
+        """Hand the supernet mixtures by group label; groups left out keep theirs."""
         self.supernet.set_mixture(
-            {label: mixture.weights for label, mixture in made.items()},
-            {label: mixture.active for label, mixture in made.items() if mixture.active is not None},
-            edges={label: mixture.edges for label, mixture in made.items() if mixture.edges is not None},
-            adds_gates=any(mixture.adds_gates for mixture in made.values()),
-            silent={label: mixture.silent for label, mixture in made.items() if mixture.silent is not None},
+            {label: mixture.weights for label, mixture in mixtures.items()},
+            {label: mixture.active for label, mixture in mixtures.items() if mixture.active is not None},
+            edges={label: mixture.edges for label, mixture in mixtures.items() if mixture.edges is not None},
+            adds_gates=any(mixture.adds_gates for mixture in mixtures.values()),
+            silent={x: mixture.silent for x, mixture in mixtures.items() if mixture.silent is not None},
         )
 
     def deciding(self) -> dict[str, Tensor]:
@@ -310,23 +405,33 @@ class GradientSearch(OneShotSearch):
         return dict(self.parameters.logits)
 
     def _weights_loss(self, loss: Tensor) -> Tensor:
+        if self._joint:
+            return self._with_extras(self.strategy.objective(loss, self, "weights"))
         with self.parameters.constant():
             return self.strategy.objective(loss, self, "weights")
 
     def _val_loss(self, batch_idx: int) -> Tensor:
         loss = self.loss(self.training.validation_batch(), batch_idx)
-        loss = self.strategy.objective(loss, self, "logits")
+        return self._with_extras(self.strategy.objective(loss, self, "logits"))
+
+    def _with_extras(self, loss: Tensor) -> Tensor:
         for extra in self.extras:
             if isinstance(extra, LogitsExtra):
                 loss = extra.objective(loss, self)
         return loss
 
+    def step_jointly(self) -> None:
+        """Step the logits along the gradients that the backward pass of the weights has left."""
+        logits = list(self.parameters.logits.values())
+        gradients = self.training.unscaled([p.grad for p in logits])
+        self.parameters.optimizer.zero_grad()
+        self.step_along(gradients)
+
     def _step_logits(self, batch: Any, batch_idx: int) -> None:
         """Step along the mean gradient over validation batches, one for each accumulated, and processes."""
-        training, parameters = self.training, self.parameters
+        training = self.training
         count = training.trainer.accumulate_grad_batches
-        before = {label: p.detach().clone() for label, p in parameters.logits.items()}
-        logits = list(parameters.logits.values())
+        logits = list(self.parameters.logits.values())
         losses: list[Tensor] = []
 
         def val_loss() -> Tensor:
@@ -349,7 +454,13 @@ class GradientSearch(OneShotSearch):
                     sum_ = total[i]
                     total[i] = gradient / count if sum_ is None else sum_ + gradient / count
         self.watch.see("The loss of the logits' step", *losses)  # now that weights are as they were
-        gradients = training.mean_where_any(total, logits)
+        self.step_along(total)
+
+    def step_along(self, gradients: Sequence[Tensor | None]) -> None:
+        """Step the logits along the mean over all processes of gradients, one for each of them or None."""
+        parameters = self.parameters
+        before = {label: p.detach().clone() for label, p in parameters.logits.items()}
+        gradients = self.training.mean_where_any(gradients, list(parameters.logits.values()))
         if self.strategy.gradient_clip is not None:
             clip([gradient for gradient in gradients if gradient is not None], self.strategy.gradient_clip)
         parameters.step(gradients)
@@ -378,6 +489,18 @@ class LogitsExtra(Extra[GradientSearch]):
         return loss
 
 
+def runs_several(strategy: OneShot, supernet: Supernet) -> bool:
+    """Return whether the weights are trained with more than one candidate of some edge or choice."""
+    if not isinstance(strategy, Differentiable):
+        return False
+    moment, relaxation = Moment(0, 1, torch.Generator()), strategy.relaxation
+    return any(
+        bool((running(group, mixture).sum(dim=1) > 1).any())
+        for group in supernet.groups.values()
+        for mixture in [relaxation.mixture(group, torch.zeros(relaxation.shape(group)), moment)]
+    )
+
+
 class Schedule:
     """Base of schedules, which act between epochs; this one does nothing. One object belongs to one search.
 
@@ -390,6 +513,9 @@ class Schedule:
 
     def train_start(self, search: GradientSearch) -> None:
         """Act before the first epoch of a fit, which may be a resumed one."""
+
+    def epoch_start(self, search: GradientSearch, epoch: int) -> None:
+        """Act before the first batch of an epoch."""
 
     def epoch_end(self, search: GradientSearch, epoch: int) -> None:
         """Act after the training of an epoch, before its probabilities are recorded."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,17 +16,17 @@ from .relaxation import Relaxation
 
 
 class ArchitectureParameters:
-    """Logits by group label, with Adam.
+    """Logits by group label, with their optimiser.
 
     They live outside every module, so that a user's `self.parameters()` never contains them. State is kept
     by label: a resumed search finds its moments whatever the order in which a space is built.
 
     Args:
         supernet: Gives the groups.
-        relaxation: Gives the logits' shapes.
-        init_scale: Scale of the first logits, `init_scale * N(0, 1)`.
+        relaxation: Gives the first logits.
+        init_scale: Scale of the first logits, see `Relaxation.initial`.
         generator: Draws them.
-        learning_rate, betas, weight_decay: Adam's settings.
+        make_optimizer: Makes the optimiser of the logits, whose state is kept by label.
     """
 
     def __init__(
@@ -36,18 +36,14 @@ class ArchitectureParameters:
         *,
         init_scale: float,
         generator: torch.Generator,
-        learning_rate: float,
-        betas: tuple[float, float],
-        weight_decay: float,
+        make_optimizer: Callable[[list[nn.Parameter]], torch.optim.Optimizer],
     ) -> None:
         self._groups = supernet.groups
         self.logits = {
-            label: nn.Parameter(init_scale * torch.randn(relaxation.shape(group), generator=generator))
+            label: nn.Parameter(relaxation.initial(group, init_scale, generator))
             for label, group in supernet.groups.items()
         }
-        self.optimizer = torch.optim.Adam(
-            self.logits.values(), lr=learning_rate, betas=betas, weight_decay=weight_decay
-        )
+        self.optimizer = make_optimizer(list(self.logits.values()))
 
     def step(self, gradients: Sequence[Tensor | None]) -> None:
         """Step along gradients, one for each of `logits` in their order.

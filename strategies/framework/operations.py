@@ -1,8 +1,8 @@
-"""Operations of a supernet: the modules of its cells and layer choices, and which of them are skips."""
+"""Operations of a supernet: the modules of its cells and layer choices, which are skips, which are left."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, TypeAlias
 
@@ -103,3 +103,13 @@ def count_skips(
         label: sum(k in skipping for k in chosen_columns(supernet.groups[label], arch))
         for label, skipping in columns.items()
     }
+
+
+def is_decided(entries: Sequence[bool]) -> bool:
+    """Return whether one candidate of a row is left."""
+    return sum(entries) == 1
+
+
+def takes_part(group: Group) -> bool:
+    """Return whether each row of a group decides for one of several candidates."""
+    return not group.is_subset and len(group.columns) > 1

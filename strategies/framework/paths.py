@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol
 
 import lightning.pytorch as pl
 import numpy as np
@@ -18,11 +18,8 @@ from spacelang.language import Architecture, DecisionSpace
 from spacelang.randomness import numpy_generator_from, torch_generator
 from spacelang.supernet import Supernet
 
-from .search import OneShot, OneShotSearch
+from .search import OneShot, OneShotSearch, Scored
 from .trainer import progress
-
-Scored: TypeAlias = tuple[float, Architecture]
-"""A measured architecture: `(mean loss or metric, architecture)`."""
 
 TRIES = 1000
 
@@ -92,11 +89,6 @@ class PathSampling(OneShot):
             f"filter rejected {TRIES} random architectures in a row; loosen it, or narrow the space so that "
             "more of it is accepted."
         )
-
-    def best_first(self, scored: Iterable[Scored]) -> list[Scored]:
-        """Sort by the metric or loss; NaN comes last."""
-        sign = -1 if self.mode == "max" else 1
-        return sorted(scored, key=lambda pair: (math.isnan(pair[0]), sign * pair[0]))
 
     def check(self, supernet: Supernet) -> None:
         super().check(supernet)
@@ -191,6 +183,7 @@ class PathSearch(OneShotSearch):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Rank architectures."""
+        super().on_train_end(trainer, pl_module)
         strategy = self.strategy
         with (
             self.scorer(strategy.calibration_batches) as scorer,

@@ -85,6 +85,10 @@ class Relaxation(Protocol):
         """Return the shape of the group's logits."""
         ...
 
+    def initial(self, group: Group, scale: float, generator: torch.Generator) -> Tensor:
+        """Return the first logits; by default `scale * N(0, 1)`."""
+        return scale * torch.randn(self.shape(group), generator=generator)
+
     def probabilities(self, group: Group, logits: Tensor) -> Tensor:
         """Return numbers in [0, 1] that derivation ranks and the history records, (rows, columns).
 
@@ -167,6 +171,22 @@ class Softmax(Relaxation):
         return Mixture(weights * group.n_chosen if group.n_chosen else weights)
 
 
+@dataclass(frozen=True)
+class GreedySoftmax(Softmax):
+    """Softmax in which a row with one candidate left has weight one and no gradient.
+
+    A choice of a subset has the mixture of `Softmax`.
+    """
+
+    def mixture(self, group: Group, logits: Tensor, moment: Moment | None = None) -> Mixture:
+        weights = super().mixture(group, logits, moment).weights
+        if group.is_subset:
+            return Mixture(weights)
+        alive = alive_mask(group, weights)
+        decided = alive.sum(dim=1, keepdim=True) == 1
+        return Mixture(torch.where(decided, alive.to(weights.dtype), weights))
+
+
 def masked_softmax(logits: Tensor, alive: Tensor) -> Tensor:
     """Return the softmax of each row over its alive entries; all other entries are zero."""
     lowest = torch.finfo(logits.dtype).min
@@ -176,3 +196,9 @@ def masked_softmax(logits: Tensor, alive: Tensor) -> Tensor:
 def alive_mask(group: Group, like: Tensor) -> Tensor:
     """Return which candidates have not been pruned, (rows, columns), boolean, on the device of `like`."""
     return torch.tensor(group.alive, device=like.device)
+
+
+def running(group: Group, mixture: Mixture) -> Tensor:
+    """Return which candidates a mixture runs, (rows, columns), boolean."""
+    alive = torch.tensor(group.alive)
+    return alive if mixture.active is None else alive & torch.tensor(mixture.active)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from lightning.pytorch.utilities import CombinedLoader
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_leaves
 from torchmetrics import Metric
 
@@ -35,15 +36,22 @@ class Scorer:
         metric: Name of a metric that `validation_step` logs; None for the loss of `training_step`.
         calibration_batches: Training batches from which batch-norm statistics are estimated for each
             measurement, which continues where the one before ended; 0 keeps the statistics of training.
+        of_batch: Whether batch norms use the statistics of each batch instead.
     """
 
     def __init__(
-        self, training: Training, supernet: Supernet, metric: str | None, calibration_batches: int
+        self,
+        training: Training,
+        supernet: Supernet,
+        metric: str | None,
+        calibration_batches: int = 0,
+        of_batch: bool = False,
     ) -> None:
         self.training = training
         self.supernet = supernet
         self.metric = metric
         self.calibration_batches = calibration_batches
+        self.of_batch = of_batch
         self._train_batches: Iterator[Any] = _train_batches(training)
         self._kept: list[Any] = []
 
@@ -56,7 +64,7 @@ class Scorer:
         if self.calibration_batches:
             calibration = itertools.islice(self._train_batches, self.calibration_batches)
             recalibrate(self.training.module, (partial(self.training.loss, batch) for batch in calibration))
-        return self._mean(self._validation_batches(batches))
+        return float(self.mean(self._value, batches))
 
     def measure_architecture(self, arch: Mapping[str, Any], batches: int | None = None) -> float:
         """Select an architecture in the supernet, then measure it; see `measure`."""
@@ -66,7 +74,19 @@ class Scorer:
     def measure_on(self, batch: Any) -> float:
         """Measure the supernet as it computes now on one batch, normalised with that batch's statistics."""
         with batch_statistics():
-            return self._mean([batch])
+            return float(self._mean(self._value, [batch]))
+
+    def mean(self, value: Callable[[Any], Tensor], batches: int | None = None) -> Tensor:
+        """Return the mean over samples and processes of a function of a validation batch.
+
+        Args:
+            value: Function that returns a tensor for a batch; the module is in evaluation mode.
+            batches: Number of validation batches, always the same ones; None for all.
+        """
+        if not self.of_batch:
+            return self._mean(value, self._validation_batches(batches))
+        with batch_statistics():
+            return self._mean(value, self._validation_batches(batches))
 
     def _validation_batches(self, count: int | None) -> Iterable[Any]:
         loader = self.training.validation_loader()
@@ -76,16 +96,19 @@ class Scorer:
             self._kept = list(itertools.islice(loader, count))
         return map(self.training.on_device, self._kept[:count])
 
-    def _mean(self, batches: Iterable[Any]) -> float:
-        self.training.module.eval()
-        total, count = torch.zeros((), device=self.training.module.device), 0
-        with torch.no_grad():
-            for batch in batches:
-                size = _samples(batch)
-                total += size * self._value(batch)
-                count += size
-        return float(self.training.mean(total / count))
+    def _mean(self, value: Callable[[Any], Tensor], batches: Iterable[Any]) -> Tensor:
+        module = self.training.module.eval()
+        if self.of_batch:  # bundles ask the modules, which `untouched` restores with their statistics
+            for norm in (child for child in module.modules() if isinstance(child, _BatchNorm)):
+                norm.train()
+        total, count = torch.zeros((), device=module.device), 0
+        for batch in batches:
+            size = _samples(batch)
+            total = total + size * value(batch)
+            count += size
+        return self.training.mean(total / count)
 
+    @torch.no_grad()
     def _value(self, batch: Any) -> Tensor:
         if self.metric is None:
             return self.training.loss(batch).detach()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar, Generic, Literal, TypeVar
+from typing import Any, ClassVar, Generic, Literal, TypeAlias, TypeVar
 
 import lightning.pytorch as pl
 import torch
@@ -23,6 +24,9 @@ from .scoring import Scorer, untouched
 from .stages import load_optimizer_states, optimizer_states
 from .trainer import NOTHING_TRAINED, Training
 from .watch import Watch
+
+Scored: TypeAlias = tuple[float, Architecture]
+"""A measured architecture: `(mean loss or metric, architecture)`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +58,11 @@ class OneShot(KnownArguments):
                 f"metric={self.metric!r} and mode={self.mode!r}; a metric needs mode='max' or mode='min'. "
                 "Without a metric both are None: the loss is compared, and less is better."
             )
+
+    def best_first(self, scored: Iterable[Scored]) -> list[Scored]:
+        """Sort by the metric or loss; NaN comes last."""
+        sign = -1 if self.mode == "max" else 1
+        return sorted(scored, key=lambda pair: (math.isnan(pair[0]), sign * pair[0]))
 
     @property
     def stages(self) -> int:
@@ -237,7 +246,7 @@ class OneShotSearch(pl.Callback):
         return {}
 
     @contextmanager
-    def scorer(self, calibration_batches: int = 0) -> Iterator[Scorer]:
+    def scorer(self, calibration_batches: int = 0, *, of_batch: bool = False) -> Iterator[Scorer]:
         """Yield a `Scorer` that measures the supernet by the strategy's `metric`, or by the loss.
 
         In the end the mixture or selected architecture, buffers, modes and global generators are as they
@@ -246,9 +255,11 @@ class OneShotSearch(pl.Callback):
         Args:
             calibration_batches: Training batches from which batch-norm statistics are estimated for each
                 measurement; 0 keeps the statistics of training.
+            of_batch: Whether batch norms use the statistics of each batch instead.
         """
         with untouched(self.training.module, self.supernet):
-            yield Scorer(self.training, self.supernet, self.strategy.metric, calibration_batches)
+            metric = self.strategy.metric
+            yield Scorer(self.training, self.supernet, metric, calibration_batches, of_batch)
 
     def record(self, name: str, value: float) -> None:
         """Keep a number of this epoch and log it."""
@@ -327,7 +338,10 @@ class OneShotSearch(pl.Callback):
         self.watch.look_at_everything()  # before the next checkpoint
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Keep the state of optimisers and schedulers for the next stage."""
+        """Let the extras act; keep the state of optimisers and schedulers for the next stage."""
+        if self.stage + 1 == self.strategy.stages:
+            for extra in self.extras:
+                extra.train_end(self)
         if self.strategy.carries_optimizers and self.stage + 1 < self.strategy.stages:
             self.ending = optimizer_states(trainer, pl_module)
 
@@ -402,3 +416,6 @@ class Extra(Generic[Search]):
 
     def epoch_end(self, search: Search) -> None:
         """Act after the training of an epoch, when its probabilities are in `search.history`."""
+
+    def train_end(self, search: Search) -> None:
+        """Act when training has ended, in the last stage, before an architecture is derived."""

@@ -162,6 +162,23 @@ class Training:
             share = int(loop.max_batches * self.trainer.val_check_interval)
             self.trainer.val_check_batch = max(1, share)
 
+    def unscaled(self, gradients: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
+        """Return gradients of a backward pass without the factor of 16-bit precision.
+
+        All are None where it made one of them infinite: the weights' step is then left out, too.
+        """
+        scaler: Any = getattr(self.trainer.precision_plugin, "scaler", None)
+        if scaler is None:
+            return gradients
+        if not all(bool(g.isfinite().all()) for g in gradients if g is not None):
+            return [None] * len(gradients)
+        return [None if g is None else g / scaler.get_scale() for g in gradients]
+
+    def reset_optimizers(self) -> None:
+        """Let the optimisers forget their moments; settings and schedules continue."""
+        for optimizer in self.trainer.optimizers:
+            getattr(optimizer, "optimizer", optimizer).state.clear()
+
     def close(self) -> None:
         """Restore the module's loss and the loaders' batch sizes."""
         self.module.__dict__.pop("training_step", None)

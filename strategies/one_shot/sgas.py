@@ -14,7 +14,7 @@ from torch import Tensor
 from spacelang.errors import require_all, require_integer, require_one_of
 from spacelang.supernet import Group
 
-from ..framework import Differentiable, GradientSearch, Mixture, Moment, Schedule, Softmax, alive_mask
+from ..framework import Differentiable, GradientSearch, GreedySoftmax, Schedule, is_decided, takes_part
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,19 +61,6 @@ class SGAS(Differentiable):
 
     def make_schedule(self) -> GreedySchedule:
         return GreedySchedule(self)
-
-
-@dataclass(frozen=True)
-class GreedySoftmax(Softmax):
-    """Softmax with a logit for none; a row with one candidate left has weight one and no gradient."""
-
-    def mixture(self, group: Group, logits: Tensor, moment: Moment | None = None) -> Mixture:
-        weights = super().mixture(group, logits, moment).weights
-        if group.is_subset:
-            return Mixture(weights)
-        alive = alive_mask(group, weights)
-        decided = alive.sum(dim=1, keepdim=True) == 1
-        return Mixture(torch.where(decided, alive.to(weights.dtype), weights))
 
 
 # -- the criteria: `probabilities` are (edges, operations), softmax with `none` left out -----------------
@@ -186,16 +173,6 @@ def decide(group: Group, row: int, operation: int) -> list[list[bool]]:
     return alive
 
 
-def is_decided(entries: Sequence[bool]) -> bool:
-    """Return whether one candidate is left."""
-    return sum(entries) == 1
-
-
-def _takes_part(group: Group) -> bool:
-    """Return whether a group has something to decide greedily."""
-    return not group.is_subset and len(group.columns) > 1
-
-
 class GreedySchedule(Schedule):
     """Takes the decisions of one SGAS search.
 
@@ -210,7 +187,7 @@ class GreedySchedule(Schedule):
 
     def epochs_needed(self, search: GradientSearch) -> int | None:
         """Return the epochs that decide all edges, one at a time in each cell label and elsewhere."""
-        open_groups = [group for group in search.supernet.groups.values() if _takes_part(group)]
+        open_groups = [group for group in search.supernet.groups.values() if takes_part(group)]
         cells = [group.cell for group in open_groups if group.kind == "cell"]
         edges = [
             sum(min(cell.num_ops_per_node, len(cell.rows_into(node))) for node in cell.nodes)
@@ -245,7 +222,7 @@ class GreedySchedule(Schedule):
         """Return probabilities as if nothing were pruned: decided edges keep taking part in scores."""
         tables = {}
         for label, group in search.supernet.groups.items():
-            if _takes_part(group):
+            if takes_part(group):
                 logits = search.parameters.logits[label].detach().double().cpu()
                 table = logits.softmax(dim=1)
                 tables[label] = table[:, 1:] if group.kind == "cell" else table

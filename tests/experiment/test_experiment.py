@@ -85,7 +85,7 @@ def test_top_models_differ_and_begin_with_the_best(finished: Any) -> None:
 
 def test_the_run_folder_holds_everything(finished: Any) -> None:
     names = {str(path.relative_to(finished.directory).parts[0]) for path in finished.directory.rglob("*")}
-    assert names == {"experiment.yaml", "checkpoints", "logs", "architectures"}
+    assert names == {"experiment.yaml", "checkpoints", "logs", "search.yaml", "architectures"}
     record = load_yaml(finished.directory / "experiment.yaml")
     assert record["seed"] == 0
     assert record["space"]["class"] == "spacelang.hub.cells.designs.DARTS"
@@ -101,7 +101,8 @@ def test_a_checkpoint_is_plain_data(finished: Any) -> None:
     assert checkpoint["epoch"] == 2 or checkpoint["epoch"] == 1
     (state,) = [s for key, s in checkpoint["callbacks"].items() if key.startswith("GradientSearch")]
     assert set(state) == {
-        *("logits", "moments", "history", "alive", "schedule", "records", "stopped", "returned_to")
+        *("logits", "moments", "history", "alive", "schedule", "records", "stopped"),
+        *("ranked", "judged", "best_of_epochs"),
     }
 
 

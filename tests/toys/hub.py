@@ -28,6 +28,7 @@ from spacelang.hub import (
     NASNet,
     ProxylessNAS,
     ShuffleNetSpace,
+    StagedCells,
 )
 from spacelang.hub.cells import CellSpace
 from spacelang.hub.published import Entry
@@ -109,6 +110,8 @@ SMALL: dict[str, Small] = {
         1 + 2 * 3 + 10 * 3**2 + 121 * 3**3,
     ),
     "NASBench201": Small(NASBench201, {**TINY, "num_cells": 1}, 5**6),
+    # Three stages of one or two cells; a cell has a kernel where an edge is the convolution.
+    "StagedCells": Small(StagedCells, {**TINY, "num_cells": 2}, (2 * (3 * (5**6 - 4**6) + 4**6)) ** 3),
     "DigitsCells": Small(DigitsCells, {"width": 2}, comb(5 + 1, 2) * comb(5 * 2 + 1, 2)),
     "ENASMacro": Small(ENASMacro, {**TINY, "num_layers": 4}, 6**4 * 2 ** (3 + 2 + 1)),
     "ProxylessNAS": Small(

@@ -1,0 +1,100 @@
+"""FairDARTS: operations that do not compete."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from spacelang.errors import require_number, require_one_of
+from spacelang.language import Architecture
+from spacelang.supernet import Group, Supernet
+
+from ..framework import (
+    Differentiable,
+    GradientSearch,
+    Mixture,
+    Moment,
+    Phase,
+    Relaxation,
+    alive_mask,
+    top_architectures,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FairDARTS(Differentiable):
+    """Search with a sigmoid for every candidate, which a zero-one loss drives to a decision.
+
+    Logits begin at zero and follow loss + zero_one_weight * L01. An edge keeps its candidate of the largest
+    sigmoid. In spaces whose candidates include "none", such as `spacelang.hub.FairDARTS`, candidates below
+    `threshold` give way to it, so that a node keeps two edges or fewer ("threshold_sparse" in the authors'
+    code); elsewhere a node keeps as many edges as the space says ("darts" there). Their "threshold_edge"
+    keeps several operations of an edge, which no space of the hub can hold.
+
+    It ends with few skip connections. Prefer DARTS where exactly two operations a node are wanted and the
+    search is short: sigmoids take long to leave 1/2.
+
+    Args:
+        zero_one_weight: Factor of L01.
+        zero_one: Form of L01, see `zero_one_loss`.
+        threshold: Smallest sigmoid of an operation that is kept.
+
+    Source: FairDARTS, Chu et al. 2020, arXiv:1911.12126, and the authors' code.
+    """
+
+    zero_one_weight: float = 10.0
+    zero_one: Literal["squared", "absolute"] = "squared"
+    threshold: float = 0.85
+    learning_rate: float = 3e-3
+    betas: tuple[float, float] = (0.9, 0.999)
+    init_scale: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_number("zero_one_weight", self.zero_one_weight, least=0)
+        require_one_of("zero_one", self.zero_one, ("squared", "absolute"))
+        require_number("threshold", self.threshold, above=0, below=1)
+
+    @property
+    def relaxation(self) -> Sigmoid:
+        return Sigmoid()
+
+    def objective(self, loss: Tensor, search: GradientSearch, phase: Phase) -> Tensor:
+        if phase == "weights":  # it does not depend on them
+            return loss
+        logits = search.parameters.logits.values()
+        return loss + self.zero_one_weight * zero_one_loss(logits, self.zero_one)
+
+    def derive(
+        self, supernet: Supernet, probabilities: Mapping[str, Tensor], count: int
+    ) -> list[Architecture]:
+        tables = {label: table.clone() for label, table in probabilities.items()}
+        for label, table in tables.items():
+            columns = supernet.groups[label].columns
+            if "none" in columns:  # preferred to what is below the threshold, and to nothing else
+                table[:, columns.index("none")] = self.threshold
+        return top_architectures(supernet, tables, count)
+
+
+@dataclass(frozen=True)
+class Sigmoid(Relaxation):
+    """w_k = sigmoid(alpha_k): each candidate is weighted by itself, so rows need not sum to one."""
+
+    def shape(self, group: Group) -> tuple[int, int]:
+        return group.shape
+
+    def probabilities(self, group: Group, logits: Tensor) -> Tensor:
+        return logits.sigmoid() * alive_mask(group, logits)
+
+    def mixture(self, group: Group, logits: Tensor, moment: Moment | None = None) -> Mixture:
+        return Mixture(self.probabilities(group, logits))
+
+
+def zero_one_loss(logits: Iterable[Tensor], form: Literal["squared", "absolute"] = "squared") -> Tensor:
+    """Return L01 = -mean((sigmoid(alpha) - 1/2)^2), or -mean|sigmoid(alpha) - 1/2|, over all entries."""
+    distance = torch.cat([table.sigmoid().flatten() for table in logits]) - 0.5
+    return -(distance**2 if form == "squared" else distance.abs()).mean()
