@@ -8,14 +8,14 @@ arXiv:1806.09055; all of them in one frame: arXiv:1905.13214.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, ClassVar, Literal, TypeAlias
 
 from torch import Tensor, nn
 
 from spacelang import Cell, value_choice
-from spacelang.errors import SpaceError, require_integer, require_number
+from spacelang.errors import SpaceError, require_integer, require_number, require_one_of
 from spacelang.language import FrozenCell, Value, current_architecture
 
 from ..images import Dataset, Images, resolve_images
@@ -52,12 +52,19 @@ class CellDesign:
         num_nodes: Number of nodes; each adds two operations on two earlier nodes.
         merge_op: Nodes in the output: "all", or the nodes that no other node reads ("loose_end").
         distinct_inputs: Whether the two operations of a node must read different nodes.
+        edges: Names of the candidates of each edge, by kind of cell, node by node and source by source; a
+            kind that is not there has all operations on every edge.
     """
 
     operations: tuple[str, ...]
     num_nodes: int
     merge_op: MergeOp
     distinct_inputs: bool = False
+    edges: Mapping[str, tuple[tuple[str, ...], ...]] = field(default_factory=dict)
+
+    def on_edge(self, kind: str, node: int, source: int) -> tuple[str, ...]:
+        """Return the names of the candidates of an edge."""
+        return self.edges[kind][sum(range(INPUTS, node)) + source] if kind in self.edges else self.operations
 
 
 @dataclass(frozen=True)
@@ -122,12 +129,14 @@ class CellSpace(PublishedSpace):
         merge_op: "all" or "loose_end", in place of the paper's.
         distinct_inputs: Whether the two inputs of a node must differ, in place of the paper's.
         affine: False for the search network, True for the evaluation network, None for the rule above.
+        space: Name of one of the smaller spaces of the paper's cells, where there are some.
 
     Raises:
         SpaceError: an argument is out of range; the message names the legal values.
     """
 
     design: ClassVar[CellDesign]
+    smaller: ClassVar[Mapping[str, CellDesign]] = {}
 
     def __init__(
         self,
@@ -143,9 +152,12 @@ class CellSpace(PublishedSpace):
         merge_op: MergeOp | None = None,
         distinct_inputs: bool | None = None,
         affine: bool | None = None,
+        space: str | None = None,
     ) -> None:
         super().__init__()
-        self._design = _resolve_design(self.design, operations, num_nodes, merge_op, distinct_inputs)
+        require_one_of("space", space, (*self.smaller, None))
+        design = self.design if space is None else self.smaller[space]
+        self._design = _resolve_design(design, operations, num_nodes, merge_op, distinct_inputs)
         data = resolve_images(dataset, num_classes)
         self.affine = current_architecture() is not None if affine is None else affine
         require_number("drop_path_prob", drop_path_prob, least=0, below=1)
@@ -185,8 +197,12 @@ class CellSpace(PublishedSpace):
         """Build one cell."""
         design = self._design
         build = partial(self._operation, reduction=plan.reduction, channels=channels)
+
+        def candidates(node: int, source: int) -> dict[str, Any]:
+            return {name: partial(build, name) for name in design.on_edge(plan.kind, node, source)}
+
         return Cell(
-            {name: partial(build, name) for name in design.operations},
+            candidates,
             num_nodes=design.num_nodes,
             num_ops_per_node=SLOTS,
             num_predecessors=INPUTS,
@@ -336,6 +352,11 @@ def _resolve_design(
 ) -> CellDesign:
     """Return the paper's design, with the arguments that were given in place of the paper's."""
     require_integer("num_nodes", num_nodes, least=1, optional=True)
+    if design.edges and (num_nodes not in (None, design.num_nodes) or operations is not None):
+        raise SpaceError(
+            f"this space gives each edge of its {design.num_nodes} nodes candidates of its own; leave "
+            "num_nodes and operations out."
+        )
     given: dict[str, Any] = {
         "operations": None if operations is None else check_operations(operations),
         "num_nodes": num_nodes,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 from ..operations.cell_operations import DARTS_OPERATIONS
 from .cell_space import CellDesign, CellSpace
+from .robust_darts import SMALLER
 
 
 class DARTS(CellSpace):
@@ -13,11 +15,16 @@ class DARTS(CellSpace):
 
     See `CellSpace` for the arguments; the paper searches with 16 channels and 8 cells and evaluates with 36
     and 20 (CIFAR) or 48 and 14 (ImageNet).
+
+    `space` is one of "s1" to "s4" (arXiv:1909.09656), made to show searches that end in skip connections.
+    Each edge has two candidates of its own; a skip or a 3x3 separable convolution; these two or "none"; noise
+    or the convolution. There a strategy adds no zero operation of its own, as the strategy DARTS(none=False).
     """
 
     design: ClassVar[CellDesign] = CellDesign(
         DARTS_OPERATIONS, num_nodes=4, merge_op="all", distinct_inputs=True
     )
+    smaller: ClassVar[Mapping[str, CellDesign]] = SMALLER
 
 
 class NASNet(CellSpace):

@@ -201,6 +201,30 @@ class Zero(nn.Module):
         return f"stride={self.stride}"
 
 
+class Noise(nn.Module):
+    """Noise in place of its input: N(0, 1), drawn again in each call; (B, C, H, W) as `Zero`.
+
+    Drawn from torch's generator of the input's device. Source: space S4 of arXiv:1909.09656.
+    """
+
+    def __init__(self, stride: int = 1) -> None:
+        super().__init__()
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return noise of the operation's output shape."""
+        shape = x[:, :, :: self.stride, :: self.stride].shape
+        return torch.randn(shape, dtype=x.dtype, device=x.device)  # the same numbers in every memory format
+
+    def extra_repr(self) -> str:
+        return f"stride={self.stride}"
+
+
+def noise(channels: Channels, stride: int, affine: bool) -> nn.Module:
+    """Build `Noise`."""
+    return Noise(stride)
+
+
 def none(channels: Channels, stride: int, affine: bool) -> nn.Module:
     """Build `Zero`."""
     return Zero(stride)
@@ -208,6 +232,7 @@ def none(channels: Channels, stride: int, affine: bool) -> nn.Module:
 
 OPERATIONS: dict[str, Builder] = {
     "none": none,
+    "noise": noise,
     "skip_connect": skip_connect,
     "conv_1x1": partial(conv, kernel=1),
     "conv_3x3": partial(conv, kernel=3),

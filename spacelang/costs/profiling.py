@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..arguments import known_arguments
-from ..graph.tensors import batched_arguments, tensors_in
+from ..graph.tensors import tensor_arguments, tensors_in
 from ..language import Architecture, Space, is_frozen, require_frozen
 from ..randomness import torch_generators_kept
 from .flops import count_flops
@@ -75,7 +75,7 @@ def profile(
 
     Args:
         model: a frozen network, or a space with choices to make.
-        example_inputs: a tensor, or a tuple of positional arguments, (B, ...); costs are for all B.
+        example_inputs: a tensor, or a tuple of positional arguments; costs are for the whole batch.
         latency: also measure time, on the device of the model.
         repeats: passes of which the median counts.
 
@@ -87,7 +87,7 @@ def profile(
 
     Source: torch.utils.flop_counter.
     """
-    inputs = batched_arguments(example_inputs)
+    inputs = tensor_arguments(example_inputs)
     if (space := _space_to_profile(model)) is not None:
         return profile_space(space, inputs, latency=latency, repeats=repeats)
     require_frozen(model, "profile")

@@ -10,9 +10,9 @@ from typing import Any
 from torch import nn
 
 from ..language import Categorical, Cell, Decision, InputChoice, LayerChoice, Primitive, Repeat, Subset
-from ..language.cell import CellTopology
 from ..language.conditions import ALWAYS, Condition, Is
 from ..language.primitive import held_values
+from ..language.topology import CellTopology
 from ..language.values import Choice, decisions_of
 from ..nn import ValueLayer
 from .regions import Edge, End, Region
@@ -210,28 +210,31 @@ def _columns_by_depth(repeat: Repeat) -> dict[int, list[int]]:
 
 
 def _cell(cell: Cell, region: Region) -> None:
-    topology = cell.topology
+    topology, merge_op = cell.topology, cell.frame.merge_op
     region.is_cell, region.topology, region.label = True, topology, topology.label
-    region.loose_end = cell.frame.merge_op == "loose_end"
+    region.loose_end, region.exchangeable = merge_op == "loose_end", merge_op != "all"
     _nodes(region, topology.num_predecessors)
     region.nodes |= {f"node_{node}": {"kind": "node", "index": node} for node in topology.nodes}
     region.nodes["out"] = region.nodes.pop("out")  # last
     for row, (source, node) in enumerate(topology.edges):
         decisions = tuple(decision for slot in topology.slots(node) for decision in slot)
-        for k, name in enumerate(topology.operations):
+        for k in topology.ranks(row):
+            name = topology.operations[k]
             region.edges[f"edges.{row}.{k}"] = _edge(
                 region, state_name(topology, source), f"node_{node}", name, "candidate",
                 topology.used(source, node, k), decisions,
                 candidate=name, groups=[topology.label], row=row, columns=[k],
             )  # fmt: skip
-    for position, node in enumerate(topology.nodes):
+    kind = merge_op if merge_op in ("mean", "sum") else "concat"
+    for position, node in enumerate(cell.frame.ends(())):
         end = Unread(topology, node) if region.loose_end else ALWAYS
         inputs = tuple(d for d in topology.decisions() if region.loose_end and d.label in end.labels)
-        region.edges[f"concat {node}"] = _edge(
-            region, f"node_{node}", "out", "concat", "concat", end, inputs, position=position
+        place = {"position": position} if kind == "concat" else {}
+        region.edges[f"{kind} {node}"] = _edge(
+            region, state_name(topology, node), "out", kind, str(kind), end, inputs, **place
         )
         if inputs:
-            region.edges[f"concat {node}"].attributes["groups"] = [topology.label]
+            region.edges[f"{kind} {node}"].attributes["groups"] = [topology.label]
 
 
 def state_name(topology: CellTopology, node: int) -> str:

@@ -84,11 +84,11 @@ def architecture_hash(space: Space, arch: Mapping[str, Any]) -> str:
     """Weisfeiler-Lehman hash of an architecture's graph, 32 hexadecimal digits.
 
     Equal for isomorphic architectures: slots of a node exchanged, labels without effect added, the nodes
-    of a loose-end cell in another order, value choices that come to the same layers. Unequal for different
-    models of one space: a feature map is known by the choice it belongs to and its place there. Nodes of a
-    cell that enter its output are known by their place in the concatenation, because the layers that
-    follow tell channels apart; the other nodes of a loose-end cell may be exchanged as long as the modules
-    on their edges are alike.
+    of a cell in another order, value choices that come to the same layers. Unequal for different models of
+    one space: a feature map is known by the choice it belongs to and its place there. Nodes of a cell that
+    enter its output are known by their place in the concatenation, because the layers that follow tell
+    channels apart; other nodes, and all of a cell that outputs their mean or sum, may be exchanged as long
+    as the modules on their edges are alike.
 
     It depends on decisions and their structure, not on sizes: a space rebuilt wider gives the same hash.
     Decisions a space was joined with count as they are.
@@ -114,7 +114,7 @@ def _expanded(graph: RegionGraph, arch: Mapping[str, Any]) -> nx.DiGraph:
     import networkx as nx  # late: 0.1 s that declaring a space should not cost
 
     ends, edges = select(graph, arch)
-    classes = {id(region): _classes(region) for region in graph.regions if region.loose_end}
+    classes = {id(region): _classes(region) for region in graph.regions if region.exchangeable}
     places = _places(edges, classes)
     ranks = concat_ranks(edges)
     expanded = nx.DiGraph()
@@ -124,7 +124,7 @@ def _expanded(graph: RegionGraph, arch: Mapping[str, Any]) -> nx.DiGraph:
         expanded.add_node(str(end), colour=_colour(end.region.name, place, held))
     for number, (edge, count) in enumerate(edges):
         what = chosen_text(edge, arch) if edge.kind == "layer" else ranks.get(edge)
-        if edge.kind == "candidate" and edge.target.region.loose_end:
+        if edge.kind == "candidate" and edge.target.region.exchangeable:
             what = classes[id(edge.target.region)][_at(edge)]
         candidate = exported(edge.attributes.get("candidate"))
         expanded.add_node(number, colour=_colour(edge.kind, candidate, count, what))
@@ -146,11 +146,11 @@ def _at(edge: Edge) -> tuple[int, int]:
 
 
 def _places(edges: list[tuple[Edge, int]], classes: Mapping[int, Classes]) -> dict[End, int]:
-    """Return keys for the nodes of loose-end cells, in place of their numbers."""
+    """Return keys for the nodes that may be exchanged, in place of their numbers."""
     inside: dict[int, tuple[Region, list[tuple[Edge, int]]]] = {}
     for edge, count in edges:
         region = edge.target.region
-        if region.loose_end and edge.source.region is region:
+        if region.exchangeable and edge.source.region is region:
             inside.setdefault(id(region), (region, []))[1].append((edge, count))
     places: dict[End, int] = {}
     for region, own in inside.values():
@@ -163,11 +163,12 @@ def _places(edges: list[tuple[Edge, int]], classes: Mapping[int, Classes]) -> di
 
 
 def _numbers(region: Region, edges: list[tuple[Edge, int]], classes: Classes) -> dict[str, int]:
-    """Number the nodes of a loose-end cell as every isomorphic cell would."""
+    """Number the nodes of a cell as every isomorphic cell would."""
     locals_ = list(region.nodes)
     index = {local: i for i, local in enumerate(locals_)}
     used = {end.local for edge, _ in edges for end in (edge.source, edge.target)}
-    # Inputs, the output and loose ends stay what they are; 0 is the colour of those that may be exchanged.
+    # Inputs, the output and what it concatenates stay what they are; 0 is the colour of those that may be
+    # exchanged.
     colours = {index[x]: 0 if region.nodes[x]["kind"] == "node" else 1 + index[x] for x in used}
     arrows: list[Arrow] = []
     rank = 0
@@ -176,6 +177,8 @@ def _numbers(region: Region, edges: list[tuple[Edge, int]], classes: Classes) ->
         if edge.kind == "concat":
             rank += 1
             colours[source] = len(locals_) + rank
+        elif edge.kind != "candidate":
+            arrows.append((source, target, (-1, 0, count)))
         else:
             at = _at(edge)
             arrows.append((source, target, (at[1], classes[at], count)))

@@ -115,9 +115,10 @@ class _Reader:
                 continue
             cost = edge.costs[-1]
             cost.paths.append(child_path)
-            if region.loose_end:
+            if region.exchangeable and isinstance(choice, Cell):
                 at = edge.attributes["row"], edge.attributes["columns"][0]
-                region.signatures.setdefault(at, []).append(_signature(child))
+                of_node = choice.frame.node_modules(choice.topology.edges[at[0]][1])
+                region.signatures.setdefault(at, []).extend(map(_signature, (child, *of_node)))
             inside = _Context(cost, (key, branch), edge, place)
             self.read(child, both(condition, inner), child_path, inside, "")
 

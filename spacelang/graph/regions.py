@@ -112,7 +112,8 @@ class Region:
         is_cell: whether it is the graph of a cell, which a picture shows as one.
         topology: Topology of a `Cell`.
         loose_end: Whether only the nodes nobody reads are the output of a cell.
-        signatures: Keys of the modules at (row, column) of a loose-end cell, to tell edges apart.
+        exchangeable: Whether nodes of a cell may be exchanged, unless their places in its output differ.
+        signatures: Keys of the modules at (row, column) of such a cell, to tell edges apart.
         held: expressions a plain module keeps as attributes, by name.
     """
 
@@ -127,6 +128,7 @@ class Region:
     is_cell: bool = False
     topology: CellTopology | None = None
     loose_end: bool = False
+    exchangeable: bool = False
     signatures: dict[tuple[int, int], list[str]] = field(default_factory=dict)
     held: dict[str, Any] = field(default_factory=dict)
 
@@ -165,7 +167,7 @@ class Edge:
         source: node it leaves.
         target: node it enters.
         key: key among parallel edges.
-        kind: "candidate", "block", "layer", "concat", "contains" or "data".
+        kind: "candidate", "block", "layer", "concat", "mean", "sum", "contains" or "data".
         local: when it is used, given that `scope` is.
         scope: region it belongs to; None where `local` says everything.
         attributes: plain values for networkx.

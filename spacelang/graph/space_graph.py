@@ -35,7 +35,7 @@ def space_graph(space: Space, example_inputs: Sequence[Any] | None = None) -> nx
     - "candidate", keyed by the candidate's name: an operation of a `LayerChoice` or `Cell`, an input of an
       `InputChoice`, a depth of a `Repeat` (from the block where it ends to the output);
     - "block" of a `Repeat`; "layer" for a layer with chosen arguments or a primitive of one's own;
-    - "concat" from a cell's node to its output, with its `position`;
+    - "concat" from a cell's node to its output, with its `position`; or "mean" or "sum";
     - "contains" from where a candidate starts to the inputs of a choice inside it;
     - "data" (only with example inputs): a feature map is computed from another, outside every choice or
       in the candidate that the edge names.
@@ -175,7 +175,7 @@ def _node_attributes(end: End) -> dict[str, Any]:
 
 def _cost(edge: Edge, arch: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Cost of an edge that holds modules: all of them, or those an architecture has; absent if not known."""
-    if edge.scope is None or edge.kind == "concat":
+    if edge.scope is None or edge.kind in ("concat", "mean", "sum"):
         return {}
     parameters, flops, paths = 0, 0, []
     for place, cost in zip(edge.scope.places, edge.costs, strict=True):

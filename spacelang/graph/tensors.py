@@ -35,11 +35,11 @@ def example_arguments(example_inputs: Any) -> tuple[Any, ...]:
     )
 
 
-def batched_arguments(example_inputs: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Return the positional arguments of a forward pass.
+def tensor_arguments(example_inputs: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Return the positional arguments of a forward pass that gets tensors alone.
 
     Raises:
-        SpaceError: not a tensor or a non-empty tuple of tensors, or tensors without a common batch dimension.
+        SpaceError: not a tensor or a non-empty tuple of tensors, or a tensor without dimensions or elements.
     """
     inputs = tuple(example_inputs) if isinstance(example_inputs, tuple | list) else (example_inputs,)
     for position, tensor in enumerate(inputs):
@@ -48,13 +48,29 @@ def batched_arguments(example_inputs: Tensor | tuple[Tensor, ...]) -> tuple[Tens
                 f"example_inputs has a {type(tensor).__name__} at position {position}; expected a tensor, or "
                 "a tuple of tensors, for example torch.zeros(1, 3, 32, 32)."
             )
-    sizes = {tensor.shape[0] if tensor.dim() else None for tensor in inputs}
-    if len(sizes) != 1 or sizes & {None, 0}:
-        shapes = ", ".join(str(tuple(tensor.shape)) for tensor in inputs) or "nothing"
+    if not inputs or any(tensor.dim() == 0 or len(tensor) == 0 for tensor in inputs):
         raise SpaceError(
-            f"example_inputs has shapes {shapes}; every tensor starts with the same batch size, at least 1."
+            f"example_inputs has shapes {_written(inputs)}; every tensor has dimensions and elements."
         )
     return inputs
+
+
+def batched_arguments(example_inputs: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Return the positional arguments of a forward pass, tensors with a common batch dimension.
+
+    Raises:
+        SpaceError: from `tensor_arguments`, or the tensors have different batch sizes.
+    """
+    inputs = tensor_arguments(example_inputs)
+    if len({len(tensor) for tensor in inputs}) != 1:
+        raise SpaceError(
+            f"example_inputs has shapes {_written(inputs)}; every tensor starts with the same batch size."
+        )
+    return inputs
+
+
+def _written(inputs: Iterable[Tensor]) -> str:
+    return ", ".join(str(tuple(tensor.shape)) for tensor in inputs) or "nothing"
 
 
 def tensors_in(value: Any) -> list[Tensor]:

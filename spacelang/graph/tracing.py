@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
@@ -15,7 +15,6 @@ from torch import nn
 
 from ..errors import SpaceError
 from ..language import Cell, Condition, InputChoice, LayerChoice, Primitive, Repeat, Space, Value
-from ..language.cell import loose_ends
 from ..language.choices import as_inputs, sum_in_order
 from ..language.conditions import ALWAYS, both
 from ..language.context import copy_with
@@ -167,7 +166,7 @@ class _Tracer:
         if isinstance(choice, Repeat):
             return self._repeat(choice, twin, region, *args, **kwargs)
         if isinstance(choice, Cell):
-            return self._cell(choice, twin, region, args)
+            return self._cell(choice, twin, region, args, kwargs)
         return self._layer(choice, region, args, kwargs)
 
     def _place(self, region: Region, path: str, condition: Condition) -> Region:
@@ -182,6 +181,9 @@ class _Tracer:
     def _enter(self, end: End, value: Any) -> None:
         """Connect the sources of `value` with the node where it enters."""
         end.region.nodes[end.local].update(shape_attributes(tensors_in(value)))
+        self._connect(end, value)
+
+    def _connect(self, end: End, value: Any) -> None:
         for source in sorted(self.flow.sources(value), key=str):
             if source != end:
                 self.graph.connect(source, end, "data", self.condition, self.inside)
@@ -192,9 +194,15 @@ class _Tracer:
         return self.flow.marked(value, end)
 
     def _candidate(
-        self, edge: Edge, run: Any, arch: Architecture | None, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self,
+        edge: Edge,
+        run: Any,
+        arch: Architecture | None,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        read: Callable[[Any], Any] = lambda x: x,
     ) -> Any:
-        """Run what is on an edge, on the feature map it leaves from; None where `arch` is None."""
+        """Run what is on an edge, on what it reads of the feature map it leaves; without `arch` None."""
         if arch is None:
             return None
         outer = self.condition, self.inside, self.within, self.arch
@@ -203,7 +211,8 @@ class _Tracer:
             self.condition, self.arch = both(self.condition, edge.local), arch
             self.inside, self.within = edge, edge.source.region.places[0]
             try:
-                output = run(*fresh_args, **fresh_kwargs)
+                args = (read(fresh_args[0]), *fresh_args[1:]) if args else ()
+                output = run(*args, **fresh_kwargs)
                 edge.costs[0].call = Call(*map_tensors(without_data, (args, kwargs, output)), arch)
                 for source in sorted(self.flow.sources(output), key=str):
                     if source != edge.source:
@@ -281,31 +290,35 @@ class _Tracer:
             region.edges[f"depth {d}"].costs[0].flops = 0
         return self._leave(End(region, "out"), states[depth])
 
-    def _cell(self, cell: Cell, twin: Any, region: Region, args: tuple[Any, ...]) -> Any:
-        topology = cell.topology
-        given, states = twin.frame.states(args)
+    def _cell(
+        self, cell: Cell, twin: Any, region: Region, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        topology, frame = cell.topology, twin.frame
+        given, states, further = frame.states(args, kwargs)
         for i, state in enumerate(states):
             self._enter(End(region, f"in_{i}"), state)
+            self._connect(End(region, f"in_{i}"), (further.args, further.kwargs))
         chosen = topology.chosen(self.arch)
-        outputs: dict[tuple[int, int], list[Any]] = {}
+        outputs: dict[tuple[int, int, int], Any] = {}
         for row, (source, node) in enumerate(topology.edges):
-            outputs[source, node] = []
-            for k, name in enumerate(topology.operations):
+            for k in topology.ranks(row):
                 module = twin.edges[row][k]
-                slot = {topology.op(node, 0).label: name, topology.input(node, 0).label: source}
+                op, read = topology.slots(node)[0]
+                slot = {op.label: topology.operations[k], read.label: source}
                 arch = self.arch if (source, k) in chosen[node] else self._beside(cell, module, slot)
-                edge = region.edges[f"edges.{row}.{k}"]
-                outputs[source, node].append(self._candidate(edge, module, arch, (states[source],), {}))
+                outputs[source, node, k] = self._candidate(
+                    region.edges[f"edges.{row}.{k}"],
+                    module,
+                    arch,
+                    (states[source], *further.args),
+                    dict(further.kwargs),
+                    partial(frame.read, node, further=further),
+                )
             if source == node - 1:  # every edge into the node has run
-                total = sum_in_order([outputs[s, node][k] for s, k in sorted(chosen[node])])
-                states.append(self._leave(End(region, state_name(topology, node)), total))
-        ends = list(topology.nodes)
-        if region.loose_end:
-            ends = loose_ends(topology, (s for slots in chosen.values() for s, _ in slots))
-        joined = torch.cat([states[node] for node in ends], dim=cell.frame.concat_dim)
-        output = self._leave(End(region, "out"), joined)
-        postprocessor = twin.frame.postprocessor
-        return output if postprocessor is None else postprocessor(output, given)
+                total = sum_in_order([outputs[s, node, k] for s, k in sorted(chosen[node])])
+                states.append(self._leave(End(region, state_name(topology, node)), frame.state(node, total)))
+        joined = frame.join(states, (s for slots in chosen.values() for s, _ in slots))
+        return frame.finish(self._leave(End(region, "out"), joined), given)
 
     def _layer(self, choice: Primitive, region: Region, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A layer with chosen arguments, or a primitive of the user's own, as the architecture has it."""

@@ -2,12 +2,11 @@
 
 from .base import Space as Space
 from .base import architecture_of as architecture_of
+from .cell import Absent as Absent
 from .cell import Cell as Cell
 from .cell import CellFrame as CellFrame
-from .cell import CellTopology as CellTopology
 from .cell import FrozenCell as FrozenCell
-from .cell import LooseEnds as LooseEnds
-from .cell import cells_in as cells_in
+from .cell import Further as Further
 from .choices import ChosenInputs as ChosenInputs
 from .choices import InputChoice as InputChoice
 from .choices import LayerChoice as LayerChoice
@@ -32,6 +31,9 @@ from .repeat import Repeat as Repeat
 from .tally import Tally as Tally
 from .tally import tallied as tallied
 from .tally import tallies_of as tallies_of
+from .topology import CellTopology as CellTopology
+from .topology import LooseEnds as LooseEnds
+from .topology import cells_in as cells_in
 from .tunable import Tunable as Tunable
 from .tunable import open_decisions as open_decisions
 from .tunable import require_decided as require_decided

@@ -4,240 +4,67 @@ from __future__ import annotations
 
 import copy
 import inspect
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, ClassVar, Literal, TypeAlias
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
-from ..errors import SpaceError, listed, quoted, require_integer, require_one_of
-from .choices import as_inputs, made, named_candidates, sum_in_order
-from .conditions import AllOf, AnyOf, Condition, Constraint, Is, Symmetry
+from ..errors import SpaceError, listed, require_one_of, short
+from .choices import Candidates, called, made, named_candidates, sum_in_order
+from .conditions import AllOf, Condition, Constraint, Symmetry
 from .context import FreezeContext
-from .decisions import Categorical, Decision
+from .decisions import Decision
 from .labels import branch_scope, make_label
 from .primitive import Primitive, Relaxer, Undecided, is_frozen
-from .values import Choice, Value, distinct
+from .topology import CellTopology, LooseEnds, loose_ends
 
 OpFactory: TypeAlias = Callable[[int, int | None, int], nn.Module]
-MergeOp = Literal["all", "loose_end"]
-Preprocessor: TypeAlias = Callable[[list[Tensor]], Sequence[Tensor]]
-Postprocessor: TypeAlias = Callable[[Tensor, list[Tensor]], Any]
+OpCandidates: TypeAlias = "Candidates[nn.Module | OpFactory]"
+NodeModule: TypeAlias = "nn.Module | Callable[[int], nn.Module]"
+MergeOp: TypeAlias = Literal["all", "loose_end", "mean", "sum"] | Sequence[int]
+Preprocessor: TypeAlias = Callable[[list[Any]], Sequence[Any]]
+Postprocessor: TypeAlias = Callable[[Any, list[Any]], Any]
+
+_MERGE_OPS = ("all", "loose_end", "mean", "sum")
 
 
 @dataclass(frozen=True)
-class CellTopology:
-    """Shape of a cell's graph, and the decisions on it.
+class Further:
+    """Arguments of a cell's call beyond its inputs: each of its operations gets them."""
 
-    Nodes `0 .. num_predecessors - 1` are the cell's inputs; each later node adds the results of
-    `num_ops_per_node` slots, a slot being one operation on one earlier node.
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
 
-    Args:
-        label: Prefix of every label.
-        operations: Candidate names, or indices.
-        num_nodes: Number of intermediate nodes.
-        num_ops_per_node: Number of slots of each.
-        num_predecessors: Number of inputs of the cell.
-        distinct_inputs: Whether two slots of one node must read different nodes.
-    """
+    def __bool__(self) -> bool:
+        return bool(self.args or self.kwargs)
 
-    label: str
-    operations: tuple[Any, ...]
-    num_nodes: int
-    num_ops_per_node: int
-    num_predecessors: int
-    distinct_inputs: bool
-
-    def __post_init__(self) -> None:
-        for name in ("num_nodes", "num_ops_per_node", "num_predecessors"):
-            require_integer(f"cell {self.label!r}: {name}", getattr(self, name), least=1)
-        if self.distinct_inputs and self.num_ops_per_node > self.num_predecessors:
-            raise SpaceError(
-                f"cell {self.label!r}: num_ops_per_node={self.num_ops_per_node} different inputs do not "
-                f"exist for the first node, which sees num_predecessors={self.num_predecessors}; "
-                "write distinct_inputs=False."
-            )
-
-    @property
-    def nodes(self) -> range:
-        """Indices of the intermediate nodes."""
-        return range(self.num_predecessors, self.num_predecessors + self.num_nodes)
-
-    @cached_property
-    def edges(self) -> tuple[tuple[int, int], ...]:
-        """Every possible `(source, node)`, node by node: the row order of a cell's mixture."""
-        return tuple((source, node) for node in self.nodes for source in range(node))
-
-    def rows_into(self, node: int) -> range:
-        """Return the rows of the edges that enter an intermediate node, by source."""
-        first = sum(range(self.num_predecessors, node))
-        return range(first, first + node)
-
-    def op(self, node: int, slot: int) -> Categorical:
-        """Return the decision on the operation of a slot."""
-        return Categorical(_label(self.label, "op", node, slot), self.operations)
-
-    def input(self, node: int, slot: int) -> Categorical:
-        """Return the decision on the node a slot reads."""
-        return Categorical(_label(self.label, "input", node, slot), range(node))
-
-    def slots(self, node: int) -> list[tuple[Categorical, Categorical]]:
-        """Return the `(operation, input)` decisions of a node."""
-        return [(self.op(node, k), self.input(node, k)) for k in range(self.num_ops_per_node)]
-
-    def decisions(self) -> tuple[Decision, ...]:
-        """Return every decision, node by node."""
-        return tuple(decision for node in self.nodes for slot in self.slots(node) for decision in slot)
-
-    def constraints(self) -> Iterable[Constraint]:
-        """Yield, with `distinct_inputs`, that no node reads another twice."""
-        for node in self.nodes if self.distinct_inputs else ():
-            inputs = [source for _, source in self.slots(node)]
-            yield Constraint(
-                distinct(*map(Choice, inputs)),
-                f"node {node} of cell {self.label!r} must read different inputs in "
-                f"{', '.join(repr(d.label) for d in inputs)}.",
-            )
-
-    def chosen(self, arch: Mapping[str, Any]) -> dict[int, list[tuple[int, int]]]:
-        """Return `{node: [(source, operation index) of each slot]}` under `arch`."""
-        return {
-            node: [
-                (source.parse(arch[source.label]), op.position(arch[op.label]))
-                for op, source in self.slots(node)
-            ]
-            for node in self.nodes
-        }
-
-    def used(self, source: int, node: int, operation: int) -> Condition:
-        """Return the condition that some slot of `node` applies the operation to `source`."""
-        name = self.operations[operation]
-        return AnyOf(
-            tuple(
-                AllOf((Is(Choice(op), (name,)), Is(Choice(chosen), (source,))))
-                for op, chosen in self.slots(node)
-            )
-        )
+    def apply(self, module: Callable[..., Any], x: Any) -> Any:
+        """Return `module` of a state and these arguments."""
+        return module(x, *self.args, **self.kwargs)
 
 
-def _label(cell: str, kind: str, node: int, slot: int) -> str:
-    return f"{cell}/{kind}_{node}_{slot}"
+class Absent(nn.Module):
+    """A stand-in where a table of candidates has none: the edge does not offer it, or it was pruned."""
 
-
-_LABEL = re.compile(r"(?P<cell>.+)/(?P<kind>op|input)_(?P<node>[0-9]{1,6})_(?P<slot>[0-9]{1,6})\Z", re.ASCII)
-
-
-def cells_in(arch: Mapping[str, Any]) -> tuple[dict[str, list[tuple[int, int, str]]], list[str]]:
-    """Recognise the cells of an architecture whose space is not known, by the labels of `CellTopology`.
-
-    Returns:
-        `{cell: [(node, source, operation) of each slot]}`, node by node, and the labels of no cell.
-
-    Raises:
-        SpaceError: the labels of a cell contradict each other, or an input is not an earlier node.
-    """
-    found: dict[str, dict[str, set[tuple[int, int]]]] = {}
-    for label in arch:
-        if match := _LABEL.match(label):
-            kinds = found.setdefault(match["cell"], {"op": set(), "input": set()})
-            kinds[match["kind"]].add((int(match["node"]), int(match["slot"])))
-    # One kind alone: labels that only look like a cell's.
-    found = {cell: kinds for cell, kinds in found.items() if kinds["op"] and kinds["input"]}
-    cells: dict[str, list[tuple[int, int, str]]] = {}
-    for cell, kinds in found.items():
-        _check_slots(cell, kinds["op"], kinds["input"])
-        cells[cell] = []
-        for node, slot in sorted(kinds["op"]):
-            source = _source(arch, _label(cell, "input", node, slot), node)
-            cells[cell].append((node, source, str(arch[_label(cell, "op", node, slot)])))
-    others = [label for label in arch if not ((match := _LABEL.match(label)) and match["cell"] in cells)]
-    return cells, others
-
-
-def _check_slots(cell: str, operations: set[tuple[int, int]], inputs: set[tuple[int, int]]) -> None:
-    for node, slot in sorted(operations ^ inputs):
-        lacking = "input" if (node, slot) in operations else "op"
-        raise SpaceError(
-            f"cell {cell!r} has no {_label(cell, lacking, node, slot)!r}; each slot needs op and input."
-        )
-    nodes = sorted({node for node, _ in operations})
-    missing = [node for node in range(nodes[0], nodes[-1] + 1) if node not in nodes][:3]
-    if missing:
-        raise SpaceError(f"cell {cell!r} has nodes {quoted(nodes)} and none numbered {quoted(missing)}.")
-
-
-def _source(arch: Mapping[str, Any], label: str, node: int) -> int:
-    """Return an input choice, an int or a list of one, as a node index below `node`."""
-    value = arch[label]
-    single = value[0] if isinstance(value, list | tuple) and len(value) == 1 else value
-    if type(single) is not int or not 0 <= single < node:
-        raise SpaceError(
-            f"{label!r} got {value!r:.60}; expected an int from 0 to {node - 1}, or a list of one."
-        )
-    return single
-
-
-class LooseEnds(Value):
-    """Number of intermediate nodes of a cell that no other node reads."""
-
-    def __init__(self, topology: CellTopology) -> None:
-        self.topology = topology
-
-    def decisions(self) -> tuple[Categorical, ...]:
-        nodes = self.topology.nodes
-        return tuple(source for node in nodes for _, source in self.topology.slots(node))
-
-    def evaluate(self, arch: Mapping[str, Any]) -> int:
-        sources = {d.parse(arch[d.label]) for d in self.decisions()}
-        return len(loose_ends(self.topology, sources))
-
-    def possible(self) -> tuple[int, ...]:
-        return tuple(range(1, self.topology.num_nodes + 1))
-
-    # As a `Tally`, a state is the nodes nobody has read yet, and what the present node has read.
-    start: ClassVar[tuple[frozenset[int], frozenset[int]]] = (frozenset(), frozenset())
-
-    def step(
-        self, state: tuple[frozenset[int], frozenset[int]], position: int, value: int
-    ) -> tuple[frozenset[int], frozenset[int]] | None:
-        (unread, read), slots = state, self.topology.num_ops_per_node
-        if self.topology.distinct_inputs and value in read:
-            return None
-        if (position + 1) % slots:
-            return unread, read | {value}
-        return unread - read - {value} | {self.topology.nodes[position // slots]}, frozenset()
-
-    def result(self, state: tuple[frozenset[int], frozenset[int]]) -> int:
-        return len(state[0])
-
-    def __str__(self) -> str:
-        kind = ", distinct inputs" if self.topology.distinct_inputs else ""
-        return f"loose_ends({self.topology.label}{kind})"
-
-
-def _num_outputs(topology: CellTopology, merge_op: MergeOp) -> Any:
-    return topology.num_nodes if merge_op == "all" else LooseEnds(topology)
-
-
-def loose_ends(topology: CellTopology, sources: Iterable[int]) -> list[int]:
-    """Return the intermediate nodes that are nobody's source."""
-    read = set(sources)
-    return [node for node in topology.nodes if node not in read]
-
-
-def _as_list(result: Any, where: str, count: int) -> list[Tensor]:
-    if not isinstance(result, list | tuple) or len(result) != count:
-        raise SpaceError(
-            f"{where}: the preprocessor must return a list of {count} tensors; got {type(result).__name__}."
-        )
-    return list(result)
+    def forward(self, *args: object, **kwargs: object) -> object:
+        raise SpaceError("a candidate was called that was pruned, or that its edge does not have.")
 
 
 class CellFrame(nn.Module):
-    """The parts that every form of a cell shares: preprocessing, the merge of its nodes, postprocessing."""
+    """The parts that every form of a cell shares: all but the operations on its edges.
+
+    Args:
+        topology: Nodes and edges.
+        merge_op: See `Cell`, as are the others.
+        preprocessor: Function or module, or None.
+        postprocessor: Function or module, or None.
+        concat_dim: Dimension of the concatenation.
+        projection: Module, or f(node), or None.
+        node_postprocessor: Module, or f(node), or None.
+    """
 
     def __init__(
         self,
@@ -246,33 +73,133 @@ class CellFrame(nn.Module):
         preprocessor: Preprocessor | None,
         postprocessor: Postprocessor | None,
         concat_dim: int,
+        projection: NodeModule | None = None,
+        node_postprocessor: NodeModule | None = None,
     ) -> None:
         super().__init__()
-        require_one_of(f"cell {topology.label!r}: merge_op", merge_op, ("all", "loose_end"))
         self.topology = topology
-        self.merge_op = merge_op
+        self.merge_op = _checked_merge_op(merge_op, topology)
         self.preprocessor = preprocessor
         self.postprocessor = postprocessor
         self.concat_dim = concat_dim
+        self.projection = _of_nodes("projection", projection, topology)
+        self.node_postprocessor = _of_nodes("node_postprocessor", node_postprocessor, topology)
 
-    def states(self, inputs: tuple[Any, ...]) -> tuple[list[Tensor], list[Tensor]]:
-        """Return the inputs as given, and after preprocessing."""
+    def states(
+        self, inputs: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> tuple[list[Any], list[Any], Further]:
+        """Return the inputs as given, the inputs after preprocessing, and the arguments beyond them."""
         where, count = f"cell {self.topology.label!r}", self.topology.num_predecessors
-        given = as_inputs(inputs, count, where)
-        return given, given if self.preprocessor is None else _as_list(self.preprocessor(given), where, count)
+        given, args = _split(inputs, count, where)
+        states = given if self.preprocessor is None else _as_list(self.preprocessor(given), where, count)
+        return given, list(states), Further(args, kwargs)
 
-    def merge(self, states: Sequence[Tensor], sources: Iterable[int], given: list[Tensor]) -> Any:
-        """Concatenate the output nodes and postprocess."""
-        ends = self.topology.nodes if self.merge_op == "all" else loose_ends(self.topology, sources)
-        output = torch.cat([states[node] for node in ends], dim=self.concat_dim)
+    def read(self, node: int, state: Any, further: Further) -> Any:
+        """Return a state as the operations of a node get it."""
+        if self.projection is None:
+            return state
+        return further.apply(self._of(self.projection, node), state)
+
+    def state(self, node: int, total: Any) -> Any:
+        """Return the state of a node, whose operations add up to `total`."""
+        return total if self.node_postprocessor is None else self._of(self.node_postprocessor, node)(total)
+
+    def node_modules(self, node: int) -> list[nn.Module]:
+        """Return the projection and the postprocessor of a node, where it has them."""
+        return [self._of(x, node) for x in (self.projection, self.node_postprocessor) if x is not None]
+
+    def _of(self, modules: nn.ModuleList, node: int) -> nn.Module:
+        return modules[0] if len(modules) == 1 else modules[node - self.topology.num_predecessors]
+
+    def ends(self, sources: Iterable[int]) -> Sequence[int]:
+        """Return the states that make the output where nodes read `sources`."""
+        if self.merge_op == "loose_end":
+            return loose_ends(self.topology, sources)
+        return self.topology.nodes if isinstance(self.merge_op, str) else self.merge_op
+
+    def join(self, states: Sequence[Any], sources: Iterable[int]) -> Any:
+        """Return the output where nodes read `sources`, before postprocessing."""
+        return _joined([states[node] for node in self.ends(sources)], self.merge_op, self.concat_dim)
+
+    def finish(self, output: Any, given: list[Any]) -> Any:
+        """Return the output after postprocessing, which also gets the inputs as given."""
         return output if self.postprocessor is None else self.postprocessor(output, given)
+
+    def merge(self, states: Sequence[Any], sources: Iterable[int], given: list[Any]) -> Any:
+        """Join the states that make the output, and postprocess."""
+        return self.finish(self.join(states, sources), given)
+
+
+def _checked_merge_op(merge_op: Any, topology: CellTopology) -> str | tuple[int, ...]:
+    where = f"cell {topology.label!r}: merge_op"
+    if isinstance(merge_op, str) or not isinstance(merge_op, Sequence):
+        require_one_of(where, merge_op, _MERGE_OPS)
+        return str(merge_op)
+    known = all(type(state) is int and 0 <= state < topology.nodes.stop for state in merge_op)
+    if not merge_op or not known or len(set(merge_op)) < len(merge_op):
+        raise SpaceError(
+            f"{where}={short(merge_op)} must list different states from 0 to {topology.nodes.stop - 1}, of "
+            f"which the first {topology.num_predecessors} are the inputs, or be one of {listed(_MERGE_OPS)}."
+        )
+    return tuple(merge_op)
+
+
+def num_outputs(topology: CellTopology, merge_op: MergeOp) -> Any:
+    """Return how many states a cell concatenates; a value where the architecture decides it."""
+    if isinstance(merge_op, str):
+        known = {"all": topology.num_nodes, "loose_end": LooseEnds(topology)}
+        return known.get(merge_op, 1)
+    return len(merge_op)
+
+
+def _of_nodes(kind: str, given: NodeModule | None, topology: CellTopology) -> nn.ModuleList | None:
+    """Return the module of each node, or the one of all."""
+    if given is None or isinstance(given, nn.Module):
+        return None if given is None else nn.ModuleList([given])
+    modules = nn.ModuleList()
+    for node in topology.nodes:
+        with branch_scope(topology.label, f"{kind}_{node}"):
+            modules.append(made(given, f"cell {topology.label!r}: {kind}", node))
+    return modules
+
+
+def _split(arguments: tuple[Any, ...], count: int, where: str) -> tuple[list[Any], tuple[Any, ...]]:
+    """Separate the inputs, given one by one or as one list, from the arguments after them."""
+    first = arguments[0] if arguments else None
+    # A tuple may be a state; it can be the list of inputs where nothing else is given.
+    is_list = isinstance(first, list) or (isinstance(first, tuple) and len(arguments) == 1 and count > 1)
+    inputs = list(first) if is_list else list(arguments[:count])  # type: ignore[arg-type]
+    if len(inputs) != count:
+        raise SpaceError(f"{where} takes {count} inputs; got {len(inputs)}.")
+    return inputs, arguments[1 if is_list else count :]
+
+
+def _as_list(result: Any, where: str, count: int) -> list[Any]:
+    if not isinstance(result, list | tuple) or len(result) != count:
+        raise SpaceError(
+            f"{where}: the preprocessor must return a list of {count} tensors; got {type(result).__name__}."
+        )
+    return list(result)
+
+
+def _joined(states: Sequence[Any], merge_op: str | tuple[int, ...], dim: int) -> Any:
+    if not isinstance(states[0], Tensor):
+        return tree_map(lambda *leaves: _joined_leaves(leaves, merge_op, dim), *states)
+    if merge_op not in ("mean", "sum"):
+        return torch.cat(list(states), dim=dim)
+    total = sum_in_order(states)
+    return total / len(states) if merge_op == "mean" else total
+
+
+def _joined_leaves(leaves: Sequence[Any], merge_op: str | tuple[int, ...], dim: int) -> Any:
+    return _joined(leaves, merge_op, dim) if isinstance(leaves[0], Tensor) else leaves[0]
 
 
 class FrozenCell(nn.Module):
     """A cell with its operations and inputs chosen.
 
     Args:
-        frame: Preprocessing, merging and postprocessing.
+        frame: All but the operations.
         slots: `(source, rank of the operation, module)` of each slot, by intermediate node.
     """
 
@@ -288,16 +215,18 @@ class FrozenCell(nn.Module):
 
     @property
     def num_outputs(self) -> int:
-        """Number of nodes concatenated in the output."""
-        topology = self.frame.topology
-        if self.frame.merge_op == "all":
-            return topology.num_nodes
-        return len(loose_ends(topology, (s for row in self.sources for s in row)))
+        """Number of states concatenated in the output."""
+        if self.frame.merge_op in ("mean", "sum"):
+            return 1
+        return len(self.frame.ends(source for row in self.sources for source in row))
 
-    def forward(self, *inputs: Any) -> Any:
-        given, states = self.frame.states(inputs)
-        for sources, operations, order in zip(self.sources, self.operations, self._order, strict=True):
-            states.append(sum_in_order([operations[k](states[sources[k]]) for k in order]))  # type: ignore[index]
+    def forward(self, *inputs: Any, **kwargs: Any) -> Any:
+        given, states, further = self.frame.states(inputs, kwargs)
+        slots = zip(self.frame.topology.nodes, self.sources, self.operations, self._order, strict=True)
+        for node, sources, operations, order in slots:
+            read = [self.frame.read(node, states[sources[k]], further) for k in order]
+            terms = [further.apply(operations[k], x) for k, x in zip(order, read, strict=True)]  # type: ignore[index]
+            states.append(self.frame.state(node, sum_in_order(terms)))
         return self.frame.merge(states, (s for row in self.sources for s in row), given)
 
 
@@ -308,26 +237,36 @@ class Cell(Primitive):
     Decisions are `{label}/op_{i}_{k}` and `{label}/input_{i}_{k}`, node `i` counting from
     `num_predecessors`, slot `k` from 0. Cells that share a label share them.
 
+    The inputs of a call come one by one or as one list, `cell(a, b)` or `cell([a, b])`. Further arguments, as
+    in `cell(a, b, mask, edge_index=edges)`, reach every operation. A state may be a tensor, or a tuple or
+    dict of tensors, which are added and joined tensor by tensor.
+
     Args:
         op_candidates: Operations by name or in a list; modules (copied for every edge) or factories
             `f(node_index, op_index, input_index)`. In a space one module stands on each edge for all slots,
-            and `op_index` is None; in `model_context` it is the slot.
+            and `op_index` is None; in `model_context` it is the slot. Where edges differ, a function
+            `f(node_index, input_index)` that returns the candidates of an edge; none make it no edge.
         num_nodes: Number of intermediate nodes.
         num_ops_per_node: Number of operations added in each.
         num_predecessors: Number of inputs of the cell.
-        merge_op: Nodes joined in the output: "all" intermediate ones, or those nobody reads ("loose_end").
-        preprocessor: Function or module, list of inputs -> list of as many tensors.
+        merge_op: Output: the concatenation of "all" intermediate nodes, of those nobody reads ("loose_end"),
+            or of the states in a list (inputs are states, too, and come first); or the "mean" or "sum" of all
+            intermediate nodes.
+        preprocessor: Function or module, list of inputs -> list of as many states.
         postprocessor: Function or module, (output, list of inputs as given) -> result.
         concat_dim: Dimension of the concatenation.
         label: Prefix of the labels; numbered inside `ModelSpace.__init__` when missing.
         distinct_inputs: Whether two operations of one node must read different inputs.
+        projection: Module, or factory `f(node_index)`, that every state passes on its way to a node; it gets
+            the further arguments, too. All candidates of the edge share its result.
+        node_postprocessor: Module, or factory `f(node_index)`, applied to the sum in a node, as a batch norm.
 
     Source: NASNet, arXiv:1707.07012; DARTS, arXiv:1806.09055, section 2.1.
     """
 
     def __init__(
         self,
-        op_candidates: Mapping[str, nn.Module | OpFactory] | Sequence[nn.Module | OpFactory],
+        op_candidates: OpCandidates | Callable[[int, int], OpCandidates],
         num_nodes: int,
         num_ops_per_node: int = 1,
         num_predecessors: int = 1,
@@ -338,17 +277,22 @@ class Cell(Primitive):
         *,
         label: str | None = None,
         distinct_inputs: bool = False,
+        projection: NodeModule | None = None,
+        node_postprocessor: NodeModule | None = None,
     ) -> None:
         super().__init__()
-        label = make_label("cell", label)
-        named = named_candidates(op_candidates, label)
-        self.topology = CellTopology(
-            label, tuple(named), num_nodes, num_ops_per_node, num_predecessors, distinct_inputs
+        shape = CellTopology(
+            make_label("cell", label), (), num_nodes, num_ops_per_node, num_predecessors, distinct_inputs
         )
-        self.frame = CellFrame(self.topology, merge_op, preprocessor, postprocessor, concat_dim)
+        self.topology, candidates = _declared(shape, op_candidates)
+        self.frame = CellFrame(
+            self.topology, merge_op, preprocessor, postprocessor, concat_dim, projection, node_postprocessor
+        )
         self.edges = nn.ModuleList(
-            nn.ModuleList(_make_op(label, named[name], name, node, None, source) for name in named)
-            for source, node in self.topology.edges
+            nn.ModuleList(
+                _make_op(offered, shape.label, name, node, None, source) for name in self.topology.operations
+            )
+            for (source, node), offered in zip(self.topology.edges, candidates, strict=True)
         )
 
     @classmethod
@@ -358,24 +302,22 @@ class Cell(Primitive):
         bound = inspect.signature(cls.__init__).bind(None, *args, **kwargs)
         bound.apply_defaults()
         given = bound.arguments
-        label = make_label("cell", given["label"])
-        named = named_candidates(given["op_candidates"], label)
-        shape = (given[x] for x in ("num_nodes", "num_ops_per_node", "num_predecessors", "distinct_inputs"))
-        topology = CellTopology(label, tuple(named), *shape)
+        of_shape = ("num_nodes", "num_ops_per_node", "num_predecessors", "distinct_inputs")
+        shape = CellTopology(make_label("cell", given["label"]), (), *(given[x] for x in of_shape))
+        topology, candidates = _declared(shape, given["op_candidates"])
         problems = context.problems(topology.decisions())
         problems = problems or [c.message for c in topology.constraints() if not c.holds(context.arch)]
         if problems:
-            return Undecided(problems, num_outputs=_num_outputs(topology, given["merge_op"]))
-        frame = CellFrame(
-            topology, *(given[x] for x in ("merge_op", "preprocessor", "postprocessor", "concat_dim"))
-        )
-        slots = {}
+            return Undecided(problems, num_outputs=num_outputs(topology, given["merge_op"]))
+        of_frame = ("merge_op", "preprocessor", "postprocessor", "concat_dim")
+        of_nodes = ("projection", "node_postprocessor")
+        frame = CellFrame(topology, *(given[x] for x in (*of_frame, *of_nodes)))
+        slots: dict[int, list[tuple[int, int, nn.Module]]] = {}
         for node, row in topology.chosen(context.arch).items():
-            names = [(source, rank, topology.operations[rank]) for source, rank in row]
-            slots[node] = [
-                (source, rank, _make_op(label, named[name], name, node, slot, source))
-                for slot, (source, rank, name) in enumerate(names)
-            ]
+            entering, slots[node] = topology.rows_into(node), []
+            for slot, (source, rank) in enumerate(row):
+                offered, name = candidates[entering[source]], topology.operations[rank]
+                slots[node].append((source, rank, _make_op(offered, shape.label, name, node, slot, source)))
         return FrozenCell(frame, slots)
 
     @property
@@ -385,8 +327,8 @@ class Cell(Primitive):
 
     @property
     def num_outputs(self) -> Any:
-        """Number of nodes concatenated in the output; with "loose_end" it depends on the architecture."""
-        return _num_outputs(self.topology, self.frame.merge_op)
+        """Number of states concatenated in the output; with "loose_end" it depends on the architecture."""
+        return num_outputs(self.topology, self.frame.merge_op)  # type: ignore[arg-type]
 
     def decisions(self) -> tuple[Decision, ...]:
         return self.topology.decisions()
@@ -400,16 +342,18 @@ class Cell(Primitive):
 
     def shown(self) -> Iterable[tuple[str, nn.Module]]:
         yield from self.frame.named_children()
-        # One edge stands for all of them.
-        for name, module in zip(self.topology.operations, self.edges[0].children(), strict=True):
+        # One edge stands for all that offer a candidate.
+        for k, name in enumerate(self.topology.operations):
+            modules = (edge[k] for edge in self.edges)  # type: ignore[index]
+            module = next(module for module in modules if not isinstance(module, Absent))
             if not is_frozen(module):
                 yield str(name), module
 
     def branches(self) -> Iterable[tuple[Condition, str, nn.Module]]:
         yield AllOf(), "frame", self.frame
         for e, (source, node) in enumerate(self.topology.edges):
-            for k, module in enumerate(self.edges[e].children()):
-                yield self.topology.used(source, node, k), f"edges.{e}.{k}", module
+            for k in self.topology.ranks(e):
+                yield self.topology.used(source, node, k), f"edges.{e}.{k}", self.edges[e][k]  # type: ignore[index]
 
     def constraints(self) -> Iterable[Constraint]:
         return self.topology.constraints()
@@ -436,18 +380,35 @@ class Cell(Primitive):
     def relax(self, builder: Relaxer) -> nn.Module:
         return builder.mixed(self)
 
-    def forward(self, *inputs: Any) -> Any:
-        first: dict[str, Any] = {d.label: next(iter(d.values())) for d in self.decisions()}
-        if self.topology.distinct_inputs:
-            first |= {
-                self.topology.input(n, k).label: k
-                for n in self.topology.nodes
-                for k in range(self.topology.num_ops_per_node)
-            }
-        return self.freeze(first)(*inputs)
+    def forward(self, *inputs: Any, **kwargs: Any) -> Any:
+        return self.freeze(self.topology.first())(*inputs, **kwargs)
 
 
-def _make_op(label: str, candidate: Any, name: object, node: int, slot: int | None, source: int) -> nn.Module:
+def _declared(shape: CellTopology, op_candidates: Any) -> tuple[CellTopology, list[dict[Any, Any]]]:
+    """Return the topology of a cell, and the candidates of each edge by name."""
+    if callable(op_candidates) and not isinstance(op_candidates, nn.Module):
+        candidates = [_of_edge(shape, op_candidates, node, source) for source, node in shape.edges]
+    else:
+        candidates = [named_candidates(op_candidates, shape.label)] * len(shape.edges)
+    operations = tuple(dict.fromkeys(name for offered in candidates for name in offered))
+    ranks = {name: rank for rank, name in enumerate(operations)}
+    offers = tuple(tuple(sorted(map(ranks.__getitem__, offered))) for offered in candidates)
+    is_same = all(len(offer) == len(operations) for offer in offers)
+    return replace(shape, operations=operations, offered=None if is_same else offers), candidates
+
+
+def _of_edge(shape: CellTopology, function: Any, node: int, source: int) -> dict[Any, Any]:
+    where = f"cell {shape.label!r}: op_candidates of the edge {source}->{node}"
+    with branch_scope(shape.label, f"edge_{source}_{node}"):
+        return named_candidates(called(function, where, node, source), where)
+
+
+def _make_op(
+    offered: Mapping[Any, Any], label: str, name: object, node: int, slot: int | None, source: int
+) -> nn.Module:
+    if name not in offered:
+        return Absent()
+    candidate = offered[name]
     with branch_scope(label, f"edge_{source}_{node}/{name}"):
         if isinstance(candidate, nn.Module):
             return copy.deepcopy(candidate)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from ..errors import SpaceError, listed, require_integer, require_one_of
 from .conditions import Condition, Is
@@ -18,7 +19,10 @@ from .misuse import is_torch_layer
 from .primitive import Primitive, Relaxer, Undecided, is_frozen
 from .values import Choice
 
+T = TypeVar("T")
+
 Candidate: TypeAlias = "nn.Module | Callable[[], nn.Module]"
+Candidates: TypeAlias = Mapping[str, T] | Sequence[T]
 Reduction = Literal["sum", "mean", "concat", "none"]
 
 
@@ -29,16 +33,25 @@ def made(candidate: Any, where: str, *arguments: Any) -> nn.Module:
         SpaceError: Neither a module nor a factory of one, or a factory that does not take `arguments`.
     """
     is_factory = callable(candidate) and not isinstance(candidate, nn.Module)
-    try:
-        module = candidate(*arguments) if is_factory else candidate
-    except TypeError:
-        _check_factory(candidate, where, arguments)
-        raise
+    module = called(candidate, where, *arguments) if is_factory else candidate
     if not isinstance(module, nn.Module):
         raise SpaceError(
             f"{where} is a {type(module).__name__}; expected an nn.Module or a function that returns one."
         )
     return module
+
+
+def called(factory: Callable[..., Any], where: str, *arguments: Any) -> Any:
+    """Return what a user's function makes.
+
+    Raises:
+        SpaceError: It does not take `arguments`.
+    """
+    try:
+        return factory(*arguments)
+    except TypeError:
+        _check_factory(factory, where, arguments)
+        raise
 
 
 def _check_factory(factory: Callable[..., Any], where: str, arguments: tuple[Any, ...]) -> None:
@@ -95,7 +108,7 @@ class LayerChoice(Primitive):
 
     def __init__(
         self,
-        candidates: Mapping[str, Candidate] | Sequence[Candidate],
+        candidates: Candidates[Candidate],
         *,
         label: str | None = None,
         prior: Sequence[float] | None = None,
@@ -161,12 +174,19 @@ def reduce_inputs(inputs: Sequence[Tensor], reduction: Reduction) -> Any:
     return total / len(inputs) if reduction == "mean" else total
 
 
-def sum_in_order(terms: Sequence[Tensor]) -> Tensor:
-    """Sum left to right, so that equal terms give equal bits wherever they come from."""
+def sum_in_order(terms: Sequence[Any]) -> Any:
+    """Sum left to right, so that equal terms give equal bits wherever they come from.
+
+    Terms are tensors, or tuples and dicts of tensors, which are summed tensor by tensor.
+    """
     total = terms[0]
     for term in terms[1:]:
-        total = total + term
+        total = total + term if isinstance(total, Tensor) else tree_map(_added, total, term)
     return total
+
+
+def _added(a: Any, b: Any) -> Any:
+    return a + b if isinstance(a, Tensor) else a
 
 
 def as_inputs(inputs: tuple[Any, ...], count: int, where: str) -> list[Tensor]:

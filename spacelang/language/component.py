@@ -242,15 +242,25 @@ class Component:
         """Return valid values with one decision changed; what that activates takes its first values."""
         if not self.may_change(arch, label, value):
             return None
-        changed = {**arch, label: value}
-        return self.first(changed) if label in self._controlling else changed
+        changed = self.given_way({**arch, label: value}, label)
+        return self.first(changed) if label in self._controlling or len(changed) < len(arch) else changed
+
+    def given_way(self, arch: Architecture, label: str) -> Architecture:
+        """Return `arch`, in which `label` was changed, without the decisions that give way to the change."""
+        gone = {
+            rule.gives_way
+            for rule in self._ruling.get(label, ())
+            if rule.gives_way not in ("", label) and not rule.holds(arch)
+        }
+        return {x: value for x, value in arch.items() if x not in gone} if gone else arch
 
     def may_change(self, arch: Mapping[str, Any], label: str, value: Any) -> bool:
         """Return False where constraints on what is decided already forbid another value of a decision."""
         if label in self._controlling:
             return True
         return all(
-            rule.holds({x: arch[x] for x in rule.labels if x in arch} | {label: value})
+            rule.gives_way not in ("", label)
+            or rule.holds({x: arch[x] for x in rule.labels if x in arch} | {label: value})
             for rule in self._ruling.get(label, ())
         )
 

@@ -108,10 +108,13 @@ class Constraint:
     Args:
         expression: A `Value` that is true or false.
         message: Text of the error when it is violated.
+        gives_way: Label of a decision that is taken again where a change of another breaks the constraint:
+            it is another decision then, as the operation is when a slot reads another edge. Empty for none.
     """
 
     expression: Value
     message: str
+    gives_way: str = ""
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Constraint) and str(self.expression) == str(other.expression)

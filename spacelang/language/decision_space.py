@@ -230,7 +230,7 @@ class DecisionSpace:
         return self._sorted(arch)
 
     def mutate(self, arch: Mapping[str, Any], rng: np.random.Generator) -> Architecture:
-        """Change one active decision to another value; decisions that become active are drawn.
+        """Change one active decision to another value; decisions that become active or give way are drawn.
 
         Raises:
             SpaceError: `arch` is invalid, or it is the only architecture near.
@@ -240,9 +240,10 @@ class DecisionSpace:
         for _ in range(1000 if open_labels else 0):
             label = open_labels[int(rng.integers(len(open_labels)))]
             value = self.by_label[label].sample(rng)
-            if value == parent[label] or not self._component_of[label].may_change(parent, label, value):
+            component = self._component_of[label]
+            if value == parent[label] or not component.may_change(parent, label, value):
                 continue
-            child = self._edited({**parent, label: value}, rng)
+            child = self._edited(component.given_way({**parent, label: value}, label), rng)
             if child is not None and child != parent:
                 return child
         neighbours = list(self.neighbours(parent))
@@ -264,10 +265,15 @@ class DecisionSpace:
                 holders = [parent for parent in (first, second) if label in parent]
                 if holders:
                     mixed[label] = holders[int(rng.integers(len(holders)))][label]
-            child = self._edited(mixed, rng)
+            child = self.repaired(mixed, rng)
             if child is not None:
                 return child
         return first
+
+    def repaired(self, arch: Mapping[str, Any], rng: np.random.Generator) -> Architecture | None:
+        """Draw what `arch` leaves open, and what gives way to a broken constraint; None where that fails."""
+        given_way = {rule.gives_way for rule in self.constraints if rule.gives_way and not rule.holds(arch)}
+        return self._edited({label: arch[label] for label in arch if label not in given_way}, rng)
 
     def redraw(self, arch: Mapping[str, Any], probability: float, rng: np.random.Generator) -> Architecture:
         """Draw each active decision again with a probability; it may come out as it was.
@@ -287,7 +293,7 @@ class DecisionSpace:
     def neighbours(self, arch: Mapping[str, Any]) -> Iterator[Architecture]:
         """Yield every valid architecture that differs in one decision.
 
-        Decisions that become active take their first valid candidates.
+        Decisions that become active or give way take their first valid candidates.
         """
         center = self.canonical(arch)
         for component in self._components:

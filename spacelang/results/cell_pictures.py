@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     import networkx as nx
 
 MergeOp: TypeAlias = Literal["all", "loose_end"]
+
+_PASSED = ("data", "concat", "mean", "sum")  # kinds of edges without an operation
 Row: TypeAlias = tuple[str, str]
 """(label, value), as texts."""
 
@@ -152,7 +154,7 @@ def _cell(graph: nx.MultiDiGraph, region: str, names: list[str], describe: Descr
     arrows: list[CellEdge] = []
     for (end, start), edges in sorted(between.items()):
         operations = [edge for edge in edges if edge["kind"] in ("candidate", "layer")]
-        passed = [edge for edge in edges if edge["kind"] in ("data", "concat") and edge.get("weight", 1)]
+        passed = [edge for edge in edges if edge["kind"] in _PASSED and edge.get("weight", 1)]
         described = describe(operations) if operations else ()
         arrows += [CellEdge(start, end, label, weight) for label, weight in described]
         arrows += [CellEdge(start, end)] * bool(passed)

@@ -7,7 +7,6 @@ from .group import Group as Group
 from .group import Kind as Kind
 from .mixed import Mixed as Mixed
 from .mixed import MixedLayer as MixedLayer
-from .mixed import Pruned as Pruned
 from .mixed import add_weighted as add_weighted
 from .mixed_cell import Cache as Cache
 from .mixed_cell import MixedCell as MixedCell

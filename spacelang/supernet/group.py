@@ -39,7 +39,7 @@ class Group:
         topology: Topology of the cell, or None.
 
     Attributes:
-        alive: Rows x columns, False where pruned.
+        alive: Rows x columns, False where pruned, and where an edge of a cell does not have the candidate.
         weights: Mixture, (rows, columns), or None where every active weight is one.
         active: Columns executed in each row.
         edges: Weight of each row, (rows,), where a cell weighs its edges apart from their candidates.
@@ -66,8 +66,11 @@ class Group:
     transforms: tuple[type[nn.Module], ...] = field(init=False, default=(nn.Module,))
 
     def __post_init__(self) -> None:
-        self.alive = [[True] * len(self.columns) for _ in self.rows]
-        self.mix(torch.full(self.shape, 1 / len(self.columns)))
+        columns, rows = range(len(self.columns)), range(len(self.rows))
+        has = [set(columns if self.topology is None else self.topology.ranks(row)) for row in rows]
+        self.alive = [[k in has[row] for k in columns] for row in rows]
+        alive = torch.tensor(self.alive, dtype=torch.get_default_dtype())
+        self.mix(alive / alive.sum(dim=1, keepdim=True).clamp_min(1))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Group:
         if replacing() is not None:  # while a supernet is being made its modules share their groups

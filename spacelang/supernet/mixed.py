@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 
 from ..errors import SpaceError, quoted
-from ..language import Value
+from ..language import Absent, Value
 from ..language.choices import Reduction, as_inputs, chosen_inputs, reduce_inputs, sum_in_order
 from ..language.primitive import Replaceable
 from .group import Group
@@ -33,13 +33,6 @@ class Mixed(Replaceable):
 
     def drop_pruned(self) -> None:
         """Remove the modules of pruned candidates."""
-
-
-class Pruned(nn.Module):
-    """A stand-in for a pruned candidate; calling it is an error."""
-
-    def forward(self, *args: object, **kwargs: object) -> object:
-        raise SpaceError("a pruned candidate was called.")
 
 
 def add_weighted(terms: Sequence[tuple[object, Any]], where: str, gates: Sequence[Tensor] = ()) -> Any:
@@ -120,7 +113,7 @@ class MixedLayer(Mixed):
     def drop_pruned(self) -> None:
         for k, alive in enumerate(self.group.alive[0]):
             if not alive:
-                self.candidates[k] = Pruned()
+                self.candidates[k] = Absent()
 
 
 class MixedInput(Mixed):
@@ -208,4 +201,4 @@ class MixedDepth(Mixed):
         labels = [group.label for group in self.groups]
         depths = [self.depth.evaluate(dict(zip(labels, c, strict=True))) for c in itertools.product(*kept)]
         for index in range(max(depths), len(self.blocks)):
-            self.blocks[index] = Pruned()
+            self.blocks[index] = Absent()

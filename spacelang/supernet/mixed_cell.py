@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
-from ..language import CellFrame, FrozenCell
+from ..language import Absent, CellFrame, FrozenCell, Further
 from .bundle_call import BundleCall, Bundled
 from .execution import Resolved
 from .group import Group
-from .mixed import Mixed, Pruned, add_weighted
+from .mixed import Mixed, add_weighted
 from .plan import CellPlan, Planned, cell_plan
 from .steps import Steps, separate, split, unify
 
@@ -56,74 +57,88 @@ class MixedCell(Mixed):
     def make_plan(self, path: str, graph: nx.MultiDiGraph) -> CellPlan:
         """Make the plan from the graph of the space, and return it."""
         self._calls = {}
-        self.plan = cell_plan(path, self.group.label, self.edges, graph)  # type: ignore[arg-type]
+        projected = self.frame.projection is not None
+        self.plan = cell_plan(path, self.group.label, self.edges, graph, projected)  # type: ignore[arg-type]
         return self.plan
 
     def execute(self, execution: Resolved) -> None:
         """Compute with an execution from now on; edges share modules unless it is plain."""
         self.execution, self._steps = execution, None
-        for source in range(self.topology.nodes.stop):
-            rows = [r for r, (start, _) in enumerate(self.topology.edges) if start == source]
+        for rows in self._reading_one_state():
             operations = [operation for r in rows for operation in self.edges[r].children()]
             if execution.name == "plain":
                 separate(operations)
             else:
                 unify(operations)
 
-    def forward(self, *inputs: Any) -> Any:
-        given, states = self.frame.states(inputs)
+    def _reading_one_state(self) -> list[list[int]]:
+        """Return the rows of the edges whose candidates get the same state."""
+        edges = list(enumerate(self.topology.edges))
+        if self.frame.projection is not None:
+            return [[row] for row, _ in edges]
+        return [[r for r, (start, _) in edges if start == state] for state in range(self.topology.nodes.stop)]
+
+    def forward(self, *inputs: Any, **kwargs: Any) -> Any:
+        given, states, further = self.frame.states(inputs, kwargs)
         caches: list[Cache] = [{} for _ in range(self.topology.nodes.stop)]
         for node in self.topology.nodes:
-            states.append(self._node(node, states, caches))
+            states.append(self._node(node, states, caches, further))
         return self.frame.merge(states, self._sources(), given)
 
-    def _node(self, node: int, states: list[Tensor], caches: list[Cache]) -> Tensor:
+    def _node(self, node: int, states: list[Any], caches: list[Cache], further: Further) -> Any:
         rows = self.topology.rows_into(node)
-        terms: list[tuple[object, Tensor]] = []
+        terms: list[tuple[object, Any]] = []
         for source, row in enumerate(rows):
-            terms += self.edge_terms(row, states[source], caches[source])
+            if self.frame.projection is None:
+                terms += self.edge_terms(row, states[source], caches[source], further)
+            elif self.group.active[row]:
+                terms += self.edge_terms(row, self.frame.read(node, states[source], further), {}, further)
         if not terms and self.group.weights is not None:
-            terms = self._nothing(rows, states)
+            terms = self._nothing(node, states, further)
         gates = [gate for row in rows for gate in self.group.gates(row)]
-        total: Tensor = add_weighted(terms, f"node {node} of cell {self.group.label!r}", gates)
-        return total
+        total = add_weighted(terms, f"node {node} of cell {self.group.label!r}", gates)
+        return self.frame.state(node, total)
 
-    def _nothing(self, rows: range, states: list[Tensor]) -> list[tuple[object, Tensor]]:
+    def _nothing(self, node: int, states: list[Any], further: Further) -> list[tuple[object, Any]]:
         """Return the zeros of a node whose mixture runs no candidate; nothing if it has no candidate left."""
-        for source, row in enumerate(rows):
+        for source, row in enumerate(self.topology.rows_into(node)):
             for k, alive in enumerate(self.group.alive[row]):
                 if alive:
-                    return [("nothing", self.zeros(row, k, states[source]))]
+                    x = self.frame.read(node, states[source], further)
+                    return [("nothing", self.zeros(row, k, x, further))]
         return []
 
-    def zeros(self, row: int, column: int, x: Tensor) -> Tensor:
+    def zeros(self, row: int, column: int, x: Any, further: Further) -> Any:
         """Return zeros in the shape of a candidate's output; the candidate stays as it is."""
         candidate: nn.Module = self.edges[row][column]  # type: ignore[index]
         with torch.no_grad():
-            return torch.zeros_like(copy.deepcopy(candidate).eval()(x))
+            output = further.apply(copy.deepcopy(candidate).eval(), x)
+        return tree_map_only(Tensor, torch.zeros_like, output)
 
-    def edge_terms(self, row: int, x: Tensor, cache: Cache) -> list[tuple[object, Tensor]]:
+    def edge_terms(self, row: int, x: Any, cache: Cache, further: Further) -> list[tuple[object, Any]]:
         """Return the terms an edge adds to its node: `(name, weighted output)`, the bundle's first.
 
         Args:
             row: Row of the edge.
-            x: Feature map that the edge leaves.
-            cache: Results of that feature map which its edges share.
+            x: State that its candidates get.
+            cache: Results of that state which edges share.
+            further: Arguments that every candidate gets beside it.
         """
         group, columns = self.group, self.group.active[row]
-        terms: list[tuple[object, Tensor]] = []
-        bundle = self._bundle(self.topology.edges[row][0], x, cache)
+        terms: list[tuple[object, Any]] = []
+        # Nothing that runs in a bundle, or is shared, takes further arguments.
+        bundle = None if further else self._bundle(self.topology.edges[row][0], x, cache)
         if bundle is not None:
             columns = bundle.apart.get(row, ())
             if row in bundle.sums:
                 terms.append((f"the bundle of edge {group.rows[row]}", bundle.sums[row]))
         for k in dict.fromkeys(columns):
-            output = group.apply(self.edges[row][k], self._operation(row, k, x, cache))  # type: ignore[index]
+            output = group.apply(self.edges[row][k], self._operation(row, k, x, cache, further))  # type: ignore[index]
             # Two slots with the same choice add it twice, as their frozen model does.
             terms += [(group.columns[k], group.weighted(row, k, output))] * columns.count(k)
         return terms
 
-    def _bundle(self, source: int, x: Tensor, cache: Cache) -> Bundled | None:
+    def _bundle(self, source: int, x: Any, cache: Cache) -> Bundled | None:
         """Return what a source's bundle gives its edges, computed for the first of them; None without one."""
         if _BUNDLE not in cache:
             call = self._bundle_call(source)
@@ -157,9 +172,9 @@ class MixedCell(Mixed):
         changed = self.group.changes(candidate)
         return replace(planned, blocks=(), reason="its output is transformed") if changed else planned
 
-    def _operation(self, row: int, column: int, x: Tensor, cache: Cache) -> Tensor:
-        if self.execution.name == "plain":
-            return self.edges[row][column](x)  # type: ignore[index, no-any-return]
+    def _operation(self, row: int, column: int, x: Any, cache: Cache, further: Further) -> Any:
+        if self.execution.name == "plain" or further:
+            return further.apply(self.edges[row][column], x)  # type: ignore[index]
         if self._steps is None:
             self._steps = [[split(operation) for operation in edge.children()] for edge in self.edges]
         return self._steps[row][column](x, cache)
@@ -182,5 +197,5 @@ class MixedCell(Mixed):
         for edge, row in zip(self.edges, self.group.alive, strict=True):
             for k, alive in enumerate(row):
                 if not alive:
-                    edge[k] = Pruned()  # type: ignore[operator]
+                    edge[k] = Absent()  # type: ignore[operator]
         self._steps, self._calls, self.plan = None, {}, None

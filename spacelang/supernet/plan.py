@@ -110,11 +110,12 @@ class CellPlan:
 
 
 _ORDER = ("bundle", "shared", "apart")
+_PROJECTED = "each node projects what it reads"
 _NO_BLOCKS = "it is not made of ReLU, depthwise convolution, 1x1 convolution and batch norm"
 
 
 def cell_plan(
-    path: str, label: str, edges: Sequence[Sequence[nn.Module]], graph: nx.MultiDiGraph
+    path: str, label: str, edges: Sequence[Sequence[nn.Module]], graph: nx.MultiDiGraph, projected: bool
 ) -> CellPlan:
     """Compile the plan of a cell.
 
@@ -123,6 +124,7 @@ def cell_plan(
         label: Label of the cell.
         edges: Modules of its candidates, by row and column.
         graph: Graph of the space, without what was pruned.
+        projected: Whether states pass a projection of their node before candidates get them.
     """
     found = []
     for start, end, name, edge in graph.edges(keys=True, data=True):
@@ -133,7 +135,8 @@ def cell_plan(
             blocks, reason = _blocks(module)
             steps = split(module)
             shared = bool(steps.shared) and not steps.rest
-            reason = "" if shared or blocks else reason
+            reason = _PROJECTED if projected else "" if shared or blocks else reason
+            blocks = () if projected else blocks
             found.append(Planned(source, node, row, column, str(name), steps, blocks, reason))
     found.sort(key=lambda planned: (planned.row, planned.column))
     return CellPlan(path, tuple(_fitting(found)))

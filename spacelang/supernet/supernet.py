@@ -60,6 +60,10 @@ class Builder:
         known = self.groups.setdefault(group.label, group)
         if known.decisions != group.decisions:
             raise SpaceError(f"label {group.label!r} names a cell and another choice; rename one of them.")
+        if known.topology != group.topology:
+            raise SpaceError(
+                f"label {group.label!r} names two cells with other candidates on an edge; rename one of them."
+            )
         return known
 
     def mixed(self, primitive: Primitive) -> nn.Module:

@@ -109,9 +109,17 @@ def _blocks() -> Repeat:
     return Repeat(lambda i: LayerChoice([_conv(1), _conv(3)], label=f"block{i}"), (0, 2), label="depth")
 
 
+def _operations() -> dict[str, nn.Module]:
+    return {"conv": _conv(), "pool": nn.MaxPool2d(3, 1, 1), "skip_connect": nn.Identity()}
+
+
 def _cell(label: str, num_nodes: int = 2, **settings: Any) -> Cell:
-    operations = {"conv": _conv(), "pool": nn.MaxPool2d(3, 1, 1), "skip_connect": nn.Identity()}
-    return Cell(operations, num_nodes, 2, 2, label=label, **settings)
+    return Cell(_operations(), num_nodes, 2, 2, label=label, **settings)
+
+
+def _on_edge(node: int, source: int) -> dict[str, nn.Module]:
+    """Return the candidates of an edge: all from the first input, of others two."""
+    return {name: operation for name, operation in _operations().items() if source == 0 or name != "pool"}
 
 
 class Cells(ModelSpace):
@@ -203,14 +211,14 @@ class OwnPrimitive(ModelSpace):
 
 
 class Everything(ModelSpace):
-    """A layer choice, an input choice, a depth and a cell in one network."""
+    """A layer choice, an input choice, a depth, and a cell whose edges differ, in one network."""
 
     def __init__(self) -> None:
         super().__init__()
         self.stem = LayerChoice({"conv": _conv(), "skip": nn.Identity()}, label="stem")
         self.blocks = _blocks()
         self.input = InputChoice(2, label="input")
-        self.cell = _cell("cell")
+        self.cell = Cell(_on_edge, 2, 2, 2, label="cell")
         self.head = _head(2 * _WIDTH)
 
     def forward(self, x: Tensor) -> Tensor:

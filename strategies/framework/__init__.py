@@ -39,6 +39,7 @@ from .relaxation import Softmax as Softmax
 from .relaxation import alive_mask as alive_mask
 from .relaxation import annealed as annealed
 from .relaxation import masked_softmax as masked_softmax
+from .relaxation import offered_mask as offered_mask
 from .relaxation import rate_at as rate_at
 from .relaxation import require_rate as require_rate
 from .relaxation import running as running

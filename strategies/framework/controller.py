@@ -10,7 +10,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor, nn
 
-from spacelang.language import Architecture, DecisionSpace, Subset
+from spacelang.language import Architecture, Constraint, DecisionSpace, Subset
 from spacelang.supernet import Group
 
 
@@ -97,6 +97,9 @@ class Controller(nn.Module):
         self.space = space
         order = {label: position for position, label in enumerate(self.space.by_label)}
         self.groups = sorted(groups, key=lambda group: order[group.decisions[0].label])
+        self.rules: dict[str, list[Constraint]] = {label: [] for label in order}
+        for rule in (rule for rule in space.constraints if rule.gives_way):
+            self.rules[max(rule.labels, key=order.__getitem__)].append(rule)
         self.temperature = temperature
         self.tanh_constant = tanh_constant
         self.op_tanh_reduce = op_tanh_reduce
@@ -140,7 +143,7 @@ class Controller(nn.Module):
         arch: Architecture = {}
         for group in self.groups:
             if self.space.active(group.decisions[0].label, arch):
-                arch |= walk.cell(group) if group.kind == "cell" else walk.decision(group)
+                arch |= walk.cell(group) if group.kind == "cell" else walk.decision(group, arch)
         divergences = list(walk.skip_divergences.values()) or [torch.zeros(())]
         return Sample(arch, walk.log_prob, walk.entropy, torch.stack(divergences).mean(), tuple(walk.draws))
 
@@ -176,21 +179,24 @@ class _Walk:
             for _, source in slots:
                 query = net.w_2(self._step())
                 logits = self._tempered(net.v(torch.tanh(torch.cat(keys) + query))[:, 0])
-                if topology.distinct_inputs:
-                    logits = _without(logits, taken)
+                rows = topology.rows_into(node)
+                closed = [source for source, row in enumerate(rows) if not any(group.alive[row])]
+                logits = _without(logits, [*closed, *(taken if topology.distinct_inputs else ())])
                 taken.append(self._draw(logits))
                 values[source.label] = taken[-1]
                 self.inputs = anchors[taken[-1]]
-            for operation, _ in slots:
+            for (operation, _), read in zip(slots, taken, strict=True):
                 logits = self._logits(group, net.op_tanh_reduce)
+                alive = group.alive[rows[read]]
+                logits = _without(logits, [k for k, is_alive in enumerate(alive) if not is_alive])
                 values[operation.label] = group.columns[self._embedded(group, [self._draw(logits)])[0]]
             anchors.append(self._step())
             keys.append(net.w_1(anchors[-1]))
         self.inputs = net.start
         return values
 
-    def decision(self, group: Group) -> Architecture:
-        """Decide one decision outside cells."""
+    def decision(self, group: Group, arch: Architecture) -> Architecture:
+        """Decide one decision outside cells, `arch` before it."""
         decision = group.decisions[0]
         logits = self._logits(group)
         if isinstance(decision, Subset):
@@ -201,8 +207,12 @@ class _Walk:
         if len(logits) == 2 and fnmatchcase(decision.label, self.controller.skips):
             # softmax(-q, q) of the authors' code; what the two logits have in common changes nothing.
             self._diverge(decision.label.rpartition("/")[0], logits[1:] - logits.mean())
+        values, rules = list(decision.values()), self.controller.rules[decision.label]
+        if rules:  # an operation was drawn that some of the edges do not have
+            allowed = [all(rule.holds(arch | {decision.label: value}) for rule in rules) for value in values]
+            logits = _without(logits, [k for k, is_allowed in enumerate(allowed) if not is_allowed])
         (chosen_one,) = self._embedded(group, [self._draw(logits)])
-        return {decision.label: list(decision.values())[chosen_one]}
+        return {decision.label: values[chosen_one]}
 
     def _step(self) -> Tensor:
         """Take one more step; return its output h, (1, hidden)."""
@@ -270,6 +280,8 @@ def _kind(group: Group) -> object:
 
 
 def _without(logits: Tensor, taken: list[int]) -> Tensor:
+    if not taken:
+        return logits
     mask = torch.zeros(len(logits), dtype=torch.bool)
     mask[taken] = True
     return logits.masked_fill(mask, -torch.inf)

@@ -10,14 +10,15 @@ from torch import nn
 
 from spacelang import SpaceError
 from spacelang.errors import quoted
-from spacelang.supernet import Group, MixedCell, MixedLayer, Pruned, Supernet
+from spacelang.language import Absent
+from spacelang.supernet import Group, MixedCell, MixedLayer, Supernet
 
 Operations: TypeAlias = list[list[list[nn.Module]]]
 """Modules of a group by `[row][column]`: a candidate has one for each place that shares the label."""
 
 
 def operations(supernet: Supernet) -> dict[str, Operations]:
-    """Return the operations of every cell and layer choice by group label, without pruned ones."""
+    """Return the operations of every cell and layer choice by group label, without those that are absent."""
     found: dict[str, Operations] = {}
     for child in supernet.modules():
         if not isinstance(child, MixedCell | MixedLayer):
@@ -27,7 +28,7 @@ def operations(supernet: Supernet) -> dict[str, Operations]:
         table = found.setdefault(group.label, [[[] for _ in group.columns] for _ in group.rows])
         for row, modules in zip(rows, table, strict=True):
             for module, known in zip(row, modules, strict=True):
-                if not isinstance(module, Pruned):
+                if not isinstance(module, Absent):
                     known.append(module)
     return found
 

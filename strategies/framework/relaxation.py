@@ -202,3 +202,10 @@ def running(group: Group, mixture: Mixture) -> Tensor:
     """Return which candidates a mixture runs, (rows, columns), boolean."""
     alive = torch.tensor(group.alive)
     return alive if mixture.active is None else alive & torch.tensor(mixture.active)
+
+
+def offered_mask(group: Group, like: Tensor) -> Tensor:
+    """Return which candidates a row has or had before pruning, (rows, columns), on the device of `like`."""
+    rows, columns = group.shape
+    ranks = [range(columns) if group.topology is None else group.cell.ranks(row) for row in range(rows)]
+    return torch.tensor([[k in row for k in range(columns)] for row in ranks], device=like.device)

@@ -234,6 +234,10 @@ class _Search:
             if not self.space.unfit(arch):
                 return _Asked(number, seed, trial, self.space.canonical(arch))
             self._drop(trial)
+            if any(rule.gives_way and not rule.holds(arch) for rule in self.space.constraints):
+                repaired = self.space.repaired(arch, seeds)
+                if repaired is not None:
+                    return _Asked(number, seed, self._given(repaired, history), repaired)
         raise Exhausted(f"{_TRIES} suggestions in a row broke a constraint of the space")
 
     def _drop(self, trial: optuna.Trial | None) -> None:

@@ -21,6 +21,7 @@ from ..framework import (
     Phase,
     Softmax,
     alive_mask,
+    offered_mask,
     operations,
 )
 from .partial import check_partial, partial_supernet, widen
@@ -101,8 +102,10 @@ class DrNAS(Differentiable):
     def objective(self, loss: Tensor, search: GradientSearch, phase: Phase) -> Tensor:
         if phase == "logits" and self.kl_weight:
             for label, logits in search.parameters.logits.items():
-                if not search.supernet.groups[label].is_subset:
-                    loss = loss + self.kl_weight * kl_to_uniform(concentration(logits)).sum()
+                group = search.supernet.groups[label]
+                if not group.is_subset:
+                    offered = offered_mask(group, logits)
+                    loss = loss + self.kl_weight * kl_to_uniform(concentration(logits), offered).sum()
         return loss
 
     def make_search(self, supernet: Supernet, previous: Any, **settings: Any) -> GradientSearch:
@@ -178,8 +181,15 @@ class DirichletSample(torch.autograd.Function):
         return g * (gradient - (theta * gradient).sum(dim=-1, keepdim=True)), None
 
 
-def kl_to_uniform(beta: Tensor) -> Tensor:
-    """Return KL(Dir(beta) || Dir(1)) of each row, (rows,)."""
-    total, count = beta.sum(dim=1), torch.tensor(float(beta.shape[1]), dtype=beta.dtype)
-    normaliser = total.lgamma() - count.lgamma() - beta.lgamma().sum(dim=1)
-    return normaliser + ((beta - 1) * (beta.digamma() - total.digamma()[:, None])).sum(dim=1)
+def kl_to_uniform(beta: Tensor, offered: Tensor | None = None) -> Tensor:
+    """Return KL(Dir(beta) || Dir(1)) of each row, (rows,); 0 of a row without candidates.
+
+    Args:
+        beta: Concentrations, (rows, columns).
+        offered: Candidates that a row has, boolean, (rows, columns); None for all.
+    """
+    among = torch.ones_like(beta) if offered is None else offered.to(beta.dtype)
+    count, total = among.sum(dim=1), (beta * among).sum(dim=1)
+    count, total = (torch.where(count > 0, x, torch.ones_like(x)) for x in (count, total))
+    normaliser = total.lgamma() - count.lgamma() - (beta.lgamma() * among).sum(dim=1)
+    return normaliser + (among * (beta - 1) * (beta.digamma() - total.digamma()[:, None])).sum(dim=1)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spacelang import Cell, ModelSpace, SpaceError, Supernet
-from spacelang.language import FrozenCell, Primitive
+from spacelang.language import FrozenCell, Further, Primitive
 from spacelang.randomness import torch_generators_kept
 from spacelang.supernet import Builder, Cache, Group, MixedCell, add_weighted
 
@@ -69,9 +69,9 @@ class PartialCell(MixedCell):
         super().__init__(group, cell.frame, edges)
         self.partial = partial
 
-    def edge_terms(self, row: int, x: Tensor, cache: Cache) -> list[tuple[object, Tensor]]:
+    def edge_terms(self, row: int, x: Any, cache: Cache, further: Further) -> list[tuple[object, Any]]:
         seen, rest = parted(x, self.partial)
-        terms = super().edge_terms(row, seen, cache)
+        terms = super().edge_terms(row, seen, cache, further)
         if not terms:
             return []
         name = f"edge {self.group.rows[row]}"
@@ -83,9 +83,9 @@ class PartialCell(MixedCell):
         rest = cache[size] if self.group.edges is None else self.group.edges[row] * cache[size]
         return [(name, joined(mixed, rest, self.partial)) for name, mixed in terms]
 
-    def zeros(self, row: int, column: int, x: Tensor) -> Tensor:
+    def zeros(self, row: int, column: int, x: Any, further: Further) -> Any:
         seen, rest = parted(x, self.partial)
-        zeros = super().zeros(row, column, seen)
+        zeros = super().zeros(row, column, seen, further)
         return joined(zeros, zeros.repeat(1, rest.shape[1] // seen.shape[1], 1, 1), self.partial)
 
     def freeze(self, arch: Mapping[str, Any]) -> nn.Module:
@@ -110,10 +110,10 @@ class PartialOperation(nn.Module):
         self.operation = operation
         self.partial = partial
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return all channels, shuffled."""
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Return all channels, shuffled; the operation also gets the further arguments."""
         seen, rest = parted(x, self.partial)
-        y: Tensor = self.operation(seen)
+        y: Tensor = self.operation(seen, *args, **kwargs)
         return joined(y, bypass(rest, y.shape[2:]), self.partial)
 
 
@@ -123,10 +123,11 @@ def parted(x: Tensor, partial: int) -> tuple[Tensor, Tensor]:
     Raises:
         SpaceError: these are no feature maps, or K does not divide C.
     """
-    if x.dim() != 4 or x.shape[1] % partial:
+    if not isinstance(x, Tensor) or x.dim() != 4 or x.shape[1] % partial:
+        given = tuple(x.shape) if isinstance(x, Tensor) else f"a {type(x).__name__}"
         raise SpaceError(
             f"partial channels need feature maps (B, C, H, W) with C a multiple of {partial}; a cell has "
-            f"{tuple(x.shape)}."
+            f"{given}."
         )
     seen = x.shape[1] // partial
     return x[:, :seen], x[:, seen:]
@@ -169,7 +170,16 @@ def joined(mixed: Tensor, rest: Tensor, groups: int) -> Tensor:
 
 
 def slimmed_edges(cell: Cell, partial: int) -> nn.ModuleList:
-    """Return the candidates of each edge of a cell with 1/`partial` of their channels."""
+    """Return the candidates of each edge of a cell with 1/`partial` of their channels.
+
+    Raises:
+        SpaceError: A candidate cannot be made with fewer channels, or nodes project what they read.
+    """
+    if cell.frame.projection is not None:
+        raise SpaceError(
+            f"cell {cell.label!r} has a projection, which reads all channels, so its operations cannot have "
+            "a part of them. Give the strategy a number of partial channels of 1."
+        )
     return nn.ModuleList(
         nn.ModuleList(
             _slimmed_candidate(candidate, partial, f"cell {cell.label!r}, candidate {name!r}")

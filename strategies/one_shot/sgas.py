@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -11,10 +10,20 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from spacelang import SpaceError
 from spacelang.errors import require_all, require_integer, require_one_of
 from spacelang.supernet import Group
 
-from ..framework import Differentiable, GradientSearch, GreedySoftmax, Schedule, is_decided, takes_part
+from ..framework import (
+    Differentiable,
+    GradientSearch,
+    GreedySoftmax,
+    Schedule,
+    is_decided,
+    masked_softmax,
+    offered_mask,
+    takes_part,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,10 +81,10 @@ def importance(probabilities: Tensor) -> Tensor:
 
 
 def certainty(probabilities: Tensor) -> Tensor:
-    """Return S_SC = 1 - H(p) / log n, p the distribution over the n operations but none, (edges,)."""
+    """Return S_SC = 1 - H(p) / log n, p the distribution over an edge's n operations but none, (edges,)."""
     p = without_none(probabilities)
     entropy: Tensor = -torch.special.xlogy(p, p).sum(dim=1)
-    return 1 - entropy / math.log(p.shape[1])
+    return 1 - entropy / (p > 0).sum(dim=1).log()
 
 
 def stability(probabilities: Tensor, history: Sequence[Tensor]) -> Tensor:
@@ -188,6 +197,13 @@ class GreedySchedule(Schedule):
     def epochs_needed(self, search: GradientSearch) -> int | None:
         """Return the epochs that decide all edges, one at a time in each cell label and elsewhere."""
         open_groups = [group for group in search.supernet.groups.values() if takes_part(group)]
+        for group in open_groups:
+            for name, candidates in zip(group.rows, offered_mask(group, torch.zeros(0)), strict=True):
+                if candidates.sum() < 2:
+                    raise SpaceError(
+                        f"SGAS decides edge after edge by what is uncertain on it; edge {name} of cell "
+                        f"{group.label!r} has {int(candidates.sum())} candidates. Use DARTS, or give it two."
+                    )
         cells = [group.cell for group in open_groups if group.kind == "cell"]
         edges = [
             sum(min(cell.num_ops_per_node, len(cell.rows_into(node))) for node in cell.nodes)
@@ -224,7 +240,10 @@ class GreedySchedule(Schedule):
         for label, group in search.supernet.groups.items():
             if takes_part(group):
                 logits = search.parameters.logits[label].detach().double().cpu()
-                table = logits.softmax(dim=1)
+                offered = offered_mask(group, logits)
+                if group.kind == "cell":
+                    offered = torch.nn.functional.pad(offered, (1, 0), value=True)
+                table = masked_softmax(logits, offered)
                 tables[label] = table[:, 1:] if group.kind == "cell" else table
         return tables
 

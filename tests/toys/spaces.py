@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,8 @@ from torch import nn as plain
 from spacelang import Cell, InputChoice, LayerChoice, ModelSpace, Repeat, nn, value_choice
 from spacelang.language import Categorical, Primitive, label_scope, maximum, to_int
 from spacelang.supernet import Group, Mixed, Supernet
+
+from . import cells
 
 C = 4  # channels of the toy images
 
@@ -394,6 +397,10 @@ def _images() -> tuple[Tensor, ...]:
     return (torch.randn(3, 2, 5, 5),)
 
 
+def _features() -> tuple[Tensor, ...]:
+    return (torch.randn(5, cells.C),)
+
+
 def _tokens() -> tuple[Tensor, ...]:
     return (torch.randint(7, (2, 5)),)
 
@@ -447,6 +454,10 @@ CASES: dict[str, Case] = {
     "attention": Case(Attention, _tokens),
     "shared": Case(Shared),
     "custom": Case(Custom),
+    "edges": Case(partial(cells.Edges, [1, 3, 2], distinct_inputs=True), _features),
+    "graph": Case(cells.GraphNet, lambda: (torch.randn(3, 3), cells.TRIANGLE)),
+    "recurrent": Case(partial(cells.Recurrent, norm=True), lambda: (*_features(), *_features())),
+    "states": Case(partial(cells.States, dict), _features),
 }
 SOFT = {name: case for name, case in CASES.items() if case.soft}
 
