@@ -18,7 +18,8 @@ class ModelSpace(Space):
 
     Constructed as it is, it is the space, with every candidate alive and `forward` running the first
     ones. Constructed inside `model_context(arch)`, it is a plain model of that architecture. A space is
-    never changed by what is done with it.
+    never changed by what is done with it. `prefix=`, which every space takes besides its own arguments,
+    begins all labels inside: `Net(prefix="left")`.
 
     >>> from torch import nn
     >>> from spacelang import LayerChoice, ModelSpace, model_context

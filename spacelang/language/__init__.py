@@ -22,6 +22,15 @@ from .decisions import Architecture as Architecture
 from .decisions import Categorical as Categorical
 from .decisions import Decision as Decision
 from .decisions import Subset as Subset
+from .functions import case as case
+from .functions import distinct as distinct
+from .functions import item as item
+from .functions import maximum as maximum
+from .functions import minimum as minimum
+from .functions import switch_case as switch_case
+from .functions import to_float as to_float
+from .functions import to_int as to_int
+from .functions import where as where
 from .labels import label_scope as label_scope
 from .primitive import Primitive as Primitive
 from .primitive import Relaxer as Relaxer
@@ -39,9 +48,4 @@ from .tunable import open_decisions as open_decisions
 from .tunable import require_decided as require_decided
 from .values import Choice as Choice
 from .values import Value as Value
-from .values import distinct as distinct
-from .values import maximum as maximum
-from .values import minimum as minimum
-from .values import to_int as to_int
 from .values import value_choice as value_choice
-from .values import where as where

@@ -19,7 +19,7 @@ from .context import FreezeContext, copy_with, current_context
 from .decision_space import DecisionSpace, Site, refuse
 from .decisions import Architecture, Decision
 from .given_weights import are_others, copy_weights, norms
-from .labels import root_scope, warn_of_lost
+from .labels import label_scope, root_scope, warn_of_lost
 from .misuse import failed, layer_error, layer_under_construction
 from .nesting import levels_of, make_room
 from .primitive import BuilderType, Primitive, Undecided, collect, frozen_copy, held_values
@@ -38,9 +38,10 @@ class _Call(NamedTuple):
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
+    prefix: str | None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Call:
-        return _Call(_copied_argument(self.args, memo), _copied_argument(self.kwargs, memo))
+        return _Call(_copied_argument(self.args, memo), _copied_argument(self.kwargs, memo), self.prefix)
 
 
 def _decided(arguments: T) -> T:
@@ -84,10 +85,12 @@ class _SpaceType(BuilderType):
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         context = current_context()
+        prefix = None if _takes_prefix(cls) else kwargs.pop("prefix", None)
+        scope = nullcontext() if prefix is None else label_scope(prefix)
         building = nullcontext() if context is None else context.building()
-        with root_scope() as declared, building, unknown_explained(cls, kwargs), _layers_explained():
+        with root_scope() as declared, scope, building, unknown_explained(cls, kwargs), _layers_explained():
             space = super().__call__(*args, **kwargs)
-        space.__dict__["_call"] = _Call(args, kwargs)
+        space.__dict__["_call"] = _Call(args, kwargs, prefix)
         make_room(levels_of(space))
         if context is None:
             space.__dict__["_decision_space"] = collect(space)
@@ -99,6 +102,11 @@ class _SpaceType(BuilderType):
             _refuse_undecided(space, context)
             built_as(space, {label: context.arch[label] for label in context.arch if label in context.used})
         return space
+
+
+def _takes_prefix(space_type: type) -> bool:
+    """Return whether a constructor has an argument `prefix` of its own."""
+    return "prefix" in inspect.signature(space_type.__init__).parameters  # type: ignore[misc]
 
 
 @contextmanager
@@ -125,6 +133,9 @@ class Space(nn.Module, metaclass=_SpaceType):
     """A `ModelSpace` without its graph: everything the language alone can say of a space.
 
     Code below `spacelang.space` is written against this class; users inherit `ModelSpace`.
+
+    Every space can be given a `prefix`, as in `Encoder(prefix="left")`, which its constructor need not have:
+    all labels inside begin with it, so that one class used twice in a space makes decisions of its own.
     """
 
     def __init__(self) -> None:
@@ -160,14 +171,20 @@ class Space(nn.Module, metaclass=_SpaceType):
     def arguments(self) -> dict[str, Any]:
         """Constructor arguments by name, as given (defaults left out)."""
         bound = self._bound()
-        given = dict(list(bound.arguments.items())[1:])
+        given = dict(list(bound.arguments.items())[1:]) | self._prefix
         for name, parameter in bound.signature.parameters.items():
             if parameter.kind is parameter.VAR_KEYWORD:
                 given |= given.pop(name, {})
         return given
 
+    @property
+    def _prefix(self) -> dict[str, str]:
+        """Prefix of all labels as a keyword argument, if one was given."""
+        prefix = self.__dict__["_call"].prefix
+        return {} if prefix is None else {"prefix": prefix}
+
     def _bound(self) -> inspect.BoundArguments:
-        args, kwargs = self.__dict__["_call"]
+        args, kwargs, _ = self.__dict__["_call"]
         return inspect.signature(type(self).__init__).bind(self, *args, **kwargs)
 
     def rebuild(self, **overrides: Any) -> Self:
@@ -189,7 +206,7 @@ class Space(nn.Module, metaclass=_SpaceType):
             else:
                 bound.arguments.setdefault(rest, {})[name] = value
         args, kwargs = _decided((bound.args[1:], bound.kwargs))
-        built = type(self)(*args, **kwargs)
+        built = type(self)(*args, **kwargs | self._prefix)
         if current_context() is not None:
             return built
         if self.__dict__.get("_keeps_weights"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeAlias, TypeVar, get_args
 
 import torch
@@ -103,7 +103,8 @@ class LayerChoice(Primitive):
         prior: Weight of each candidate in random sampling.
 
     `forward` passes any arguments on. In a space it runs the first candidate; in `model_context` the
-    constructor returns the chosen candidate itself.
+    constructor returns the chosen candidate itself. In a space `choice["conv"]` is a candidate, and
+    `choice["conv"] = module` puts another in its place.
     """
 
     def __init__(
@@ -140,6 +141,30 @@ class LayerChoice(Primitive):
     def label(self) -> str:
         """Label of the decision."""
         return self.decision.label
+
+    def __len__(self) -> int:
+        return len(self.candidates)
+
+    def __iter__(self) -> Iterator[nn.Module]:
+        return iter(self.candidates)
+
+    def __getitem__(self, name: str | int) -> nn.Module:
+        """Return a candidate by its name, or by its index in a list."""
+        return self.candidates[self.decision.position(name)]
+
+    def __setitem__(self, name: str | int, candidate: Candidate) -> None:
+        """Put another module in place of a candidate, before the space is used.
+
+        Raises:
+            SpaceError: There is no such candidate, the other is not a module, or one of them has choices.
+        """
+        module = self._make(self.label, name, candidate)
+        if not is_frozen(module) or not is_frozen(self[name]):
+            raise SpaceError(
+                f"{self.label!r}: candidate {name!r} cannot be replaced, since it or the other has choices, "
+                "which a space reads at its construction. Pass the other to LayerChoice."
+            )
+        self.candidates[self.decision.position(name)] = module
 
     def decisions(self) -> tuple[Decision, ...]:
         return (self.decision,)

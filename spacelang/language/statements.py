@@ -129,7 +129,7 @@ class Encoder:
 
     def _term(self, value: Value) -> Variable:
         """Return the variable of a value."""
-        if isinstance(value, Choice):
+        if type(value) is Choice:  # one of named objects is the object, not the name
             return value.decision.label
         for part in (*inner_first(value), value):
             if id(part) not in self._known:

@@ -11,7 +11,8 @@ from typing import Any, ClassVar
 from ..errors import SpaceError, quoted, require_integer
 from .conditions import AllOf, AnyOf, Condition, Constraint, Is
 from .decisions import Categorical, Decision
-from .values import Choice, Value, distinct
+from .functions import distinct
+from .values import Choice, Value
 
 
 @dataclass(frozen=True)

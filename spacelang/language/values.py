@@ -6,7 +6,6 @@ import itertools
 import math
 import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import reduce
 from typing import Any
 
 from torch import Tensor
@@ -28,12 +27,14 @@ _TENSOR_OPERATORS = ("add", "sub", "rsub", "mul", "div", "floor_divide", "remain
 class Value:
     """A number (or any plain value) that depends on the architecture.
 
-    Supports `+ - * / // % **`, comparisons, `&`, `|`, negation, and the functions `minimum`, `maximum`,
-    `where` and `to_int`. In a frozen model it has become the plain value.
+    Supports `+ - * / // % **`, comparisons, `&`, `|`, negation, `round`, `abs`, `divmod`, `math.floor`,
+    `math.ceil` and `math.trunc`, items (of a tuple that is a candidate), and the functions `minimum`,
+    `maximum`, `where`, `case`, `switch_case`, `item`, `to_int` and `to_float`. In a frozen model it has
+    become the plain value.
     """
 
     def __hash__(self) -> int:
-        raise self._unknown("be a key of a dict or a member of a set; use spacelang.language.where")
+        raise self._unknown("be a key of a dict or a member of a set; use spacelang.language.item")
 
     def decisions(self) -> tuple[Decision, ...]:
         """Return the decisions this value depends on, each once."""
@@ -66,9 +67,16 @@ class Value:
         )
 
     def __index__(self) -> int:
-        raise self._unknown(f"be a plain number; {_USES}")
+        raise self._unknown(f"be a plain number; {_USES}, or in spacelang.language.item(values, index)")
 
-    __int__ = __float__ = __index__
+    def __int__(self) -> int:
+        raise self._unknown(f"be a plain number; {_USES}, or in spacelang.language.to_int or round")
+
+    def __float__(self) -> float:
+        raise self._unknown(f"be a plain number; {_USES}, or in spacelang.language.to_float")
+
+    def __getitem__(self, index: object) -> Value:
+        return Expression("item", self, index)
 
     def __iter__(self) -> Iterator[Any]:
         raise self._unknown(f"be unpacked; {_USES}")
@@ -142,6 +150,30 @@ class Value:
 
     def __neg__(self) -> Value:
         return Expression("-", 0, self)
+
+    def __pos__(self) -> Value:
+        return self
+
+    def __abs__(self) -> Value:
+        return Expression("abs", self)
+
+    def __round__(self, digits: object = None) -> Value:
+        return Expression("round", self) if digits is None else Expression("round", self, digits)
+
+    def __floor__(self) -> Value:
+        return Expression("floor", self)
+
+    def __ceil__(self) -> Value:
+        return Expression("ceil", self)
+
+    def __trunc__(self) -> Value:
+        return Expression("trunc", self)
+
+    def __divmod__(self, other: object) -> tuple[Value, Value]:
+        return self // other, self % other
+
+    def __rdivmod__(self, other: object) -> tuple[Value, Value]:
+        return other // self, other % self
 
     def __eq__(self, other: object) -> Value:  # type: ignore[override]
         # No value is a dict, and Lightning asks which argument of a module equals the dict it is to save.
@@ -235,12 +267,19 @@ _INFIX: dict[str, Callable[..., Any]] = {
     "&": operator.and_,
     "|": operator.or_,
 }
-_FUNCTIONS: dict[str, Callable[..., Any]] = {
-    "minimum": min,
-    "maximum": max,
-    "where": _where,
-    "to_int": int,
+FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "abs": abs,
+    "ceil": math.ceil,
     "distinct": _distinct,
+    "floor": math.floor,
+    "item": operator.getitem,
+    "maximum": max,
+    "minimum": min,
+    "round": round,
+    "to_float": float,
+    "to_int": int,
+    "trunc": math.trunc,
+    "where": _where,
 }
 
 
@@ -276,10 +315,10 @@ class Expression(Value):
         Raises:
             SpaceError: It cannot be computed.
         """
-        function = _INFIX.get(self.name) or _FUNCTIONS[self.name]
+        function = _INFIX.get(self.name) or FUNCTIONS[self.name]
         try:
             return function(*operands)
-        except (TypeError, ValueError, ArithmeticError) as error:
+        except (TypeError, ValueError, LookupError, ArithmeticError) as error:
             raise SpaceError(f"{self} cannot be computed for {quoted(operands)}: {error}.") from error
 
     def __str__(self) -> str:
@@ -385,46 +424,3 @@ def _choice(candidates: Any, label: str, prior: Sequence[float] | None) -> Choic
         if not isinstance(name, str):
             raise SpaceError(f"{label!r}: candidate names are strings; got {name!r}.")
     return Named(Categorical(label, list(names), prior), candidates)
-
-
-def _apply(name: str, *args: Any) -> Any:
-    if any(isinstance(argument, Value) for argument in args):
-        return Expression(name, *args)
-    return _FUNCTIONS[name](*args)
-
-
-def minimum(*values: Any) -> Any:
-    """Return the smallest of values, or of one list of them, that may depend on the architecture.
-
-    >>> minimum(3, 1), minimum([3, 1])
-    (1, 1)
-    """
-    return _extreme("minimum", values)
-
-
-def maximum(*values: Any) -> Any:
-    """Return the largest of values, or of one list of them, that may depend on the architecture."""
-    return _extreme("maximum", values)
-
-
-def _extreme(name: str, values: tuple[Any, ...]) -> Any:
-    one_list = len(values) == 1 and isinstance(values[0], list | tuple)
-    given = values[0] if one_list else values
-    if not given:
-        raise SpaceError(f"{name} needs at least one value.")
-    return reduce(lambda a, b: _apply(name, a, b), given)
-
-
-def where(condition: Any, yes: Any, no: Any) -> Any:
-    """Return `yes` if the condition holds under the architecture, else `no`."""
-    return _apply("where", condition, yes, no)
-
-
-def to_int(value: Any) -> Any:
-    """Truncate a value that may depend on the architecture to an integer."""
-    return _apply("to_int", value)
-
-
-def distinct(*values: Any) -> Any:
-    """Return whether all values differ."""
-    return _apply("distinct", *values)

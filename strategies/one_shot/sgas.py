@@ -84,7 +84,7 @@ def certainty(probabilities: Tensor) -> Tensor:
     """Return S_SC = 1 - H(p) / log n, p the distribution over an edge's n operations but none, (edges,)."""
     p = without_none(probabilities)
     entropy: Tensor = -torch.special.xlogy(p, p).sum(dim=1)
-    return 1 - entropy / (p > 0).sum(dim=1).log()
+    return 1 - entropy / (p > 0).sum(dim=1).to(p.dtype).log()
 
 
 def stability(probabilities: Tensor, history: Sequence[Tensor]) -> Tensor:

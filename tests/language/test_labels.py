@@ -228,3 +228,40 @@ def test_the_architecture_in_force_is_read_only_and_gone_afterwards() -> None:
             arch["x"] = 1  # type: ignore[index]
         LayerChoice(two(), label="x")
     assert current_architecture() is None
+
+
+class Encoder(ModelSpace):
+    def __init__(self, width: int = 2) -> None:
+        super().__init__()
+        self.layer = LayerChoice([plain.Linear(width, 2), plain.Tanh()], label="layer")
+        self.last = LayerChoice([plain.Tanh(), plain.Identity()])
+
+    def forward(self, x: Any) -> Any:
+        return self.last(self.layer(x))
+
+
+class Twins(ModelSpace):
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = Encoder(prefix="left"), Encoder(3, prefix="right")
+
+
+def test_a_prefix_makes_two_uses_of_a_class_decide_for_themselves() -> None:
+    space = Twins()
+    assert [d.label for d in space.decisions] == [
+        "left/layer",
+        "left/layer_1",
+        "right/layer",
+        "right/layer_1",
+    ]
+    assert space.size() == 16
+    arch = space.default() | {"right/layer": 1}
+    with model_context(arch):
+        built = Twins()
+    for model in (built, space.freeze(arch)):
+        assert isinstance(model.left.layer, plain.Linear)
+        assert isinstance(model.right.layer, plain.Tanh)
+    alone = Encoder(3, prefix="a")
+    assert alone.arguments == {"width": 3, "prefix": "a"}
+    for again in (alone.rebuild(width=4), type(alone)(**alone.arguments)):
+        assert [d.label for d in again.decisions] == ["a/layer", "a/layer_1"]

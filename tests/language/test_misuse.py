@@ -119,7 +119,7 @@ def test_an_expression_of_a_tensor_and_a_choice_is_one() -> None:
         (lambda v: torch.zeros(v), "be an argument of torch's zeros"),
         (lambda v: torch.ones(4).view(v, -1), "be an argument of torch's view"),
         (lambda v: nn.functional.leaky_relu(input=torch.ones(4), negative_slope=v), "torch's leaky_relu"),
-        (lambda v: {4: 1, 8: 2}[v], r"be a key of a dict .* use spacelang\.language\.where"),
+        (lambda v: {4: 1, 8: 2}[v], r"be a key of a dict .* use spacelang\.language\.item"),
         (lambda v: {4: 1, 8: 2}.get(v), "be a key of a dict"),
         (lambda v: [1, 2][v], "be a plain number"),
         (lambda v: range(v), "be a plain number"),

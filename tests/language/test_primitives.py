@@ -264,3 +264,20 @@ def test_decisions_that_exist_only_under_each_other_are_refused() -> None:
 
     with pytest.raises(SpaceError, match="the decisions 'a', 'b' exist only under each other"):
         Circle()
+
+
+def test_candidates_are_items_of_a_layer_choice_and_may_be_replaced() -> None:
+    conv, pool = plain.Conv2d(2, 2, 1), plain.MaxPool2d(2)
+    choice: Any = LayerChoice({"conv": conv, "pool": pool}, label="layer")
+    assert (len(choice), list(choice), choice["pool"]) == (2, [conv, pool], pool)
+    choice["conv"] = other = plain.Conv2d(2, 2, 3)
+    assert choice.freeze({"layer": "conv"}) is choice["conv"] is other
+    listed: Any = LayerChoice([conv, pool], label="listed")
+    listed[1] = plain.Identity
+    assert type(listed[1]) is plain.Identity
+    with pytest.raises(SpaceError, match=r"candidates are 'conv', 'pool'\. Closest: 'conv'"):
+        choice["cnv"]
+    with pytest.raises(SpaceError, match="candidate 'conv' cannot be replaced"):
+        choice["conv"] = LayerChoice([plain.Identity()], label="inner")
+    with pytest.raises(SpaceError, match="candidate 'conv' is a int"):
+        choice["conv"] = 3

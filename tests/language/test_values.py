@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 import operator
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +12,18 @@ from typing import Any
 import pytest
 
 from spacelang import ModelSpace, SpaceError, model_context, nn, value_choice
-from spacelang.language import Value, distinct, maximum, minimum, to_int, where
+from spacelang.language import (
+    Value,
+    case,
+    distinct,
+    item,
+    maximum,
+    minimum,
+    switch_case,
+    to_float,
+    to_int,
+    where,
+)
 
 FIRST, SECOND = [1, 2, 5], [2, 3]
 BINARY: dict[str, Callable[[Any, Any], Any]] = {
@@ -193,3 +205,72 @@ def test_a_value_of_an_architecture_without_its_label_is_not_invented() -> None:
     assert isinstance(value, Value)
     with pytest.raises(SpaceError, match="'a' got 7; candidates are 1, 2"), model_context({"a": 7}):
         value_choice([1, 2], label="a")
+
+
+# -- functions and items -----------------------------------------------------------------------------------
+
+UNARY: dict[str, Callable[[Any], Any]] = {
+    "round": round,
+    "round to a digit": lambda a: round(a, 1),
+    "abs": abs,
+    "floor": math.floor,
+    "ceil": math.ceil,
+    "trunc": math.trunc,
+    "plus": operator.pos,
+    "to_float": to_float,
+    "quotient": lambda a: divmod(a, 2)[0],
+    "remainder": lambda a: divmod(7, a)[1],
+}
+
+
+@pytest.mark.parametrize("name", UNARY)
+def test_every_function_is_that_of_the_plain_number(name: str) -> None:
+    function, candidates = UNARY[name], [-1.5, 0.25, 2.5]
+    value = function(value_choice(candidates, label="a"))
+    for x in candidates:
+        assert value.evaluate({"a": x}) == function(x)
+        assert type(value.evaluate({"a": x})) is type(function(x))
+        with model_context({"a": x}):
+            assert function(value_choice(candidates, label="a")) == function(x)
+
+
+def test_items_by_a_choice_and_of_a_choice() -> None:
+    depth, size = value_choice([0, 2], label="depth"), value_choice(["s", "m"], label="size")
+    widths, channels = item([8, 16, depth + 30], depth), switch_case(size, {"s": 8, "m": 8 + depth})
+    pair = value_choice([(1, 3), (2, 5)], label="pair")
+    named = value_choice({"small": {"width": 4}, "large": {"width": 9}}, label="named")
+    arch = {"depth": 2, "size": "m", "pair": (2, 5), "named": "large"}
+    assert (widths.evaluate(arch), channels.evaluate(arch)) == (32, 10)
+    assert (pair[1] - pair[0]).evaluate(arch) == 3
+    assert named["width"].evaluate(arch) == 9
+    assert {d.label for d in channels.decisions()} == {"size", "depth"}
+    assert case([(depth > 1, "deep"), (size == "m", "middle")], "flat").evaluate(arch) == "deep"
+    assert case([(depth > 2, "deep"), (size == "m", "middle")], "flat").evaluate(arch) == "middle"
+    with pytest.raises(SpaceError, match="item: depth can be 2, but items are at 0, 1"):
+        item([8, 16], depth)
+    with pytest.raises(SpaceError, match="item: size can be 'm', but items are at 's'"):
+        switch_case(size, {"s": 8})
+    with pytest.raises(SpaceError, match=r"or in spacelang.language.item\(values, index\)"):
+        [8, 16][depth]
+    with pytest.raises(SpaceError, match=r"spacelang.language.item"):
+        {"s": 8}[size]
+
+
+class Sized(ModelSpace):
+    def __init__(self) -> None:
+        super().__init__()
+        depth = value_choice([0, 2], label="depth")
+        self.layer = nn.Linear(3, item([4, 6, 8], depth))
+        named = value_choice({"small": {"width": 4}, "large": {"width": 9}}, label="named")
+        self.width = named["width"]
+        self.constrain(self.width > 3 * depth)
+
+
+def test_items_size_layers_and_constrain_spaces() -> None:
+    space = Sized()
+    pairs = [(arch["named"], arch["depth"]) for arch in space.grid()]
+    assert pairs == [("small", 0), ("large", 0), ("large", 2)]
+    for arch in space.grid():
+        with model_context(arch):
+            built = Sized()
+        assert space.freeze(arch).layer.out_features == built.layer.out_features == [4, 6, 8][arch["depth"]]
