@@ -202,8 +202,10 @@ class DecisionSpace:
         return {label: arch[label] for label in self.by_label if label in arch}
 
     def default(self) -> Architecture:
-        """Return the architecture of first candidates, or the first that constraints allow."""
-        arch = self.complete({})
+        """Return the architecture of defaults, or the first that constraints allow."""
+        decisions = self.by_label.values()
+        given = {d.label: d.default for d in decisions if d.default != next(iter(d.values()))}
+        arch = (self.complete(given) if given else None) or self.complete({})
         if arch is None:
             raise SpaceError("no architecture satisfies the constraints of this space; loosen one of them.")
         return self.canonical(arch)

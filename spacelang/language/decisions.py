@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -14,6 +14,8 @@ from ..errors import SpaceError, closest, listed, quoted, require_integer, short
 
 Architecture: TypeAlias = dict[str, Any]
 """`{label: value}`, JSON and YAML safe."""
+
+FIRST = object()  # stands for a default that is not given: None may be a candidate
 
 _SCALARS = (str, int, float, bool, type(None))
 
@@ -75,16 +77,28 @@ class Categorical:
         label: Full label.
         candidates: Names, indices or values; at least one, all different.
         prior: Weight of each candidate in random sampling; any scale. None is uniform.
+        default: Candidate of the space's default architecture; the first one where it is left out.
     """
 
     label: str
     candidates: tuple[Any, ...]
     prior: tuple[float, ...] | None
+    default: Any = field(repr=False)
 
-    def __init__(self, label: str, candidates: Sequence[Any], prior: Sequence[float] | None = None) -> None:
+    def __init__(
+        self,
+        label: str,
+        candidates: Sequence[Any],
+        prior: Sequence[float] | None = None,
+        default: Any = FIRST,
+    ) -> None:
         object.__setattr__(self, "label", label)
         object.__setattr__(self, "candidates", _checked_candidates(label, candidates))
         object.__setattr__(self, "prior", _checked_prior(label, prior, len(candidates)))
+        object.__setattr__(self, "default", self._default(default))
+
+    def _default(self, given: object) -> Any:
+        return next(self.values()) if given is FIRST else exported(self.parse(given))
 
     def __str__(self) -> str:
         return f"{self.label!r}: {listed(self.candidates)}"
@@ -145,29 +159,32 @@ class Categorical:
 
 @dataclass(frozen=True, init=False)
 class Subset:
-    """Several of `n` inputs: `n_chosen` of them, or with None any non-empty set.
+    """Several of `n` candidates: `n_chosen` of them, or with None any non-empty set.
 
-    In an architecture dict the value is the sorted list of chosen indices.
+    In an architecture dict the value is the list of those chosen, in the order of the candidates.
 
     Args:
         label: Full label.
-        candidates: Indices 0..n-1.
+        candidates: Indices 0..n-1 of inputs, or different values.
         n_chosen: Size of the set, 1..n, or None.
-        prior: Weights of drawing each input without replacement; with `n_chosen=None`,
+        prior: Weights of drawing each candidate without replacement; with `n_chosen=None`,
             the probability in (0, 1) of including each. None is uniform over the legal sets.
+        default: Set of the space's default architecture; the first one where it is left out.
     """
 
     label: str
-    candidates: tuple[int, ...]
+    candidates: tuple[Any, ...]
     n_chosen: int | None
     prior: tuple[float, ...] | None
+    default: list[Any] = field(repr=False)
 
     def __init__(
         self,
         label: str,
-        candidates: Sequence[int],
+        candidates: Sequence[Any],
         n_chosen: int | None,
         prior: Sequence[float] | None = None,
+        default: Any = FIRST,
     ) -> None:
         count = len(candidates)
         require_integer(f"{label!r}: n_chosen", n_chosen, least=1, most=count, optional=True)
@@ -175,11 +192,16 @@ class Subset:
         if weights is not None and n_chosen is None and not all(0 < w < 1 for w in weights):
             raise SpaceError(f"{label!r}: with n_chosen=None prior={weights} are probabilities in (0, 1).")
         if weights is not None and n_chosen is not None and sum(w > 0 for w in weights) < n_chosen:
-            raise SpaceError(f"{label!r}: prior={weights} leaves fewer than n_chosen={n_chosen} inputs.")
+            raise SpaceError(f"{label!r}: prior={weights} leaves fewer than n_chosen={n_chosen} candidates.")
         object.__setattr__(self, "label", label)
         object.__setattr__(self, "candidates", _checked_candidates(label, candidates))
         object.__setattr__(self, "n_chosen", n_chosen)
         object.__setattr__(self, "prior", weights)
+        first = next(self.values()) if default is FIRST else exported(self.parse(default))
+        object.__setattr__(self, "default", first)
+
+    def __hash__(self) -> int:  # the default is a list
+        return hash((self.label, self.candidates, self.n_chosen, self.prior))
 
     def __str__(self) -> str:
         count = "any" if self.n_chosen is None else self.n_chosen
@@ -191,77 +213,84 @@ class Subset:
         count = len(self.candidates)
         return 2**count - 1 if self.n_chosen is None else math.comb(count, self.n_chosen)
 
-    def values(self) -> Iterator[list[int]]:
+    def values(self) -> Iterator[list[Any]]:
         """Yield every legal set, smaller sets first, then in lexicographic order."""
-        sizes = range(1, len(self.candidates) + 1) if self.n_chosen is None else [self.n_chosen]
-        for size in sizes:
-            yield from map(list, itertools.combinations(self.candidates, size))
+        return map(self._values_at, self._positions())
 
-    def parse(self, value: object) -> tuple[int, ...]:
-        """Return the sorted tuple of inputs that `value` names.
+    def _positions(self) -> Iterator[tuple[int, ...]]:
+        """Yield the positions of the candidates of every legal set."""
+        count = len(self.candidates)
+        for size in range(1, count + 1) if self.n_chosen is None else [self.n_chosen]:
+            yield from itertools.combinations(range(count), size)
+
+    def _values_at(self, positions: Iterable[int]) -> list[Any]:
+        return [exported(self.candidates[i]) for i in sorted(positions)]
+
+    def parse(self, value: object) -> tuple[Any, ...]:
+        """Return the tuple of candidates that `value` names, in their order.
 
         Raises:
-            SpaceError: Not a list of different known inputs of the right number.
+            SpaceError: Not a list of different known candidates of the right number.
         """
-        chosen = value if isinstance(value, list | tuple) else None
-        legal = chosen is not None and all(type(i) is int and i in self.candidates for i in chosen)
-        if chosen is None or not legal or not self._right_size(chosen):
+        return tuple(self.candidates[i] for i in self.position(value))
+
+    def position(self, value: object) -> tuple[int, ...]:
+        """Return the positions of the chosen candidates, increasing.
+
+        Raises:
+            SpaceError: As `parse`.
+        """
+        given = value if isinstance(value, list | tuple) else ()
+        found = [next((i for i, c in enumerate(self.candidates) if _same(v, c)), None) for v in given]
+        chosen = sorted({i for i in found if i is not None})
+        if not chosen or len(chosen) < len(given) or self.n_chosen not in (None, len(chosen)):
             wanted = "one or more" if self.n_chosen is None else str(self.n_chosen)
             raise SpaceError(
                 f"{self.label!r} got {short(value)}; expected a list of {wanted} different "
                 f"candidates out of {quoted(self.candidates)}."
             )
-        return tuple(sorted(chosen))
+        return tuple(chosen)
 
-    def _right_size(self, chosen: Sequence[int]) -> bool:
-        return len(set(chosen)) == len(chosen) > 0 and self.n_chosen in (None, len(chosen))
-
-    def sample(self, rng: np.random.Generator) -> list[int]:
+    def sample(self, rng: np.random.Generator) -> list[Any]:
         """Draw a set by the prior."""
         count = len(self.candidates)
         if self.n_chosen is not None:
             p = None if self.prior is None else np.array(self.prior) / sum(self.prior)
-            drawn = rng.choice(count, size=self.n_chosen, replace=False, p=p)
-            return sorted(self.candidates[int(i)] for i in drawn)
+            return self._values_at(map(int, rng.choice(count, size=self.n_chosen, replace=False, p=p)))
         inclusion = np.full(count, 0.5) if self.prior is None else np.array(self.prior)
         while True:  # conditioned on a non-empty set; with probabilities of 1/2 every set is equally likely
             included = rng.random(count) < inclusion
             if included.any():
-                return [c for c, keep in zip(self.candidates, included, strict=True) if keep]
+                return self._values_at(map(int, included.nonzero()[0]))
 
     def probabilities(self) -> Iterator[float]:
         """Yield the probability that `sample` draws each of `values()`."""
         if self.prior is None:
             yield from itertools.repeat(1 / self.cardinality, self.cardinality)
             return
-        weights = dict(zip(self.candidates, self.prior, strict=True))
         if self.n_chosen is not None:
-            yield from (_one_by_one(weights, chosen) for chosen in self.values())
+            yield from (_one_by_one(self.prior, chosen) for chosen in self._positions())
             return
-        empty = math.prod(1 - p for p in weights.values())
-        for chosen in self.values():
-            yield math.prod(p if c in chosen else 1 - p for c, p in weights.items()) / (1 - empty)
-
-    def position(self, value: object) -> tuple[int, ...]:
-        """Return the positions of the chosen inputs among the candidates."""
-        return tuple(map(self.candidates.index, self.parse(value)))
+        empty = math.prod(1 - p for p in self.prior)
+        for chosen in self._positions():
+            yield math.prod(p if i in chosen else 1 - p for i, p in enumerate(self.prior)) / (1 - empty)
 
     def indicator(self, value: object) -> list[float]:
-        """Return a vector with 1 at each chosen input, (n,)."""
-        chosen = self.parse(value)
-        return [float(candidate in chosen) for candidate in self.candidates]
+        """Return a vector with 1 at each chosen candidate, (n,)."""
+        chosen = self.position(value)
+        return [float(i in chosen) for i in range(len(self.candidates))]
 
 
-def _one_by_one(weights: Mapping[int, float], chosen: Sequence[int]) -> float:
+def _one_by_one(weights: Sequence[float], chosen: Sequence[int]) -> float:
     """Return the probability of drawing just these, one after another without replacement, in any order."""
-    total = sum(weights.values())
+    total = sum(weights)
     reached = {frozenset[int](): 1.0}
     for _ in chosen:
         grown: dict[frozenset[int], float] = {}
         for drawn, chance in reached.items():
-            left = total - sum(weights[c] for c in drawn)
-            for c in set(chosen) - drawn:
-                grown[drawn | {c}] = grown.get(drawn | {c}, 0.0) + chance * weights[c] / left
+            left = total - sum(weights[i] for i in drawn)
+            for i in set(chosen) - drawn:
+                grown[drawn | {i}] = grown.get(drawn | {i}, 0.0) + chance * weights[i] / left
         reached = grown
     return reached[frozenset(chosen)]
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..errors import SpaceError, quoted
 from .context import current_context, replacing
-from .decisions import Categorical, Decision, clash
+from .decisions import FIRST, Categorical, Decision, Subset, clash
 from .labels import declare, make_label
 from .misuse import layer_error, layer_under_construction, running
 
@@ -239,7 +239,9 @@ class Named(Choice):
         self.objects = objects
 
     def evaluate(self, arch: Mapping[str, Any]) -> Any:
-        return self.objects[super().evaluate(arch)]
+        chosen = super().evaluate(arch)
+        is_set = isinstance(self.decision, Subset)
+        return tuple(self.objects[name] for name in chosen) if is_set else self.objects[chosen]
 
 
 def _where(condition: object, yes: object, no: object) -> object:
@@ -390,6 +392,8 @@ def value_choice(
     *,
     label: str | None = None,
     prior: Sequence[float] | None = None,
+    n_chosen: int | None = 1,
+    default: Any = FIRST,
 ) -> Any:
     """Choose one of several values: a width, a kernel size, a ratio, a hyper-parameter, an optimiser.
 
@@ -400,12 +404,16 @@ def value_choice(
         candidates: Different numbers, strings, booleans, None or tuples of them; classes; or any objects by
             name. An architecture holds the name of a class or object.
         label: Name of the decision; numbered (`value_1`, ...) inside `ModelSpace.__init__` when missing.
-        prior: Weight of each candidate in random sampling.
+        prior: Weight of each candidate in random sampling; see `Categorical` and `Subset`.
+        n_chosen: Number of values chosen together; None means any non-empty set. The value is then the tuple
+            of those chosen, in the order of the candidates, and an architecture holds their list.
+        default: Candidate, its name, or list of them, of the space's default architecture; the first where it
+            is left out.
 
     Raises:
         SpaceError: No candidates, one given twice, or a missing label outside `ModelSpace.__init__`.
     """
-    choice = _choice(candidates, make_label("value", label), prior)
+    choice = _choice(candidates, make_label("value", label), n_chosen, prior, default)
     context = current_context()
     if context is None:
         declare(choice.decisions())
@@ -413,14 +421,21 @@ def value_choice(
     return context.resolve(choice)
 
 
-def _choice(candidates: Any, label: str, prior: Sequence[float] | None) -> Choice:
+def _choice(
+    candidates: Any, label: str, n_chosen: int | None, prior: Sequence[float] | None, default: Any
+) -> Choice:
+    def decided(names: Sequence[Any]) -> Decision:
+        if n_chosen == 1:
+            return Categorical(label, names, prior, default)
+        return Subset(label, names, n_chosen, prior, default)
+
     names = candidates
     if not isinstance(candidates, Mapping) and all(isinstance(candidate, type) for candidate in candidates):
         names = [candidate.__name__ for candidate in candidates]
         candidates = dict(zip(names, candidates, strict=True))
     if not isinstance(candidates, Mapping):
-        return Choice(Categorical(label, candidates, prior))
+        return Choice(decided(candidates))
     for name in names:
         if not isinstance(name, str):
             raise SpaceError(f"{label!r}: candidate names are strings; got {name!r}.")
-    return Named(Categorical(label, list(names), prior), candidates)
+    return Named(decided(list(names)), candidates)

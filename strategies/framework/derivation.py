@@ -217,7 +217,8 @@ def _best(options: Sequence[_Option], count: int) -> tuple[_Option, ...]:
     return tuple(sorted(options, key=lambda option: -option.score)[:count])
 
 
-def _subset_score(decision: Subset, chosen: Sequence[int], row: Sequence[float]) -> float:
+def _subset_score(decision: Subset, value: Sequence[object], row: Sequence[float]) -> float:
+    chosen = decision.position(value)
     if decision.n_chosen is not None:
         return sum(_log(row[i]) for i in chosen)
     return sum(_log(p if i in chosen else 1 - p) for i, p in enumerate(row))

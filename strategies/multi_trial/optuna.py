@@ -279,7 +279,8 @@ def _suggested_value(trial: optuna.Trial, decision: Decision) -> Any:
 def _parameters_of(decision: Decision, value: Any) -> dict[str, int]:
     """Return the parameters that make `_suggested_value` return a value."""
     if is_any_set(decision):
-        return {f"{decision.label}[{c}]": int(c in value) for c in decision.candidates}
+        included = zip(decision.candidates, decision.indicator(value), strict=True)
+        return {f"{decision.label}[{c}]": int(x) for c, x in included}
     return {decision.label: list(decision.values()).index(value)}
 
 

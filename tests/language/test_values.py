@@ -6,12 +6,14 @@ import copy
 import itertools
 import math
 import operator
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 
-from spacelang import ModelSpace, SpaceError, model_context, nn, value_choice
+from spacelang import ModelSpace, SpaceError, Supernet, model_context, nn, value_choice
 from spacelang.language import (
     Value,
     case,
@@ -274,3 +276,74 @@ def test_items_size_layers_and_constrain_spaces() -> None:
         with model_context(arch):
             built = Sized()
         assert space.freeze(arch).layer.out_features == built.layer.out_features == [4, 6, 8][arch["depth"]]
+
+
+# -- sets and defaults ---------------------------------------------------------------------------------------
+
+
+class Chosen(ModelSpace):
+    """A set of two values, any set of named objects, and a value with a default."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes = value_choice([0.5, 2, "auto", (3, 4)], n_chosen=2, label="sizes")
+        named = {"tanh": math.tanh, "sin": math.sin}
+        self.functions = value_choice(named, n_chosen=None, label="functions", default=["sin", "tanh"])
+        self.width = value_choice([4, None, 8], label="width", default=None)
+
+
+def test_a_set_of_values_is_a_tuple_in_the_order_of_the_candidates() -> None:
+    space = Chosen()
+    assert space.size() == sum(1 for _ in space.grid()) == 6 * 3 * 3
+    assert space.default() == {"sizes": [0.5, 2], "functions": ["tanh", "sin"], "width": None}
+    arch = {"sizes": [[3, 4], 0.5], "functions": ["sin"], "width": 8}
+    assert space.canonical(arch) == arch | {"sizes": [0.5, [3, 4]]}
+    with model_context(arch):
+        built = Chosen()
+    for model in (built, space.freeze(arch)):
+        assert (model.sizes, model.functions, model.width) == ((0.5, (3, 4)), (math.sin,), 8)
+    encoded = [1, 0, 0, 1, 0, 1, 0, 0, 1]  # sizes, functions, width
+    assert space.encode(arch).tolist() == encoded
+    with pytest.raises(SpaceError, match=r"'sizes' got \[0\.5, 0\.5\]; expected a list of 2 different"):
+        space.validate(arch | {"sizes": [0.5, 0.5]})
+    with pytest.raises(SpaceError, match=r"'sizes' got \[0\.5, True\]"):
+        space.validate(arch | {"sizes": [0.5, True]})
+
+
+def test_sets_are_drawn_by_their_prior() -> None:
+    rng = np.random.default_rng(0)
+    pair = value_choice(["a", "b", "c"], n_chosen=2, prior=[2, 1, 1], label="pair").decision
+    # a first, then b or c: 1/2 * 1/2 each; b first, then a: 1/4 * 2/3; so a and b 1/4 + 1/6, b and c 1/6.
+    expected = {"ab": 5 / 12, "ac": 5 / 12, "bc": 1 / 6}
+    assert dict(zip(map("".join, pair.values()), pair.probabilities(), strict=True)) == pytest.approx(
+        expected
+    )
+    drawn = Counter("".join(pair.sample(rng)) for _ in range(6000))
+    for name, probability in expected.items():
+        spread = 5 * math.sqrt(6000 * probability * (1 - probability))  # standard deviations
+        assert abs(drawn[name] - 6000 * probability) < spread
+
+
+def test_a_default_is_where_the_space_begins_unless_a_constraint_forbids_it() -> None:
+    class Net(ModelSpace):
+        def __init__(self, most: int) -> None:
+            super().__init__()
+            self.width = value_choice([4, 8, 16], label="width", default=16)
+            self.depth = value_choice([1, 2], label="depth", default=2)
+            self.constrain(self.width * self.depth <= most)
+
+    assert Net(32).default() == {"width": 16, "depth": 2}
+    assert Net(16).default() == {"width": 4, "depth": 1}
+    with pytest.raises(SpaceError, match="'width' got 5; candidates are 4, 8"):
+        value_choice([4, 8], label="width", default=5)
+
+
+def test_a_layer_of_a_set_is_refused_in_a_supernet() -> None:
+    class Net(ModelSpace):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(2, value_choice([4, 8, 16], n_chosen=2, label="widths")[0])
+
+    assert Net().freeze({"widths": [8, 16]}).layer.out_features == 8
+    with pytest.raises(SpaceError, match="depends on 'widths', a choice of several values"):
+        Supernet(Net())
