@@ -41,6 +41,7 @@ def test_the_size_and_the_candidates_of_each_edge(name: str) -> None:
             assert offered == [skip | {"sep_conv_3x3"}] * 14
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SIZES)
 def test_one_model_selected_frozen_and_built_and_what_it_costs(name: str) -> None:
     x = torch.randn(2, 1, 8, 8, dtype=torch.float64)

@@ -154,10 +154,17 @@ def test_a_frozen_space(space_class: Any, conv_arch: dict[str, Any]) -> None:
     assert found.macs == 64 * 9 * 4 * (1 + 3 * 4) + 8 * 3  # stem, three convolutions, head
 
 
-@pytest.mark.parametrize("bad", [None, "x", (), (torch.ones(1, 3), torch.ones(2, 3)), torch.tensor(1.0)])
+@pytest.mark.parametrize("bad", [None, "x", (), (torch.ones(0, 3),), torch.tensor(1.0)])
 def test_bad_example_inputs(bad: Any) -> None:
     with pytest.raises(SpaceError, match="example_inputs"):
         profile(nn.Linear(3, 3), bad)
+
+
+def test_inputs_may_differ_in_length() -> None:
+    assert profile(nn.EmbeddingBag(4, 2), (torch.zeros(6).long(), torch.zeros(1).long())).output_shape == (
+        1,
+        2,
+    )
 
 
 def test_a_wrong_shape_is_reported() -> None:
