@@ -78,7 +78,7 @@ def test_subset_priors() -> None:
         (4, None, "n_chosen=4 must be an integer from 1 to 3"),
         (0, None, "n_chosen=0 must be an integer from 1 to 3"),
         (None, [0.5, 1, 0.5], r"probabilities in \(0, 1\)"),
-        (2, [1, 0, 0], "leaves fewer than n_chosen=2 inputs"),
+        (2, [1, 0, 0], "leaves fewer than n_chosen=2 candidates"),
         (2, [1, 2], "must be 3 finite weights"),
     ],
 )
