@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from torch import Tensor, nn
+from torch import nn
 
 from spacelang import Cell, ModelSpace, SpaceError, Supernet
 from spacelang.errors import require_integer, require_number, require_one_of
-from spacelang.language import CellFrame
+from spacelang.language import CellFrame, Further
 from spacelang.supernet import Builder, Cache, Group, MixedCell
 
 from ..framework import GradientSearch, Schedule
@@ -164,8 +164,8 @@ class AuxiliaryCell(MixedCell):
         self.auxiliaries = auxiliaries
         self.beta = 0.0
 
-    def edge_terms(self, row: int, x: Tensor, cache: Cache) -> list[tuple[object, Tensor]]:
-        terms = super().edge_terms(row, x, cache)
+    def edge_terms(self, row: int, x: Any, cache: Cache, further: Further) -> list[tuple[object, Any]]:
+        terms = super().edge_terms(row, x, cache, further)
         if self.group.weights is not None and self.beta and any(self.group.alive[row]):
             terms.append(("the auxiliary skip", self.beta * self.auxiliaries[row](x)))
         return terms

@@ -128,7 +128,7 @@ class PathGraph:
 
 
 def _graph_of_cell(cell: Cell) -> PathGraph:
-    topology, loose_end = cell.topology, cell.frame.merge_op == "loose_end"
+    topology = cell.topology
     first, output = topology.decisions()[0].label, max(topology.nodes) + 1
 
     def links(arch: Mapping[str, Any]) -> list[Link]:
@@ -136,8 +136,7 @@ def _graph_of_cell(cell: Cell) -> PathGraph:
             return []
         chosen = topology.chosen(arch)
         found: list[Link] = [(source, node, k) for node, slots in chosen.items() for source, k in slots]
-        read = {source for source, _, _ in found} if loose_end else set()
-        return found + [(node, output, None) for node in chosen if node not in read]
+        return found + [(state, output, None) for state in cell.frame.ends([link[0] for link in found])]
 
     labels = frozenset(decision.label for decision in topology.decisions())
     count = len(topology.operations)
