@@ -9,7 +9,8 @@ from typing import Any, Literal, TypeAlias
 from ..errors import SpaceError, require_all, require_number, short
 from ..graph.tensors import example_arguments
 from ..language import Architecture, Space, is_frozen
-from .flops import flop_prices, frozen_flops
+from .counting import frozen_flops
+from .flops import flop_prices
 from .latency import LatencyTable, latency_prices
 from .parameters import frozen_parameters, parameter_prices
 from .prices import Measure, Prices

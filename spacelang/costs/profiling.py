@@ -16,7 +16,7 @@ from ..arguments import known_arguments
 from ..graph.tensors import tensor_arguments, tensors_in
 from ..language import Architecture, Space, is_frozen, require_frozen
 from ..randomness import torch_generators_kept
-from .flops import count_flops
+from .counting import count_flops
 from .limits import Range
 from .survey import Survey
 from .timing import device_of, median_milliseconds

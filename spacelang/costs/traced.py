@@ -11,10 +11,11 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from ..graph.flop_mode import Known
 from ..graph.reading import region_graph
 from ..graph.regions import Call, Cost, Edge, Place, RegionGraph
 from ..graph.tensors import map_tensors, tensors_in
-from ..graph.tracing import trace
+from ..graph.tracing import Tracer
 from ..language import ALWAYS, Architecture, Space, Tally
 from ..nn import LayerSpec
 from ..randomness import torch_generators_kept
@@ -41,12 +42,16 @@ class Traces:
     Args:
         space: left untouched.
         inputs: positional arguments of its forward.
+
+    Attributes:
+        known: What operations and modules gave so far.
     """
 
     def __init__(self, space: Space, inputs: Sequence[Any]) -> None:
         self.space = space
         self.decision_space = space.decision_space
-        self._inputs = tuple(inputs)
+        self.known = Known()
+        self._tracer = Tracer(space, inputs, self.known)
         self._known: dict[str, RegionGraph] = {}
         first = {decision.label: next(iter(decision.values())) for decision in space.decisions}
         self.default: Architecture = {**first, **space.default()}
@@ -62,7 +67,7 @@ class Traces:
         """Trace of `arch`, which has a value for every label."""
         key = repr([arch[label] for label in self.default])
         if key not in self._known:
-            self._known[key] = trace(self.space, self._inputs, arch)
+            self._known[key] = self._tracer.trace(arch)
         return self._known[key]
 
     def completed(self, values: Mapping[str, Any]) -> Architecture | None:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
-from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from ..errors import SpaceError
+from .flop_mode import PLAIN, Known, Operations
 from .regions import End
 
 T = TypeVar("T")
@@ -75,6 +73,14 @@ def _written(inputs: Iterable[Tensor]) -> str:
 
 def tensors_in(value: Any) -> list[Tensor]:
     """Return every tensor in nested lists, tuples and dicts."""
+    if isinstance(value, Tensor):
+        return [value]
+    if type(value) in (list, tuple):  # most of what operations get; torch's own search is much slower
+        return [tensor for item in value for tensor in tensors_in(item)]
+    if type(value) is dict:
+        return [tensor for item in value.values() for tensor in tensors_in(item)]
+    if isinstance(value, PLAIN):
+        return []
     return [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
 
 
@@ -89,21 +95,19 @@ def map_tensors(function: Callable[[Tensor], Tensor], value: T) -> T:
     return tree_map_only(Tensor, function, value)  # type: ignore[no-any-return]
 
 
-class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notes, for everything computed while it is active, which feature maps it was computed from.
+class Flow(Operations):  # type: ignore[no-untyped-call]
+    """Also notes, for everything computed while it is active, which feature maps it was computed from.
 
     Knowledge is kept by storage, so that views and operations in place need no treatment of their own.
     """
 
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+    def __init__(self, known: Known) -> None:
+        super().__init__(known)
         # Storages are kept alive: the address of a freed one could come back as another.
         self._sources: dict[int, tuple[torch.UntypedStorage, Sources]] = {}
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        result = func(*args, **(kwargs or {}))
+    def run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        result = super().run(func, args, kwargs)
         joined = self.sources((args, kwargs))
         for tensor in tensors_in(result):
             self._note(tensor, joined)
@@ -127,39 +131,6 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return fresh
 
         return map_tensors(mark, value)
-
-
-_ELEMENTWISE = (functional.relu, functional.relu6, functional.gelu, functional.silu, functional.hardswish)
-
-
-class QuickShapes(TorchFunctionMode):
-    """Gives the output of normalisations and activations as an empty tensor, where tensors have no data.
-
-    A FLOP counter lets torch decompose each of these in Python, to count nothing: that is most of its time.
-    """
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        given = kwargs or {}
-        x = args[0] if args else None
-        if isinstance(x, Tensor) and x.device.type == "meta" and _keeps_shape(func, args, given):
-            return x if given.get("inplace") else torch.empty_like(x)
-        return func(*args, **given)
-
-
-def _keeps_shape(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
-    """Return whether a function is known to return a tensor like its first argument."""
-    x = args[0]
-    if func in _ELEMENTWISE:
-        return len(args) == 1 and x.is_floating_point()
-    if func is functional.batch_norm:  # of wrong sizes torch says what is wrong
-        fits = len(args) == 3 and args[1] is not None and x.dim() > 1 and x.shape[1] == len(args[1])
-        return fits and x.dtype == args[1].dtype and not kwargs.get("training")
-    if func is functional.layer_norm:
-        shape = tuple(args[1]) if len(args) == 2 else ()
-        return len(shape) > 0 and tuple(x.shape[-len(shape) :]) == shape
-    return False
 
 
 def shape_attributes(tensors: Iterable[Tensor]) -> dict[str, Any]:

@@ -2,120 +2,114 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import partial
+from dataclasses import replace
+from functools import cached_property, partial
 from typing import Any
 
 import torch
 from torch import nn
 
 from ..errors import SpaceError
-from ..language import Cell, Condition, InputChoice, LayerChoice, Primitive, Repeat, Space, Value
+from ..language import Cell, Condition, InputChoice, LayerChoice, Primitive, Repeat, Space
 from ..language.choices import as_inputs, sum_in_order
 from ..language.conditions import ALWAYS, both
-from ..language.context import copy_with
 from ..language.decisions import Architecture
-from ..language.primitive import walk
-from ..language.values import decisions_of
 from ..randomness import global_generators_kept, torch_generators_kept
-from .choice_regions import base_name, held_region, layout, state_name
+from .choice_regions import layout, state_name
+from .flop_mode import Known
 from .reading import own_modules
 from .regions import Call, Cost, Edge, End, Place, Region, RegionGraph, unique_name
-from .tensors import Flow, QuickShapes, map_tensors, shape_attributes, tensors_in, without_data
+from .tensors import Flow, map_tensors, shape_attributes, tensors_in, without_data
+from .twin import Later, Twin, later_layer
 
 
 def trace(space: Space, example_inputs: Sequence[Any], arch: Mapping[str, Any]) -> RegionGraph:
-    """Run a copy of `space` and read its graph, data flow included.
+    """Run a copy of `space` once, see `Tracer`."""
+    return Tracer(space, example_inputs, Known()).trace(arch)
 
-    The network runs as `arch`, in evaluation mode; beside that, every candidate runs once on the input it
-    would get. The run is on the meta device, without arithmetic; a network that looks at values runs as it
+
+class Tracer:
+    """Runs copies of a space and reads its graph, data flow included.
+
+    The network runs as an architecture, in evaluation mode; beside that, every candidate runs once on the
+    input it would get. Runs are on the meta device, without arithmetic: one copy serves them all, and of
+    candidates that are alike on inputs that are alike one is run. A network that looks at values runs as it
     is.
 
     Args:
         space: left untouched, as are random generators.
         example_inputs: positional arguments of its forward.
-        arch: canonical architecture the network runs as.
-
-    Raises:
-        SpaceError: the network, or one of its candidates, does not run.
+        known: Results found before; grows.
     """
-    try:
-        with torch_generators_kept():
-            return _Tracer(space, arch, "meta").run(example_inputs)
-    except Exception:  # any user code runs here; the run on real tensors below says what is wrong
-        with global_generators_kept():
-            return _run_as_it_is(space, example_inputs, arch)
+
+    def __init__(self, space: Space, example_inputs: Sequence[Any], known: Known) -> None:
+        self._space = space
+        self._inputs = tuple(example_inputs)
+        self._known = known
+        self._first = {decision.label: next(iter(decision.values())) for decision in space.decisions}
+
+    def trace(self, arch: Mapping[str, Any]) -> RegionGraph:
+        """Run the network as a canonical architecture.
+
+        Raises:
+            SpaceError: the network, or one of its candidates, does not run.
+        """
+        try:
+            with torch_generators_kept():
+                return self._run(self._twin, "meta", arch)
+        except Exception:  # any user code runs here; the run on real tensors below says what is wrong
+            with global_generators_kept():
+                return self._run_with_data(arch)
+
+    @cached_property
+    def _twin(self) -> Twin:
+        return Twin(self._space, has_data=False)
+
+    def _run(self, twin: Twin, device: str | None, arch: Mapping[str, Any]) -> RegionGraph:
+        # Parts of the space that the architecture leaves inactive run as their first values.
+        return _Run(self._space, twin, device, self._known, {**self._first, **arch}).run(self._inputs)
+
+    def _run_with_data(self, arch: Mapping[str, Any]) -> RegionGraph:
+        try:
+            return self._run(Twin(self._space, has_data=True), None, arch)
+        except SpaceError:
+            raise
+        except Exception as error:
+            shapes = ", ".join(str(tuple(t.shape)) for t in tensors_in(self._inputs)) or "none"
+            raise SpaceError(
+                f"{type(self._space).__name__} cannot be traced: it fails for example inputs of shape "
+                f"{shapes}: {error}"
+            ) from error
 
 
-def _run_as_it_is(space: Space, example_inputs: Sequence[Any], arch: Mapping[str, Any]) -> RegionGraph:
-    try:
-        return _Tracer(space, arch, None).run(example_inputs)
-    except SpaceError:
-        raise
-    except Exception as error:
-        shapes = ", ".join(str(tuple(t.shape)) for t in tensors_in(tuple(example_inputs))) or "none"
-        raise SpaceError(
-            f"{type(space).__name__} cannot be traced: it fails for example inputs of shape {shapes}: {error}"
-        ) from error
-
-
-class _Tracer:
-    """One run of a copy of a space whose choices report what enters and leaves them.
+class _Run:
+    """One run, in which choices report what enters and leaves them.
 
     Every call of a choice is a region of its own: cells that share a label follow one another here, and one
     shared sub-graph would be a circle.
     """
 
-    def __init__(self, space: Space, arch: Mapping[str, Any], device: str | None) -> None:
-        from torch.utils.flop_counter import FlopCounterMode  # late: it loads Triton, 0.15 s
-
+    def __init__(
+        self, space: Space, twin: Twin, device: str | None, known: Known, arch: Architecture
+    ) -> None:
         self.decision_space = space.decision_space
         self.device = device
-        self.graph = RegionGraph(type(space).__name__)
-        self.graph.fixed.flops = 0
-        self.flow = Flow()
-        self.flops = FlopCounterMode(display=False)
-        self.arch: Architecture = {**_first_values(space), **arch}
+        self.arch = arch
+        self.twin = twin
+        self.graph = RegionGraph(type(space).__name__, fixed=twin.fixed())
+        self.flow = Flow(known)
         self.condition: Condition = ALWAYS
         self.inside: Edge | None = None
         self.within: Place | None = None
         self._charged = 0
         self._calls: Counter[str] = Counter()
-        found = {path: module for path, module in space.named_modules() if isinstance(module, Primitive)}
-        held = [(condition, path, region) for condition, path, region in _held(space)]
-        self._places = {path: condition for condition, path, _ in walk(space)}
-        self._claims = Counter(base_name(choice, path) for path, choice in found.items())
-        self._claims.update(region.base for _, _, region in held)
-        for condition, path, region in held:
+        for condition, path, region in twin.held_regions():
             self._place(region, path, condition)
-        for module in own_modules(space):
-            self.graph.fixed.add_parameters(module)
-        self.network = self._copy(space, found)
-
-    # -- preparing -----------------------------------------------------------------------------------
-
-    def _copy(self, space: Space, found: Mapping[str, Primitive]) -> nn.Module:
-        """Copy of the space whose choices call back here; without data on the meta device."""
-
-        def replace(item: Any) -> Any:
-            return item.evaluate(self.arch) if isinstance(item, Value) else item
-
-        memo: dict[int, Any] = {}
-        if self.device is not None:
-            memo = {id(t): without_data(t) for t in (*space.parameters(), *space.buffers())}
-        with copy_with(replace):
-            network = copy.deepcopy(space, memo).eval()
-        for path, choice in found.items():
-            twin = network.get_submodule(path).__dict__
-            # In the instance's dict it is found before the forward of the class.
-            twin["forward"] = partial(self._call, choice, path)
-            # A choice reads its own expressions under the architecture it is asked for.
-            twin.update({k: v for k, v in vars(choice).items() if not k.startswith("_") and decisions_of(v)})
-        return network
+        self.network = twin.prepare(arch, self._call)
 
     def run(self, example_inputs: Sequence[Any]) -> RegionGraph:
         """Run the network once and return what was seen."""
@@ -124,9 +118,7 @@ class _Tracer:
             stack.enter_context(torch.no_grad())
             if self.device is not None:
                 stack.enter_context(torch.device(self.device))
-                stack.enter_context(QuickShapes())
             stack.enter_context(self.flow)
-            stack.enter_context(self.flops)
             output = self.network(*(self._given(world, i, x) for i, x in enumerate(example_inputs)))
             self._charge(self.graph.fixed)
             world.nodes["output"] = {"kind": "network_output", **shape_attributes(tensors_in(output))}
@@ -149,7 +141,7 @@ class _Tracer:
 
     def _call(self, choice: Primitive, path: str, *args: Any, **kwargs: Any) -> Any:
         """Stands in for the forward of a choice."""
-        region = self._place(layout(choice, path), path, self._places.get(path, self.condition))
+        region = self._place(layout(choice, path), path, self.twin.conditions.get(path, self.condition))
         for _, branch, child in choice.branches():
             edge = region.edges.get(branch)
             if edge is not None:
@@ -173,7 +165,7 @@ class _Tracer:
         """Take up a region under a name no other call has."""
         region.places.append(Place(path, condition, self.inside, self.within))
         self._calls[path] += 1
-        region.name = unique_name(region.base, path, self._claims)
+        region.name = unique_name(region.base, path, self.twin.names)
         if self._calls[path] > 1:
             region.name += f"#{self._calls[path]}"
         return self.graph.add(region)
@@ -196,24 +188,35 @@ class _Tracer:
     def _candidate(
         self,
         edge: Edge,
-        run: Any,
+        module: Any,
         arch: Architecture | None,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-        read: Callable[[Any], Any] = lambda x: x,
+        read: Callable[[Any], Any] | None = None,
     ) -> Any:
-        """Run what is on an edge, on what it reads of the feature map it leaves; without `arch` None."""
+        """Run what is on an edge, on what it reads of the feature map it leaves; without `arch` None.
+
+        What is alike is run once, unless `read` makes its input.
+        """
         if arch is None:
             return None
+        cost, known = edge.costs[0], self.flow.known.modules
+        key = module.key(args, kwargs) if isinstance(module, Later) and read is None else None
+        if key is not None and key in known:
+            call, flops = known[key]
+            cost.flops, cost.call = (cost.flops or 0) + flops, replace(call, arch=arch)
+            return call.output
+        before = cost.flops or 0
         outer = self.condition, self.inside, self.within, self.arch
         fresh_args, fresh_kwargs = self.flow.marked((args, kwargs), edge.source)
-        with self._charged_to(edge.costs[0]):
+        with self._charged_to(cost):
             self.condition, self.arch = both(self.condition, edge.local), arch
             self.inside, self.within = edge, edge.source.region.places[0]
             try:
-                args = (read(fresh_args[0]), *fresh_args[1:]) if args else ()
+                run = module.copied() if isinstance(module, Later) else module
+                args = fresh_args if read is None else (read(fresh_args[0]), *fresh_args[1:])
                 output = run(*args, **fresh_kwargs)
-                edge.costs[0].call = Call(*map_tensors(without_data, (args, kwargs, output)), arch)
+                cost.call = Call(*map_tensors(without_data, (args, kwargs, output)), arch)
                 for source in sorted(self.flow.sources(output), key=str):
                     if source != edge.source:
                         self.graph.connect(source, edge.target, "data", self.condition, edge)
@@ -224,6 +227,8 @@ class _Tracer:
                 raise SpaceError(f"candidate {where} does not run on the example input: {error}") from error
             finally:
                 self.condition, self.inside, self.within, self.arch = outer
+        if key is not None:
+            known[key] = cost.call, (cost.flops or 0) - before
         return output
 
     def _beside(self, choice: Primitive, module: nn.Module, chosen: Mapping[str, Any]) -> Architecture | None:
@@ -249,7 +254,7 @@ class _Tracer:
         self._charge(cost)
 
     def _charge(self, cost: Cost) -> None:
-        total = int(self.flops.get_total_flops())
+        total = self.flow.total
         cost.flops = (cost.flops or 0) + total - self._charged
         self._charged = total
 
@@ -312,7 +317,7 @@ class _Tracer:
                     arch,
                     (states[source], *further.args),
                     dict(further.kwargs),
-                    partial(frame.read, node, further=further),
+                    None if frame.projection is None else partial(frame.read, node, further=further),
                 )
             if source == node - 1:  # every edge into the node has run
                 total = sum_in_order([outputs[s, node, k] for s, k in sorted(chosen[node])])
@@ -325,21 +330,9 @@ class _Tracer:
         self._enter(End(region, "in"), (args, kwargs))
         twin: Any = self.network.get_submodule(region.places[0].path)
         edge = next(iter(region.edges.values()))
-        output = self._candidate(edge, twin.freeze(self.arch), self.arch, args, kwargs)
+        layer = later_layer(choice, twin, self.arch) or twin.freeze(self.arch)
+        output = self._candidate(edge, layer, self.arch, args, kwargs)
         return self._leave(End(region, "out"), output)
-
-
-def _first_values(space: Space) -> Architecture:
-    """A value for every label, for parts of the space that the architecture of the run leaves inactive."""
-    return {decision.label: next(iter(decision.values())) for decision in space.decisions}
-
-
-def _held(space: Space) -> Iterator[tuple[Condition, str, Region]]:
-    """Values that plain modules keep as attributes."""
-    for condition, path, module in walk(space):
-        region = None if isinstance(module, Primitive) else held_region(module, path)
-        if region is not None:
-            yield condition, path, region
 
 
 def _values_by_depth(repeat: Repeat) -> dict[int, Architecture]:

@@ -364,6 +364,8 @@ def merge_decisions(groups: Iterable[Iterable[Decision]]) -> tuple[Decision, ...
 
 def decisions_of(value: object) -> tuple[Decision, ...]:
     """Return the decisions in a value, a plain constant or a list, tuple or dict of them."""
+    if not isinstance(value, Value | list | tuple | dict):
+        return ()
     return merge_decisions(found.decisions() for found in _values_in(value))
 
 

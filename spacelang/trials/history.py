@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from bisect import bisect_left, insort
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -13,7 +14,7 @@ from typing import Any
 
 from ..errors import SpaceError
 from ..language import Architecture, DecisionSpace
-from .objectives import Objective, fronts, pareto_front
+from .objectives import Objective, dominates, fronts, pareto_front
 from .trial import State, Trial
 
 _NONE: Mapping[str, Any] = MappingProxyType({})
@@ -59,6 +60,8 @@ class History:
         self._distinct = 0
         self._open: dict[int, Trial] = {}
         self._best: Trial | None = None
+        self._standing = _Standing(self._order, self.scores)
+        self._changed: dict[str, None] = {}  # architectures with results that are not in the standing yet
         self._counts: Counter[str] = Counter()
         for trial in trials:
             self.add(trial)
@@ -88,6 +91,7 @@ class History:
             self._measured += self.has_scores(trial)
             if not trial.overrides or not self.space.problems(trial.arch):
                 _insert(self._groups.setdefault(key_of(trial.arch), []), trial)
+                self._changed[key_of(trial.arch)] = None
                 better = self._best is None or self._order(trial) < self._order(self._best)
                 if better and self.has_scores(trial):
                     self._best = trial
@@ -187,6 +191,10 @@ class History:
             count: How many to return at most; None for all.
             among: Numbers of trials whose architectures are compared; None for all. Others are not looked at.
         """
+        if len(self.objectives) == 1 and among is None:
+            return self._settled().ranked(count)
+        if count is not None and among is None and len(front := self.pareto()) >= count:
+            return front[:count]
         judged = self._judged(among)
         if len(self.objectives) == 1:
             return sorted(judged, key=self._order)[:count]
@@ -198,19 +206,26 @@ class History:
 
     def pareto(self) -> list[Trial]:
         """Return a trial of each architecture that no other dominates, best first by the first objective."""
-        scored = [t for t in self._judged() if not any(math.isinf(x) for x in self.scores(t))]
-        front = pareto_front([self.scores(trial) for trial in scored]) if scored else []
-        return sorted((scored[i] for i in front), key=self._order)
+        return sorted(self._settled().front(), key=self._order)
 
     def _judged(self, among: Iterable[int] | None = None) -> list[Trial]:
         """Return one trial for each architecture, or for those of some trials."""
-        groups = self._groups
-        if among is not None:
-            keys = dict.fromkeys(key_of(self._trials[number].arch) for number in sorted(among))
-            groups = {key: groups[key] for key in keys if key in groups}
-        return [group[0] if len(group) == 1 else self._mean(group) for group in groups.values()]
+        judged = self._settled().judged
+        if among is None:
+            return list(judged.values())
+        keys = dict.fromkeys(key_of(self._trials[number].arch) for number in sorted(among))
+        return [judged[key] for key in keys if key in judged]
+
+    def _settled(self) -> _Standing:
+        """Return the standing with every result in it."""
+        for key in self._changed:
+            self._standing.put(key, self._mean(self._groups[key]))
+        self._changed.clear()
+        return self._standing
 
     def _mean(self, group: Sequence[Trial]) -> Trial:
+        if len(group) == 1:
+            return group[0]
         most = max(map(_fidelity, group))
         telling = [trial for trial in group if _fidelity(trial) == most]
         names = [name for name in telling[0].metrics if all(name in trial.metrics for trial in telling)]
@@ -222,6 +237,58 @@ class History:
 
     def _order(self, trial: Trial) -> tuple[float, ...]:
         return (*(-score for score in self.scores(trial)), trial.number)
+
+
+class _Standing:
+    """One trial of each architecture, kept in order, and those that no other dominates.
+
+    A new one costs a search in a sorted list, and a look at the front.
+
+    Args:
+        order: Key by which trials are sorted, best first.
+        scores: Scores of a trial.
+    """
+
+    def __init__(
+        self, order: Callable[[Trial], tuple[float, ...]], scores: Callable[[Trial], tuple[float, ...]]
+    ) -> None:
+        self.judged: dict[str, Trial] = {}
+        self._order = order
+        self._scores = scores
+        self._sorted: list[tuple[tuple[float, ...], str]] = []
+        self._front: dict[str, tuple[float, ...]] | None = {}  # None where it has to be found again
+
+    def put(self, key: str, trial: Trial) -> None:
+        """Set the trial of an architecture."""
+        before = self.judged.get(key)
+        if before is not None:
+            self._sorted.pop(bisect_left(self._sorted, (self._order(before), key)))
+        self.judged[key] = trial
+        insort(self._sorted, (self._order(trial), key))
+        if self._front is not None and key in self._front:
+            self._front = None  # it may have hidden others
+        elif self._front is not None:
+            self._enter(self._front, key, self._scores(trial))
+
+    def ranked(self, count: int | None) -> list[Trial]:
+        """Return the first trials by the order."""
+        return [self.judged[key] for _, key in self._sorted[:count]]
+
+    def front(self) -> list[Trial]:
+        """Return the trials with finite scores that no other dominates."""
+        if self._front is None:
+            scored = {key: self._scores(trial) for key, trial in self.judged.items()}
+            finite = [(key, scores) for key, scores in scored.items() if all(map(math.isfinite, scores))]
+            self._front = {finite[i][0]: finite[i][1] for i in pareto_front([s for _, s in finite])}
+        return [self.judged[key] for key in self._front]
+
+    @staticmethod
+    def _enter(front: dict[str, tuple[float, ...]], key: str, scores: tuple[float, ...]) -> None:
+        if not all(map(math.isfinite, scores)) or any(dominates(other, scores) for other in front.values()):
+            return
+        for other in [other for other, theirs in front.items() if dominates(scores, theirs)]:
+            del front[other]
+        front[key] = scores
 
 
 def _fidelity(trial: Trial) -> tuple[bool, float]:

@@ -12,7 +12,6 @@ import pytest
 from spacelang import Experiment, ModelSpace, Supernet, hub, profile
 from spacelang.costs import CostLimit, ExpectedCost, expected_cost
 from spacelang.evaluators import Functional
-from spacelang.hub import ENAS, NASBench201
 from spacelang.hub.published import read_entry
 from spacelang.strategies import DARTS, Penalty
 from spacelang.strategies.multi_trial import Filter, Random
@@ -24,14 +23,6 @@ from .tables import one_hot
 pytestmark = pytest.mark.slow
 
 Metric = Literal["params", "flops"]
-LONG = (
-    "DARTS-sizes",
-    "ENAS-sizes",
-    "FairDARTS-width",
-    "MobileNetV3Space-fixed",
-    "ProxylessNAS",
-    "ShuffleNetSpace-channels",
-)
 FAILED_BEFORE = ("NASNet", "ENAS", "AmoebaNet", "NASBench101", "FairDARTS")
 
 
@@ -56,8 +47,6 @@ def check(
 @pytest.mark.parametrize("metric", ["params", "flops"])
 @pytest.mark.parametrize("name", SMALL)
 def test_sampled_architectures(name: str, metric: Metric) -> None:
-    if metric == "flops" and name in LONG:
-        pytest.skip("traces of half a minute to six minutes; smaller spaces have the same parts")
     small, space = SMALL[name], small_space(name)
     cost, supernet = expected_cost(space, metric, small.images(1)), Supernet(space, memory_format=None)
     rng = np.random.default_rng(0)
@@ -81,8 +70,6 @@ PUBLISHED = alike()
 @pytest.mark.parametrize("first", PUBLISHED)
 def test_published_architectures(first: str, metric: Metric) -> None:
     small = narrowed(read_entry(first))
-    if metric == "flops" and small.kind not in (ENAS, NASBench201):
-        pytest.skip("up to minutes of traces; FLOPs of smaller spaces of this kind are above")
     space = small.make()
     cost, supernet = expected_cost(space, metric, small.images(1)), Supernet(space, memory_format=None)
     for name in PUBLISHED[first]:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections import Counter
 from dataclasses import replace
+from statistics import fmean
 
 import numpy as np
 import pytest
 
 from spacelang import SpaceError
+from spacelang.language.decision_space import DecisionSpace, Site
+from spacelang.language.decisions import Categorical
 from spacelang.trials import History, Maximize, Minimize, Objective, Trial, pareto_front
 from spacelang.trials.objectives import dominates, fronts
 
@@ -75,6 +80,49 @@ def test_front_of_a_grid() -> None:
     best = {p for p in points if not any(q[0] >= p[0] and q[1] <= p[1] and q != p for q in points)}
     assert {(t.metrics["product"], t.metrics["sum"]) for t in known.pareto()} == best
     assert [t.number for t in known.ranked(3)] == [t.number for t in known.pareto()[:3]]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_the_standing_is_that_of_all_trials_at_every_time(count: int) -> None:
+    """Means by architecture, compared by brute force while 60 trials of 12 architectures come."""
+    rng = np.random.default_rng(count)
+    archs = list(itertools.islice(Chain().grid(), 12))
+    objectives = [Maximize(name) for name in "abc"[:count]]
+    known = History(Chain().decision_space, objectives)
+    rows: dict[int, list[tuple[float, ...]]] = {}
+    for number in range(60):
+        k = int(rng.integers(12))
+        row = tuple(map(float, rng.integers(6, size=count)))
+        rows.setdefault(k, []).append(row)
+        known.add(Trial(number, archs[k], 0, "done", metrics=dict(zip("abc", row, strict=False))))
+        if number % 3 == 0:
+            means = {j: tuple(map(fmean, zip(*values, strict=True))) for j, values in rows.items()}
+            front = [m for m in means.values() if not any(dominates(o, m) for o in means.values())]
+            assert sorted(map(known.scores, known.pareto())) == sorted(front)
+            if count == 1:
+                assert [known.score(t) for t in known.ranked()] == sorted(m[0] for m in means.values())[::-1]
+            assert list(map(known.scores, known.ranked(2))) == list(map(known.scores, known.ranked()[:2]))
+
+
+def test_work_of_a_standing_grows_with_the_number_of_trials(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asked after every trial, it does not look at all of them again."""
+    looked, scores = Counter[int](), History.scores
+    space = DecisionSpace((Site(Categorical("a", range(400))),))
+
+    def work(number: int) -> int:
+        def counted(known: History, trial: Trial) -> tuple[float, ...]:
+            looked[number] += 1
+            return scores(known, trial)
+
+        monkeypatch.setattr(History, "scores", counted)
+        known = History(space, [Maximize("x"), Minimize("y")])
+        for i in range(number):
+            known.add(Trial(i, {"a": i}, 0, "done", metrics={"x": i, "y": -i}))
+            known.ranked(1)
+            known.pareto()
+        return looked[number]
+
+    assert work(400) < 2.5 * work(200)
 
 
 def test_nan_is_on_no_front() -> None:
