@@ -23,11 +23,11 @@ _SEED = 0
 class Survey:
     """Costs of the models of a space.
 
-    A space of up to 200 architectures is measured completely. In a larger one, coordinate descent goes from
-    the default architecture and from two random ones (with a fixed seed): every decision in turn takes its
-    best value until none improves. Costs are then added up from the edges of the space's graph; where they
-    are no sum over choices (a weight shared by two of them), frozen models are measured, from the default
-    alone.
+    Of a space of up to 200 architectures all are compared. In a larger one, coordinate descent goes from the
+    default architecture and from two random ones (with a fixed seed): every decision in turn takes its best
+    value until none improves. Costs are added up from the edges of the space's graph; where they are no sum
+    over choices (a weight shared by two of them), frozen models are measured, in a large space from the
+    default alone.
 
     Args:
         space: left untouched.
@@ -45,7 +45,7 @@ class Survey:
         self._exact, self._quick = self._measures(space, metric, inputs)
         self._all: list[tuple[float, Architecture]] | None = None
         if space.bound <= _ENUMERATED:
-            self._all = [(self._exact(arch), arch) for arch in space.grid()]
+            self._all = [(self._quick(arch), arch) for arch in space.grid()]
         elif self._quick is not self._exact or not isinstance(metric, str):
             rng = np.random.default_rng(_SEED)
             self._starts += [space.sample(rng) for _ in range(_STARTS)]
@@ -58,8 +58,6 @@ class Survey:
             table = Total(prices_of(space, metric, inputs))
             return table, table
         exact = frozen_measure(space, metric, inputs)
-        if space.bound <= _ENUMERATED:
-            return exact, exact
         try:
             return exact, Total(prices_of(space, metric, inputs))
         except SpaceError:

@@ -190,7 +190,7 @@ def structure(module: nn.Module) -> Hashable:
     return tuple((name, *_own(child)) for name, child in module.named_modules(remove_duplicate=False))
 
 
-def _own(module: nn.Module) -> tuple[Hashable, ...]:
+def _own(module: nn.Module) -> tuple[Any, ...]:
     attributes = vars(module)
     if isinstance(module, Replaceable) or any(attributes[name] for name in _HOOKS):
         raise Unknown

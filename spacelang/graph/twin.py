@@ -174,12 +174,14 @@ class Twin:
 
 
 def _held(module: nn.Module) -> dict[str, Any]:
-    """Return attributes of a plain module that are, or contain, value choices."""
-    if isinstance(module, Primitive):
-        return {}
-    found = {name: value for name, value in vars(module).items() if decisions_of(value)}
-    found.pop("_call", None)  # arguments a space was made with
-    return found
+    """Return attributes that are, or contain, value choices of which a run needs the value.
+
+    A choice reads its public expressions itself, under the architecture that it is asked for.
+    """
+    names = [name for name in vars(module) if name.startswith("_") or not isinstance(module, Primitive)]
+    held = {name: value for name in names if decisions_of(value := vars(module)[name])}
+    held.pop("_call", None)  # arguments a space was made with
+    return held
 
 
 def _outside(module: nn.Module, later: Mapping[int, nn.Module]) -> Iterator[nn.Module]:

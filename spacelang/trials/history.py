@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from statistics import fmean
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeAlias
 
 from ..errors import SpaceError
 from ..language import Architecture, DecisionSpace
@@ -18,6 +18,8 @@ from .objectives import Objective, dominates, fronts, pareto_front
 from .trial import State, Trial
 
 _NONE: Mapping[str, Any] = MappingProxyType({})
+_IN_FRONTS = 100  # trials at least, in the first fronts that are kept
+_Front: TypeAlias = dict[str, tuple[float, ...]]  # scores by architecture
 
 
 class History:
@@ -193,8 +195,10 @@ class History:
         """
         if len(self.objectives) == 1 and among is None:
             return self._settled().ranked(count)
-        if count is not None and among is None and len(front := self.pareto()) >= count:
-            return front[:count]
+        if count is not None and among is None:
+            first = self._settled().first_by_fronts(count)
+            if first is not None:
+                return first
         judged = self._judged(among)
         if len(self.objectives) == 1:
             return sorted(judged, key=self._order)[:count]
@@ -206,7 +210,7 @@ class History:
 
     def pareto(self) -> list[Trial]:
         """Return a trial of each architecture that no other dominates, best first by the first objective."""
-        return sorted(self._settled().front(), key=self._order)
+        return self._settled().first_front()
 
     def _judged(self, among: Iterable[int] | None = None) -> list[Trial]:
         """Return one trial for each architecture, or for those of some trials."""
@@ -240,9 +244,9 @@ class History:
 
 
 class _Standing:
-    """One trial of each architecture, kept in order, and those that no other dominates.
+    """One trial of each architecture, in order, and the first fronts of those with finite scores.
 
-    A new one costs a search in a sorted list, and a look at the front.
+    A new one costs a search in a sorted list, and a look at the first fronts.
 
     Args:
         order: Key by which trials are sorted, best first.
@@ -256,39 +260,67 @@ class _Standing:
         self._order = order
         self._scores = scores
         self._sorted: list[tuple[tuple[float, ...], str]] = []
-        self._front: dict[str, tuple[float, ...]] | None = {}  # None where it has to be found again
+        self._fronts: list[_Front] | None = []  # None where they have to be found again
+        self._has_all = True  # fronts
 
     def put(self, key: str, trial: Trial) -> None:
         """Set the trial of an architecture."""
         before = self.judged.get(key)
         if before is not None:
             self._sorted.pop(bisect_left(self._sorted, (self._order(before), key)))
+            if self._fronts is not None and any(key in front for front in self._fronts):
+                self._fronts = None  # it may have hidden others
         self.judged[key] = trial
         insort(self._sorted, (self._order(trial), key))
-        if self._front is not None and key in self._front:
-            self._front = None  # it may have hidden others
-        elif self._front is not None:
-            self._enter(self._front, key, self._scores(trial))
+        if self._fronts is not None and self._is_finite(trial):
+            self._enter(self._fronts, {key: self._scores(trial)})
 
     def ranked(self, count: int | None) -> list[Trial]:
         """Return the first trials by the order."""
         return [self.judged[key] for _, key in self._sorted[:count]]
 
-    def front(self) -> list[Trial]:
-        """Return the trials with finite scores that no other dominates."""
-        if self._front is None:
-            scored = {key: self._scores(trial) for key, trial in self.judged.items()}
-            finite = [(key, scores) for key, scores in scored.items() if all(map(math.isfinite, scores))]
-            self._front = {finite[i][0]: finite[i][1] for i in pareto_front([s for _, s in finite])}
-        return [self.judged[key] for key in self._front]
+    def first_front(self) -> list[Trial]:
+        """Return the trials that no other dominates."""
+        return [trial for front in self._found()[:1] for trial in self._in_order(front)]
 
-    @staticmethod
-    def _enter(front: dict[str, tuple[float, ...]], key: str, scores: tuple[float, ...]) -> None:
-        if not all(map(math.isfinite, scores)) or any(dominates(other, scores) for other in front.values()):
-            return
-        for other in [other for other, theirs in front.items() if dominates(scores, theirs)]:
-            del front[other]
-        front[key] = scores
+    def first_by_fronts(self, count: int) -> list[Trial] | None:
+        """Return the first trials front by front; None where the fronts that are known hold fewer."""
+        found = [trial for front in self._found() for trial in self._in_order(front)]
+        return found[:count] if len(found) >= count else None
+
+    def _is_finite(self, trial: Trial) -> bool:
+        return all(map(math.isfinite, self._scores(trial)))
+
+    def _in_order(self, front: _Front) -> list[Trial]:
+        return sorted((self.judged[key] for key in front), key=self._order)
+
+    def _found(self) -> list[_Front]:
+        """Return the fronts, found again where one of their trials has changed."""
+        if self._fronts is None:
+            left = {key: self._scores(t) for key, t in self.judged.items() if self._is_finite(t)}
+            self._fronts = []
+            while left and sum(map(len, self._fronts)) < _IN_FRONTS:
+                keys = list(left)
+                self._fronts.append({keys[i]: left.pop(keys[i]) for i in pareto_front(list(left.values()))})
+            self._has_all = not left
+        return self._fronts
+
+    def _enter(self, fronts: list[_Front], entering: _Front) -> None:
+        """Put trials in the first front that does not dominate them; those they dominate go one further."""
+        for front in fronts:
+            stay = {k: s for k, s in entering.items() if not any(dominates(o, s) for o in front.values())}
+            gone = {k: o for k, o in front.items() if any(dominates(s, o) for s in stay.values())}
+            entering = {k: s for k, s in entering.items() if k not in stay} | gone
+            for key in gone:
+                del front[key]
+            front |= stay
+            if not entering:
+                return
+        if self._has_all:
+            fronts.append(entering)
+        while sum(map(len, fronts[:-1])) >= _IN_FRONTS:
+            fronts.pop()
+            self._has_all = False
 
 
 def _fidelity(trial: Trial) -> tuple[bool, float]:

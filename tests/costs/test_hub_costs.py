@@ -12,6 +12,7 @@ import pytest
 from spacelang import Experiment, ModelSpace, Supernet, hub, profile
 from spacelang.costs import CostLimit, ExpectedCost, expected_cost
 from spacelang.evaluators import Functional
+from spacelang.hub import ENAS, NASBench201
 from spacelang.hub.published import read_entry
 from spacelang.strategies import DARTS, Penalty
 from spacelang.strategies.multi_trial import Filter, Random
@@ -47,6 +48,8 @@ def check(
 @pytest.mark.parametrize("metric", ["params", "flops"])
 @pytest.mark.parametrize("name", SMALL)
 def test_sampled_architectures(name: str, metric: Metric) -> None:
+    if (name, metric) == ("FairDARTS-width", "flops"):
+        pytest.skip("a minute of traces; DARTS-sizes and FairDARTS have the same parts")
     small, space = SMALL[name], small_space(name)
     cost, supernet = expected_cost(space, metric, small.images(1)), Supernet(space, memory_format=None)
     rng = np.random.default_rng(0)
@@ -70,6 +73,8 @@ PUBLISHED = alike()
 @pytest.mark.parametrize("first", PUBLISHED)
 def test_published_architectures(first: str, metric: Metric) -> None:
     small = narrowed(read_entry(first))
+    if metric == "flops" and small.kind not in (ENAS, NASBench201):
+        pytest.skip("traces of minutes in all; FLOPs of smaller spaces of this kind are above")
     space = small.make()
     cost, supernet = expected_cost(space, metric, small.images(1)), Supernet(space, memory_format=None)
     for name in PUBLISHED[first]:

@@ -81,3 +81,18 @@ def test_hub_onnx(
 def test_import_time(benchmark_script: Load) -> None:
     torch_s, added = benchmark_script("import_time").seconds("import spacelang")
     assert 0 < added < torch_s
+
+
+def test_growth(
+    benchmark_script: Load, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--decisions", "2", "4", "--depths", "2", "4", "--levels", "2", "4", "--trials", "8", "16"]
+    result = printed(benchmark_script("growth"), arguments, monkeypatch, capsys)
+    assert result["independent decisions"]["sizes"] == [2, 4]
+    assert {"construction", "trace", "report"} <= result["blocks of a Repeat"].keys()
+    assert all(len(row["seconds"]) == 2 for name, row in result["trials"].items() if name != "sizes")
+
+
+def test_an_exponent_is_that_of_the_larger_sizes(benchmark_script: Load) -> None:
+    exponent = benchmark_script("growth").exponent
+    assert exponent([1, 2, 4, 8], [9, 9, 16, 64]) == pytest.approx(2)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import networkx as nx
 import numpy as np
@@ -16,6 +17,7 @@ from spacelang import Cell, InputChoice, LayerChoice, ModelSpace, SpaceError, va
 from spacelang import nn as space_nn
 from spacelang.costs import profile
 from spacelang.graph import architecture_graph
+from spacelang.language import Choice, Condition, Decision, Is, Primitive, Value
 
 Make = Callable[..., ModelSpace]
 
@@ -133,6 +135,44 @@ def test_code_that_looks_at_values_runs_on_real_tensors(example: torch.Tensor) -
             return self.a(x) if float(x.sum()) > -1e9 else x
 
     assert flow(Looks().trace(example)) == [("a/out", "output"), ("input_0", "a/in")]
+
+
+def test_a_value_that_a_choice_keeps_for_itself_is_that_of_the_run(example: torch.Tensor) -> None:
+    class Stack(Primitive):
+        """Layers of which its owner runs as many as are chosen."""
+
+        def __init__(self, depth: Value) -> None:
+            super().__init__()
+            (self.decision,) = depth.decisions()
+            self._depth = depth
+            self.layers = nn.ModuleList(nn.Linear(4, 4) for _ in range(3))
+
+        def decisions(self) -> tuple[Decision, ...]:
+            return (self.decision,)
+
+        def branches(self) -> Iterator[tuple[Condition, str, nn.Module]]:
+            for i, layer in enumerate(self.layers):
+                yield Is(Choice(self.decision), tuple(range(i + 1, 4))), f"layers.{i}", layer
+
+        def freeze(self, arch: Mapping[str, Any]) -> nn.Module:
+            return self.layers[: arch["depth"]]
+
+        def __iter__(self) -> Iterator[nn.Module]:
+            return iter(self.layers[: 1 if isinstance(self._depth, Value) else self._depth])
+
+    class Net(ModelSpace):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stack = Stack(value_choice([1, 2, 3], label="depth"))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            for layer in self.stack:
+                x = layer(x)
+            return x
+
+    for depth in (1, 2, 3):
+        graph = architecture_graph(Net(), {"depth": depth}, (example,))
+        assert total(graph, "flops") == depth * 2 * 3 * 4 * 4
 
 
 def test_candidates_that_constraints_couple_to_their_surroundings(example: torch.Tensor) -> None:

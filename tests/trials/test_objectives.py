@@ -82,9 +82,13 @@ def test_front_of_a_grid() -> None:
     assert [t.number for t in known.ranked(3)] == [t.number for t in known.pareto()[:3]]
 
 
+@pytest.mark.parametrize("kept", [100, 3])
 @pytest.mark.parametrize("count", [1, 2, 3])
-def test_the_standing_is_that_of_all_trials_at_every_time(count: int) -> None:
+def test_the_standing_is_that_of_all_trials_at_every_time(
+    count: int, kept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Means by architecture, compared by brute force while 60 trials of 12 architectures come."""
+    monkeypatch.setattr("spacelang.trials.history._IN_FRONTS", kept)
     rng = np.random.default_rng(count)
     archs = list(itertools.islice(Chain().grid(), 12))
     objectives = [Maximize(name) for name in "abc"[:count]]
@@ -101,7 +105,8 @@ def test_the_standing_is_that_of_all_trials_at_every_time(count: int) -> None:
             assert sorted(map(known.scores, known.pareto())) == sorted(front)
             if count == 1:
                 assert [known.score(t) for t in known.ranked()] == sorted(m[0] for m in means.values())[::-1]
-            assert list(map(known.scores, known.ranked(2))) == list(map(known.scores, known.ranked()[:2]))
+            fresh = History(known.space, objectives, list(known))
+            assert [known.ranked(k) for k in range(13)] == [fresh.ranked()[:k] for k in range(13)]
 
 
 def test_work_of_a_standing_grows_with_the_number_of_trials(monkeypatch: pytest.MonkeyPatch) -> None:
