@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .language import Repeat as Repeat
     from .language import model_context as model_context
     from .language import value_choice as value_choice
+    from .language import value_range as value_range
     from .results import draw as draw
     from .results import export_onnx as export_onnx
     from .results import load_bundle as load_bundle

@@ -49,12 +49,14 @@ def quoted(names: Iterable[object], limit: int = 12) -> str:
     return listed(map(repr, names), limit)
 
 
-def written(count: int) -> str:
+def written(count: int | float) -> str:
     """Write a count in full; past a hundred digits as a power of ten.
 
     >>> written(1_200), written(3**1_000)
     ('1,200', 'about 10^477')
     """
+    if count == math.inf:
+        return "infinitely many"
     return f"{count:,}" if count < 10**100 else f"about 10^{math.log10(count):.0f}"
 
 

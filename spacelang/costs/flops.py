@@ -62,8 +62,8 @@ def _price(traces: Traces, entry: Entry) -> Price:
     edge, place, cost = entry
     if cost.flops and cost.spec is not None and cost.call is not None:
         tallies = tallies_of(cost.spec.arguments)
-        at = remembered(cost.spec.decisions, _layer(cost.spec, cost.call, traces.known), tallies)
-        return Price(edge, place, at, cost.spec.decisions, tallies)
+        at = remembered(cost.spec.sized, _layer(cost.spec, cost.call, traces.known), tallies)
+        return Price(edge, place, at, cost.spec.sized, tallies)
     if edge is not None and place is not None and edge.kind == "layer" and cost.spec is None and cost.call:
         primitive: Any = traces.space.get_submodule(place.path)
         if any(choices_inside(primitive)):
@@ -103,7 +103,7 @@ def _layer(spec: LayerSpec, call: Call, known: Known) -> Measure:
             layer = built(spec, arch, call, META)
             return counted(layer, *fitted(layer, call), known)[0]
         except Exception as error:  # torch says in many ways that sizes do not fit
-            values = {decision.label: arch[decision.label] for decision in spec.decisions}
+            values = {decision.label: arch[decision.label] for decision in spec.sized}
             raise SpaceError(f"operations of {spec} with {values} cannot be counted: {error}") from error
 
     return measure

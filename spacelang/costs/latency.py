@@ -125,8 +125,12 @@ class Operation:
             chosen = {decision.label: values[decision.label] for decision in plain}
             chosen |= {str(tally): tallied(tally, values) for tally in self.tallies}
             if self.cost.spec is not None:
-                arguments = {k: v for k, v in self.cost.spec.arguments.items() if decisions_of(v)}
-                chosen = evaluate(arguments, values)
+                spec = self.cost.spec
+                sized = {decision.label for decision in spec.sized}
+                arguments = {
+                    k: v for k, v in spec.arguments.items() if sized & {d.label for d in decisions_of(v)}
+                }
+                chosen = evaluate(arguments, {**spec.ranges, **values})
             tails = [",".join(f"{name}={value}" for name, value in chosen.items()), ""]
         elif region.topology is not None:
             source, node = region.topology.edges[self.edge.attributes["row"]]
@@ -172,7 +176,7 @@ def _dependence(
     if edge.kind != "layer":
         return (), ()
     if cost.spec is not None:
-        return cost.spec.decisions, tallies_of(cost.spec.arguments)
+        return cost.spec.sized, tallies_of(cost.spec.arguments)
     primitive: Any = space.get_submodule(place.path)
     return primitive.reads(), tuple(primitive.tallies())
 

@@ -39,7 +39,7 @@ def parameter_prices(space: Space) -> Prices:
         decisions, tallies = tuple[Decision, ...](), tuple[Tally, ...]()
         at = fixed(cost.parameters)
         if cost.spec is not None:
-            decisions, tallies = cost.spec.decisions, tallies_of(cost.spec.arguments)
+            decisions, tallies = cost.spec.sized, tallies_of(cost.spec.arguments)
             at = layers.setdefault(str(cost.spec), _layer(cost.spec))
         elif edge.kind == "layer":
             primitive: Any = space.get_submodule(place.path)
@@ -54,7 +54,7 @@ def parameter_prices(space: Space) -> Prices:
 
 
 def _layer(spec: LayerSpec) -> Measure:
-    return remembered(spec.decisions, lambda arch: layer_parameters(spec, arch), tallies_of(spec.arguments))
+    return remembered(spec.sized, lambda arch: layer_parameters(spec, arch), tallies_of(spec.arguments))
 
 
 def _primitive(primitive: Any) -> Measure:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import SpaceError, short, written
-from ..language import Architecture, DecisionSpace, Space
+from ..language import Architecture, DecisionSpace, Interval, Space
 from ..language.decisions import Categorical, Decision
 from .limits import CostLimit, Metric, Range, Verdict, check_metric, frozen_measure, prices_of
 from .prices import Measure, Price, Prices
@@ -183,7 +183,7 @@ class Row:
 
     Attributes:
         label: Label of the decision.
-        kind: "one of", "k of" or "any of".
+        kind: "one of", "k of", "any of" or "range".
         candidates: Its candidates.
         condition: when it is active; "always" or a statement about other decisions.
     """
@@ -279,6 +279,8 @@ def report(space: Space, example_inputs: Sequence[Any] = (), limits: Sequence[Co
 def _row(decision: Decision, space: DecisionSpace) -> Row:
     if isinstance(decision, Categorical):
         kind = "one of"
+    elif isinstance(decision, Interval):
+        kind = "range"
     else:
         kind = "any of" if decision.n_chosen is None else f"{decision.n_chosen} of"
     return Row(decision.label, kind, decision.candidates, str(space.conditions[decision.label]))

@@ -31,6 +31,7 @@ from .functions import switch_case as switch_case
 from .functions import to_float as to_float
 from .functions import to_int as to_int
 from .functions import where as where
+from .intervals import Interval as Interval
 from .labels import label_scope as label_scope
 from .primitive import Primitive as Primitive
 from .primitive import Relaxer as Relaxer
@@ -49,3 +50,4 @@ from .tunable import require_decided as require_decided
 from .values import Choice as Choice
 from .values import Value as Value
 from .values import value_choice as value_choice
+from .values import value_range as value_range

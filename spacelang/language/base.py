@@ -260,8 +260,8 @@ class Space(nn.Module, metaclass=_SpaceType):
 
     # -- architectures -----------------------------------------------------------------------------
 
-    def size(self) -> int:
-        """Return the exact number of distinct architectures.
+    def size(self) -> int | float:
+        """Return the exact number of distinct architectures; infinite with a range without a step.
 
         Counts canonical architecture dicts: conditional structure, constraints and the order of
         exchangeable slots are taken into account (a `Repeat` of 1 to 3 two-way choices has 14).
@@ -277,7 +277,7 @@ class Space(nn.Module, metaclass=_SpaceType):
         return self.decision_space.is_counted
 
     @property
-    def bound(self) -> int:
+    def bound(self) -> int | float:
         """`size()`, without a warning where it is an upper bound."""
         return self.size() if self.size_is_exact else self.decision_space.bound
 
@@ -290,9 +290,13 @@ class Space(nn.Module, metaclass=_SpaceType):
         require_generator("rng", rng)
         return self.decision_space.sample(rng)
 
-    def grid(self) -> Iterator[Architecture]:
-        """Yield every architecture once."""
-        return self.decision_space.grid()
+    def grid(self, points: int | None = None) -> Iterator[Architecture]:
+        """Yield every architecture once; `points` values of each range without a step.
+
+        Raises:
+            SpaceError: There is such a range, and no number of points.
+        """
+        return self.decision_space.grid(points)
 
     def neighbours(self, arch: Mapping[str, Any]) -> Iterator[Architecture]:
         """Yield every architecture that differs from `arch` in one decision."""

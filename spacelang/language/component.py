@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -119,11 +120,18 @@ class Component:
         keys = [[self.decisions[x].position(arch[x]) for x in slot] for slot in symmetry.slots]
         return keys == sorted(keys)
 
+    @cached_property
+    def is_endless(self) -> bool:
+        """Whether a decision takes infinitely many values."""
+        return any(decision.cardinality == math.inf for decision in self.decisions.values())
+
     # -- counting ------------------------------------------------------------------------------------
 
     @cached_property
-    def count(self) -> int | None:
+    def count(self) -> int | float | None:
         """Exact number of canonical architectures; None where too much depends on too much."""
+        if self.is_endless:
+            return math.inf
         if self.is_single:
             return next(iter(self.decisions.values())).cardinality
         try:
@@ -132,14 +140,14 @@ class Component:
             return None
 
     @cached_property
-    def bound(self) -> int:
+    def bound(self) -> int | float:
         """A number of architectures that there cannot be more of."""
         if self.count is not None:
             return self.count
         loose = Component(self.decisions, self.conditions)
         if not self.is_free and loose.count is not None:
             return loose.count
-        bound = 1
+        bound: float = 1
         for label, decision in self.decisions.items():
             bound *= decision.cardinality + bool(self.conditions[label].labels)
         return bound

@@ -7,17 +7,18 @@ import json
 import math
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from ..errors import SpaceError, closest, quoted, short, written
+from ..errors import SpaceError, closest, quoted, require_integer, short, written
 from .component import Component
 from .conditions import ALWAYS, Condition, Constraint, Symmetry, either
-from .decisions import Architecture, Decision, clash, exported, problem
+from .decisions import Architecture, Categorical, Decision, clash, exported, problem
 from .enumeration import every, nth
+from .intervals import Interval
 
 
 @dataclass(frozen=True)
@@ -139,8 +140,8 @@ class DecisionSpace:
 
     # -- counting ----------------------------------------------------------------------------------
 
-    def size(self) -> int:
-        """Return the exact number of canonical architectures.
+    def size(self) -> int | float:
+        """Return the exact number of canonical architectures; infinite with a range without a step.
 
         Independent parts multiply; decisions that depend on one another through conditions, constraints or
         symmetries are counted together. Where so many of them do that counting would take too long, the
@@ -165,15 +166,44 @@ class DecisionSpace:
         return all(component.count is not None for component in self._components)
 
     @cached_property
-    def bound(self) -> int:
+    def bound(self) -> int | float:
         """`size()`, without a warning where it is an upper bound."""
+        if any(component.is_endless for component in self._components):
+            return math.inf  # also times a number that no float can hold
         return math.prod(component.bound for component in self._components)
 
     # -- enumerating -------------------------------------------------------------------------------
 
-    def grid(self) -> Iterator[Architecture]:
-        """Yield every canonical architecture once, in lexicographic order of candidates."""
-        return every(self.by_label, self._components)
+    def grid(self, points: int | None = None) -> Iterator[Architecture]:
+        """Yield every canonical architecture once, in lexicographic order of candidates.
+
+        Args:
+            points: Number of values of each range without a step; needed where there is one.
+
+        Raises:
+            SpaceError: There is such a range, and no number of points.
+        """
+        space = self.on_grid(points)
+        return every(space.by_label, space._components)
+
+    def on_grid(self, points: int | None) -> DecisionSpace:
+        """Return this space with `points` values in place of each range without a step."""
+        endless = [label for label, decision in self.by_label.items() if decision.cardinality == math.inf]
+        if not endless:
+            return self
+        if points is None:
+            raise SpaceError(
+                f"{quoted(endless)} take infinitely many values; say how many belong to the grid: points=5."
+            )
+        require_integer("points", points, least=1)
+
+        def on_points(decision: Decision) -> Decision:
+            if not isinstance(decision, Interval) or decision.step is not None:
+                return decision
+            return Categorical(decision.label, decision.points(points))
+
+        sites = tuple(replace(site, decision=on_points(site.decision)) for site in self.sites)
+        return replace(self, sites=sites)
 
     def at(self, place: int) -> Architecture:
         """Return the architecture at a place of `grid()`, counted from 0, without going through the others.
@@ -181,6 +211,8 @@ class DecisionSpace:
         Raises:
             SpaceError: The grid has no such place, or its architectures cannot be counted.
         """
+        if self.bound == math.inf:
+            self.on_grid(None)  # raises
         if not 0 <= place < self.bound:
             raise SpaceError(f"place {place} is outside a grid of {written(self.bound)} architectures.")
         return nth(self.by_label, self._components, place)
@@ -234,6 +266,8 @@ class DecisionSpace:
     def mutate(self, arch: Mapping[str, Any], rng: np.random.Generator) -> Architecture:
         """Change one active decision to another value; decisions that become active or give way are drawn.
 
+        A number of a range becomes one near it.
+
         Raises:
             SpaceError: `arch` is invalid, or it is the only architecture near.
         """
@@ -241,7 +275,10 @@ class DecisionSpace:
         open_labels = [label for label in parent if self.by_label[label].cardinality > 1]
         for _ in range(1000 if open_labels else 0):
             label = open_labels[int(rng.integers(len(open_labels)))]
-            value = self.by_label[label].sample(rng)
+            decision = self.by_label[label]
+            value = (
+                decision.near(parent[label], rng) if isinstance(decision, Interval) else decision.sample(rng)
+            )
             component = self._component_of[label]
             if value == parent[label] or not component.may_change(parent, label, value):
                 continue
@@ -293,7 +330,7 @@ class DecisionSpace:
             return None
 
     def neighbours(self, arch: Mapping[str, Any]) -> Iterator[Architecture]:
-        """Yield every valid architecture that differs in one decision.
+        """Yield every valid architecture that differs in one decision; of an endless range with five numbers.
 
         Decisions that become active or give way take their first valid candidates.
         """

@@ -11,11 +11,10 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from ..errors import SpaceError, closest, listed, quoted, require_integer, short
+from .intervals import FIRST, Interval
 
 Architecture: TypeAlias = dict[str, Any]
 """`{label: value}`, JSON and YAML safe."""
-
-FIRST = object()  # stands for a default that is not given: None may be a candidate
 
 _SCALARS = (str, int, float, bool, type(None))
 
@@ -295,7 +294,7 @@ def _one_by_one(weights: Sequence[float], chosen: Sequence[int]) -> float:
     return reached[frozenset(chosen)]
 
 
-Decision: TypeAlias = Categorical | Subset
+Decision: TypeAlias = Categorical | Subset | Interval
 
 
 def clash(one: Decision, other: Decision, place: str = "", other_place: str = "") -> SpaceError:

@@ -9,11 +9,12 @@ from typing import Any, TypeAlias
 
 from torch import nn
 
-from ..errors import SpaceError
+from ..errors import SpaceError, quoted
 from .choices import made
 from .conditions import ALWAYS, Condition, Is
 from .context import FreezeContext
 from .decisions import Categorical, Decision
+from .intervals import Interval
 from .labels import branch_scope, in_scope, make_label
 from .primitive import Primitive, Relaxer, Undecided
 from .values import Choice, Value
@@ -92,6 +93,9 @@ class Repeat(Primitive):
 def _depth(depth: Any, label: str | None) -> tuple[Value, str]:
     """Return the depth as a value, and the name its blocks are numbered under."""
     if isinstance(depth, Value):
+        ranges = [decision.label for decision in depth.decisions() if isinstance(decision, Interval)]
+        if ranges:
+            raise SpaceError(f"a depth depends on the range {quoted(ranges)}; use value_choice([...]).")
         return depth, _block_scope(label, str(depth))
     name = make_label("depth", label)
     legal = isinstance(depth, tuple | list) and len(depth) == 2 and all(type(d) is int for d in depth)

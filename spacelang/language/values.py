@@ -12,7 +12,8 @@ from torch import Tensor
 
 from ..errors import SpaceError, quoted
 from .context import current_context, replacing
-from .decisions import FIRST, Categorical, Decision, Subset, clash
+from .decisions import Categorical, Decision, Subset, clash
+from .intervals import FIRST, Interval
 from .labels import declare, make_label
 from .misuse import layer_error, layer_under_construction, running
 
@@ -45,9 +46,13 @@ class Value:
         raise NotImplementedError
 
     def possible(self) -> tuple[Any, ...]:
-        """Return every value this can take, each once, in order of first appearance."""
+        """Return every value this can take, each once, in order of first appearance.
+
+        Of a range without a step, a few of its values stand for all.
+        """
         decisions = self.decisions()
-        if math.prod(decision.cardinality for decision in decisions) > _MAX_COMBINATIONS:
+        counts = [decision.cardinality for decision in decisions if decision.cardinality != math.inf]
+        if math.prod(counts) > _MAX_COMBINATIONS:
             raise SpaceError(
                 f"the expression {self} combines too many values to enumerate (over {_MAX_COMBINATIONS}); "
                 "use fewer value choices in one expression."
@@ -415,12 +420,7 @@ def value_choice(
     Raises:
         SpaceError: No candidates, one given twice, or a missing label outside `ModelSpace.__init__`.
     """
-    choice = _choice(candidates, make_label("value", label), n_chosen, prior, default)
-    context = current_context()
-    if context is None:
-        declare(choice.decisions())
-        return choice
-    return context.resolve(choice)
+    return _taken(_choice(candidates, make_label("value", label), n_chosen, prior, default))
 
 
 def _choice(
@@ -441,3 +441,39 @@ def _choice(
         if not isinstance(name, str):
             raise SpaceError(f"{label!r}: candidate names are strings; got {name!r}.")
     return Named(decided(list(names)), candidates)
+
+
+def value_range(
+    low: float,
+    high: float,
+    *,
+    log: bool = False,
+    step: float | None = None,
+    label: str | None = None,
+    default: Any = FIRST,
+) -> Any:
+    """Choose a number of an interval, for what is no shape: a learning rate, dropout, the weight of a loss.
+
+    Like `value_choice`, it returns a `Value` in a space, and inside `model_context` the chosen number.
+
+    Args:
+        low: Smallest value.
+        high: Largest value.
+        log: Whether the scale, on which values are drawn and changed, is logarithmic.
+        step: Distance of the values; None for all numbers between, of which there are infinitely many.
+        label: Name of the decision; numbered (`value_1`, ...) inside `ModelSpace.__init__` when missing.
+        default: Value of the space's default architecture; the middle of the scale where it is left out.
+
+    Raises:
+        SpaceError: Bounds are not numbers in order, or a missing label outside `ModelSpace.__init__`.
+    """
+    return _taken(Choice(Interval(make_label("value", label), low, high, log, step, default)))
+
+
+def _taken(choice: Choice) -> Any:
+    """Return a choice that is declared; inside `model_context` its value."""
+    context = current_context()
+    if context is None:
+        declare(choice.decisions())
+        return choice
+    return context.resolve(choice)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import SpaceError
-from ..language import Decision, Value
+from ..language import Decision, Interval, Value
 from ..language.context import FreezeContext
 from ..language.primitive import Primitive, Relaxer, Undecided
 from ..language.values import decisions_of, evaluate
@@ -48,9 +48,19 @@ class LayerSpec:
         """Decisions the arguments depend on."""
         return decisions_of(dict(self.arguments))
 
+    @cached_property
+    def ranges(self) -> dict[str, float]:
+        """Defaults of the ranges among the decisions, by label; no size depends on a range."""
+        return {d.label: d.default for d in self.decisions if isinstance(d, Interval)}
+
+    @property
+    def sized(self) -> tuple[Decision, ...]:
+        """Decisions that sizes may depend on: those that are not ranges."""
+        return tuple(decision for decision in self.decisions if decision.label not in self.ranges)
+
     def build(self, arch: Mapping[str, Any]) -> nn.Module:
-        """Construct the plain layer of an architecture."""
-        return self.layer_type(**evaluate(dict(self.arguments), arch))
+        """Construct the plain layer of an architecture, with defaults of ranges that it lacks."""
+        return self.layer_type(**evaluate(dict(self.arguments), {**self.ranges, **arch}))
 
     def build_largest(self) -> nn.Module:
         """Construct the layer whose weights contain those of every choice."""
@@ -63,7 +73,10 @@ class LayerSpec:
         try:
             return self.layer_type(**sizes)
         except (AssertionError, TypeError, ValueError) as error:
-            raise SpaceError(f"{self} cannot be built with its largest arguments {sizes}: {error}") from error
+            hint = " A range is for what is no size; use value_choice([...])." * bool(self.ranges)
+            raise SpaceError(
+                f"{self} cannot be built with its largest arguments {sizes}: {error}{hint}"
+            ) from error
 
     def _fewest_groups(self, in_channels: int) -> int:
         """Return groups that leave each filter as many channels as any choice; depthwise stays depthwise."""

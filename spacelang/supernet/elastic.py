@@ -87,6 +87,9 @@ class ElasticLayer(Mixed):
 
     @property
     def soft_refusal(self) -> str | None:  # type: ignore[override]
+        if self.spec.ranges:
+            labels = ", ".join(map(repr, self.spec.ranges))
+            return f"{self.name} depends on the range {labels}, of which there is no mixture"
         alive = (tuple(k for k, kept in enumerate(group.alive[0]) if kept) for group in self.groups)
         return self._refusal(tuple(alive))
 
@@ -128,16 +131,20 @@ class ElasticLayer(Mixed):
         return joint
 
     def _combination(self, columns: tuple[int, ...]) -> Combination:
+        if self.spec.ranges:  # a column does not say which number it stands for
+            return self._make_combination(columns)
         if columns not in self._combinations:
             self._combinations[columns] = self._make_combination(columns)
         return self._combinations[columns]
 
     @_uncompiled
     def _make_combination(self, columns: tuple[int, ...]) -> Combination:
-        arch = {group.label: group.columns[k] for group, k in zip(self.groups, columns, strict=True)}
+        arch = {group.label: group.candidate(k) for group, k in zip(self.groups, columns, strict=True)}
         arguments = evaluate(dict(self.spec.arguments), arch)
         key = repr(arguments)
         if key not in self._distinct:
+            if len(self._distinct) == _MOST_COMBINATIONS:  # numbers of a range
+                self._distinct.clear()
             name = ", ".join(f"{label}={value}" for label, value in arch.items())
             try:
                 with torch.device("meta"):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from ..errors import SpaceError, quoted
-from ..language import CellTopology, Decision, Subset
+from ..language import CellTopology, Decision, Interval, Subset
 from ..language.context import replacing
 
 Active: TypeAlias = tuple[tuple[int, ...], ...]
@@ -46,6 +46,7 @@ class Group:
         adds_gates: Whether a candidate that is not executed adds its weight as a plain number.
         silent: Rows x columns, candidates executed though their weight is zero; None for none.
         is_selected: Whether an architecture is selected (and this group active in it).
+        number: Number that an architecture selected of a range; else its default, and None of other groups.
         transform: Applied to the outputs of candidates; None for nothing.
         transforms: Classes of the candidates whose outputs it is applied to.
     """
@@ -62,6 +63,7 @@ class Group:
     adds_gates: bool = field(init=False, default=False)
     silent: Sequence[Sequence[bool]] | None = field(init=False, default=None)
     is_selected: bool = field(init=False, default=False)
+    number: float | None = field(init=False, default=None)
     transform: Transform | None = field(init=False, default=None)
     transforms: tuple[type[nn.Module], ...] = field(init=False, default=(nn.Module,))
 
@@ -70,6 +72,8 @@ class Group:
         has = [set(columns if self.topology is None else self.topology.ranks(row)) for row in rows]
         self.alive = [[k in has[row] for k in columns] for row in rows]
         alive = torch.tensor(self.alive, dtype=torch.get_default_dtype())
+        if isinstance(self.decisions[0], Interval):
+            self.number = self.decisions[0].default
         self.mix(alive / alive.sum(dim=1, keepdim=True).clamp_min(1))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Group:
@@ -87,8 +91,12 @@ class Group:
     @property
     def selected(self) -> Any:
         """Value of the decision in the selected architecture: a candidate, or the tuple of chosen inputs."""
-        chosen = tuple(self.columns[k] for k in self.active[0])
+        chosen = tuple(self.candidate(k) for k in self.active[0])
         return chosen if self.is_subset else chosen[0]
+
+    def candidate(self, column: int) -> Any:
+        """Return the candidate of a column; of a range the number it stands for at present."""
+        return self.columns[column] if self.number is None else self.number
 
     @property
     def kind(self) -> Kind:
@@ -202,10 +210,13 @@ class Group:
         self.adds_gates = False
         self.silent = None
         self.is_selected = any(self.active)
+        decision = self.decisions[0]
+        if isinstance(decision, Interval) and self.is_selected:
+            self.number = decision.parse(arch[decision.label])
 
     def computing(self) -> dict[str, Any]:
         """Return the attributes that `mix` and `select` set."""
-        names = ("weights", "edges", "adds_gates", "silent", "is_selected", "active")
+        names = ("weights", "edges", "adds_gates", "silent", "is_selected", "active", "number")
         return {name: getattr(self, name) for name in names}
 
     def _counts(self, arch: Mapping[str, Any]) -> list[list[int]]:

@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from ..errors import SpaceError
-from ..language import DecisionSpace
+from ..language import DecisionSpace, Interval
 from .objectives import Maximize, Objective
 from .trial import Trial
 
@@ -160,7 +160,10 @@ def _category(value: Any) -> Any:
 def _value(space: DecisionSpace, label: str, category: Any) -> Any:
     if label not in space.by_label:
         raise SpaceError(f"the study has a parameter {label!r}, which is not a decision of the space.")
-    for value in space.by_label[label].values():
+    decision = space.by_label[label]
+    if isinstance(decision, Interval):
+        return decision.parse(category)
+    for value in decision.values():
         if category in (_category(value), str(value)):
             return value
     raise SpaceError(f"the study has {category!r} for {label!r}, which is not a candidate of it.")

@@ -10,7 +10,9 @@ from types import MappingProxyType
 import torch
 from torch import Tensor, nn
 
-from spacelang.language import Architecture, Constraint, DecisionSpace, Subset
+from spacelang import SpaceError
+from spacelang.errors import quoted
+from spacelang.language import Architecture, Constraint, DecisionSpace, Interval, Subset
 from spacelang.supernet import Group
 
 
@@ -95,6 +97,12 @@ class Controller(nn.Module):
     ) -> None:
         super().__init__()
         self.space = space
+        ranges = [label for label, decision in space.by_label.items() if isinstance(decision, Interval)]
+        if ranges:
+            raise SpaceError(
+                f"a controller draws candidates, and {quoted(ranges)} are numbers of a range; use "
+                "value_choice([...]), or a strategy such as Optuna or RegularizedEvolution."
+            )
         order = {label: position for position, label in enumerate(self.space.by_label)}
         self.groups = sorted(groups, key=lambda group: order[group.decisions[0].label])
         self.rules: dict[str, list[Constraint]] = {label: [] for label in order}

@@ -25,18 +25,21 @@ class Grid(Stateless):
 
     Args:
         shuffle: Whether the order is random.
+        points: Number of values of each range without a step; needed where the space has one.
     """
 
     shuffle: bool = False
+    points: int | None = None
     has_end: ClassVar[bool] = True
 
     def ask(self, history: History, rng: np.random.Generator) -> Proposal:
         """See `Proposer`."""
-        size = history.space.size()
+        space = history.space.on_grid(self.points)
+        size = int(space.size())
         step = int(history[len(history) - 1].note.get("step", -1)) + 1 if len(history) else 0
         key = drawn_once("order", history, rng) if self.shuffle else None
         while step < size:
-            arch = history.space.at(step if key is None else permuted(step, size, key))
+            arch = space.at(step if key is None else permuted(step, size, key))
             if arch not in history:
                 return Proposal(arch, note={"step": step} if key is None else {"step": step, "order": key})
             step += 1

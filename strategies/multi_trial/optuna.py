@@ -11,7 +11,7 @@ import numpy as np
 
 from spacelang import ModelSpace, SpaceError
 from spacelang.arguments import KnownArguments
-from spacelang.language import Architecture, Categorical, Decision, DecisionSpace, Subset
+from spacelang.language import Architecture, Categorical, Decision, DecisionSpace, Interval, Subset
 from spacelang.quiet import quiet
 from spacelang.trials import Exhausted, History, Maximize, Objective, Proposal, Proposer, Trial, key_of
 
@@ -30,8 +30,9 @@ class Optuna(KnownArguments):
     An Optuna study in memory mirrors the history: objectives with their directions, failed and NaN trials as
     failed, infeasible ones as pruned (failed where there are several objectives) with a constraint violated.
     A decision is a parameter with its full label; its value is the position of the candidate, an integer
-    where candidates are numbers in order, a category elsewhere. A set of inputs of any size is one parameter,
-    0 or 1, for each input: `label[input]`. Only decisions that are active are suggested.
+    where candidates are numbers in order, a category elsewhere. A range is a parameter on its own scale. A
+    set of any size is one parameter, 0 or 1, for each candidate: `label[candidate]`. Only decisions that are
+    active are suggested.
 
     TPE learns all decisions. With genetic samplers, NSGA-II and III, those that are active in some
     architectures alone are crossed like the others: a parent that lacks one gets it from another parent.
@@ -270,17 +271,22 @@ def _suggested_value(trial: optuna.Trial, decision: Decision) -> Any:
     if is_any_set(decision):
         chosen = {c: trial.suggest_categorical(f"{decision.label}[{c}]", (0, 1)) for c in decision.candidates}
         return [c for c in decision.candidates if chosen[c]]
+    if isinstance(decision, Interval):
+        scale: dict[str, Any] = {"log": decision.log, "step": decision.step}
+        return decision.parse(trial.suggest_float(decision.label, decision.low, decision.high, **scale))
     values = list(decision.values())
     if is_number(decision):
         return values[trial.suggest_int(decision.label, 0, len(values) - 1)]
     return values[trial.suggest_categorical(decision.label, range(len(values)))]
 
 
-def _parameters_of(decision: Decision, value: Any) -> dict[str, int]:
+def _parameters_of(decision: Decision, value: Any) -> dict[str, float]:
     """Return the parameters that make `_suggested_value` return a value."""
     if is_any_set(decision):
         included = zip(decision.candidates, decision.indicator(value), strict=True)
         return {f"{decision.label}[{c}]": int(x) for c, x in included}
+    if isinstance(decision, Interval):
+        return {decision.label: float(value)}
     return {decision.label: list(decision.values()).index(value)}
 
 
