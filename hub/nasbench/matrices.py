@@ -225,13 +225,15 @@ class Allowed(Value):
         self.vertices = vertices
 
     def decisions(self) -> tuple[Decision, ...]:
-        inputs = (self.limits.inputs(vertex) for vertex in range(1, self.vertices))
-        return (self.limits.num_vertices, *inputs)
+        return (self.limits.num_vertices, *self._inputs())
+
+    def _inputs(self) -> list[Subset]:
+        return [self.limits.inputs(vertex) for vertex in range(1, self.vertices)]
 
     def evaluate(self, arch: Mapping[str, Any]) -> bool:
-        count, *inputs = self.decisions()
+        count = self.limits.num_vertices
         other = count.parse(arch[count.label]) != self.vertices
-        return other or self.limits.allows([d.parse(arch[d.label]) for d in inputs])
+        return other or self.limits.allows([d.parse(arch[d.label]) for d in self._inputs()])
 
     def possible(self) -> tuple[bool, ...]:
         return (True, False)

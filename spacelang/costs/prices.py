@@ -159,9 +159,10 @@ def combinations(decisions: Sequence[Decision]) -> Iterator[Architecture]:
         yield {decision.label: value for decision, value in zip(decisions, values, strict=True)}
 
 
-def count_of(decisions: Sequence[Decision]) -> int:
+def count_of(decisions: Sequence[Decision]) -> float:
     """Number of combinations of values of some decisions."""
-    return math.prod(decision.cardinality for decision in decisions)
+    counts = [decision.cardinality for decision in decisions]
+    return math.inf if math.inf in counts else math.prod(counts)
 
 
 def untallied(decisions: Sequence[Decision], tallies: Sequence[Tally]) -> list[Decision]:

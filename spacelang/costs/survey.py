@@ -212,7 +212,7 @@ class SpaceReport:
 
     space: str
     decisions: tuple[Row, ...]
-    size: int
+    size: int | float
     parameters: Range
     flops: Range | None
     constraints: tuple[str, ...] = ()

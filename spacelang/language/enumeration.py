@@ -94,7 +94,7 @@ def _first_absent(code: int | None) -> int:
 
 
 def nth(labels: Iterable[str], components: Iterable[Component], place: int) -> Architecture:
-    """Return the architecture at a place of `every`, without going through the others.
+    """Return the architecture at a place of `every`, of which there are finitely many.
 
     Args:
         labels: Labels of a space, in order.
@@ -107,7 +107,7 @@ def nth(labels: Iterable[str], components: Iterable[Component], place: int) -> A
     labels, components = list(labels), list(components)
     arch, codes = Architecture(), defaultdict[int, dict[Any, Any]](dict)
     places = _places(labels, components, counted=True)
-    left = math.prod(component.count or 0 for component in components)
+    left = int(math.prod(component.count or 0 for component in components))
     uncounted = [p.component for p in places if p.bucket is None and not p.component.is_single]
     if uncounted and 0 < left <= _MOST_PASSED:
         return next(islice(every(labels, components), place, None))
@@ -118,7 +118,7 @@ def nth(labels: Iterable[str], components: Iterable[Component], place: int) -> A
                 f"architectures (decisions {quoted(component.decisions, 6)}). Go through grid() instead."
             )
         if bucket is None:
-            left //= component.decisions[label].cardinality
+            left //= int(component.decisions[label].cardinality)
             index, place = divmod(place, left)
             arch[label] = next(islice(component.decisions[label].values(), index, None))
             continue

@@ -194,7 +194,7 @@ class Encoder:
         return part
 
 
-def _check(counts: Iterable[int]) -> None:
+def _check(counts: Iterable[float]) -> None:
     if math.prod(counts) > _MOST:
         raise TooWideError
 

@@ -60,7 +60,7 @@ def check_multi_trial(strategy: MultiTrialStrategy, trials: int) -> Conformance:
 def _check_space(strategy: MultiTrialStrategy, space: ModelSpace, trials: int) -> _Search:
     """Search a space in several ways; return the first search."""
     size = space.size()
-    count = 2 * size + 8 if size <= _SMALL else trials
+    count = 2 * int(size) + 8 if size <= _SMALL else trials
     resumptions = {1, count // 3, 2 * count // 3}
     first = _Search(strategy, space, workers=1)
     first.run(count, resumptions)
