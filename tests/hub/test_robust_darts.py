@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from spacelang import SpaceError, Supernet, model_context
+from spacelang import SpaceError, Supernet, model_context, profile
 from spacelang.costs import expected_cost
-from spacelang.costs.flops import count_flops
 from spacelang.hub import DARTS
 from spacelang.hub.operations.cell_operations import Noise
 
@@ -59,7 +58,7 @@ def test_one_model_selected_frozen_and_built_and_what_it_costs(name: str) -> Non
         outputs.append(model(x))
     assert all(torch.equal(output, outputs[0]) for output in outputs)
     assert expected_cost(space, "params").of(arch) == sum(p.numel() for p in frozen.parameters())
-    assert expected_cost(space, "flops", x).of(arch) == count_flops(frozen, (x,))[0]
+    assert expected_cost(space, "flops", x).of(arch) == profile(frozen, x).flops
 
 
 def test_a_mixture_of_s1_is_the_sum_edge_by_edge() -> None:

@@ -11,9 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from spacelang import Cell, ModelSpace, SpaceError, Supernet, model_context
+from spacelang import Cell, ModelSpace, SpaceError, Supernet, model_context, profile
 from spacelang.costs import expected_cost
-from spacelang.costs.flops import count_flops
 from spacelang.results.cell_pictures import (
     picture_of_architecture,
     picture_of_space,
@@ -60,7 +59,7 @@ def test_selected_frozen_and_built_they_are_one_model(name: str) -> None:
         for model in (frozen, space.freeze(arch), built):
             assert torch.equal(model(*inputs), output)
         assert costs["params"].of(arch) == sum(p.numel() for p in frozen.parameters())
-        assert costs["flops"].of(arch) == count_flops(frozen, inputs)[0]
+        assert costs["flops"].of(arch) == profile(frozen, inputs).flops
 
 
 # -- graphs ------------------------------------------------------------------------------------------------

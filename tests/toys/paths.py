@@ -51,11 +51,12 @@ class Anything(pl.LightningModule):
         loss = self.loss(batch)
         if torch.is_grad_enabled():
             self.seen.append(float(batch[0].flatten()[0]))
-        self.log("train_loss", loss)
+        self.log("train_loss", loss, batch_size=len(batch[0]))
         return loss if loss.requires_grad or not torch.is_grad_enabled() else loss.requires_grad_()
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
-        self.log_dict({"val_loss": self.loss(batch), "val_first": batch[0].flatten()[0]})
+        metrics = {"val_loss": self.loss(batch), "val_first": batch[0].flatten()[0]}
+        self.log_dict(metrics, batch_size=len(batch[0]))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), lr=0.01)
