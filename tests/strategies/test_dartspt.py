@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as pl
 import pytest
 import torch
 from torch import nn
@@ -134,11 +135,23 @@ def test_the_darts_cells_take_240_measurements_and_17_decisions() -> None:
     assert [len([p for p in schedule.trace if p.epoch == e]) for e in range(18)] == [0] + [2] * 17
 
 
+class Moments(pl.Callback):
+    """Counts the weights that have momentum when an epoch begins."""
+
+    def __init__(self) -> None:
+        self.seen: list[int] = []
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.seen.append(len(trainer.optimizers[0].state))
+
+
 def test_blank_logits_stay_and_decisions_are_the_architecture(tmp_path: Path) -> None:
     strategy = DARTSPT(search_epochs=1, interval=1, blank=True)
     space = toy_spaces()["Everything"]
-    experiment = Experiment(space, Fit(8), strategy, directory=tmp_path / "run")
+    moments = Moments()
+    experiment = Experiment(space, Fit(8, [moments]), strategy, directory=tmp_path / "run")
     experiment.run()
+    assert [count > 0 for count in moments.seen] == [False, False] + [True] * 6  # again after epoch 0
     initial = strategy.attach(strategy.supernet(space), seed=0).parameters.logits
     for label, logits in experiment.search.parameters.logits.items():
         assert torch.equal(logits, initial[label])

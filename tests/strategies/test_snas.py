@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from spacelang import LayerChoice, ModelSpace, SpaceError, Supernet
 from spacelang.strategies import DARTS, DSNAS, GAEA, SNAS, ZODARTS, Moment
+from spacelang.strategies.framework import Training
 
 from ..toys.paths import Anything, rows, trainer
 
@@ -80,6 +82,16 @@ def test_the_gradient_of_dsnas_is_that_of_the_log_probability() -> None:
         assert torch.allclose(gradient[0], 1.7 * (onehot - p))
         seen.add(k)
     assert seen == {0, 1, 2}
+
+
+def test_the_factor_of_16_bit_precision_is_removed() -> None:
+    scaler = SimpleNamespace(get_scale=lambda: 8.0)
+    fit: Any = SimpleNamespace(precision_plugin=SimpleNamespace(scaler=scaler))
+    training = Training(fit, Anything(nn.Linear(1, 1)))
+    found = training.unscaled([torch.tensor([8.0, -4.0]), None])
+    assert found[0].tolist() == [1.0, -0.5]  # type: ignore[union-attr]
+    assert found[1] is None
+    assert training.unscaled([torch.tensor([1.0]), torch.tensor([torch.inf])]) == [None, None]
 
 
 def test_settings_without_effect_are_named() -> None:
