@@ -36,6 +36,7 @@ from .relaxation import Phase as Phase
 from .relaxation import Rate as Rate
 from .relaxation import Relaxation as Relaxation
 from .relaxation import Softmax as Softmax
+from .relaxation import alive_logits as alive_logits
 from .relaxation import alive_mask as alive_mask
 from .relaxation import annealed as annealed
 from .relaxation import masked_softmax as masked_softmax

@@ -198,6 +198,15 @@ def alive_mask(group: Group, like: Tensor) -> Tensor:
     return torch.tensor(group.alive, device=like.device)
 
 
+def alive_logits(group: Group, logits: Tensor) -> Tensor:
+    """Return which logits are of candidates that are there, boolean in their shape.
+
+    Columns before those of the candidates, as of the zero operation, are.
+    """
+    alive = alive_mask(group, logits)
+    return torch.nn.functional.pad(alive, (logits.shape[1] - alive.shape[1], 0), value=True)
+
+
 def running(group: Group, mixture: Mixture) -> Tensor:
     """Return which candidates a mixture runs, (rows, columns), boolean."""
     alive = torch.tensor(group.alive)

@@ -20,6 +20,7 @@ from ..framework import (
     Mixture,
     Moment,
     Softmax,
+    alive_logits,
     alive_mask,
     masked_softmax,
     operations,
@@ -128,8 +129,7 @@ class DropSoftmax(Softmax):
         if group.label not in self.learnable:
             return super().mixture(group, logits, moment)
         learnable = torch.tensor([*[False] * self.has_none(group), *self.learnable[group.label]])
-        there = alive_mask(group, logits)
-        there = torch.nn.functional.pad(there, (logits.shape[1] - there.shape[1], 0), value=True)
+        there = alive_logits(group, logits)
         drop = self.drop if moment.epoch >= self.warmup else 0.0
         kept = stay(there.cpu(), learnable, drop, moment.generator).to(logits.device)
         self.kept[group.label] = kept
@@ -159,7 +159,7 @@ def stay(there: Tensor, learnable: Tensor, drop: float, generator: torch.Generat
     return kept
 
 
-def shifted(before: Tensor, after: Tensor, kept: Tensor) -> Tensor:
+def shifted(before: Tensor, after: Tensor, kept: Tensor, dropped: Tensor) -> Tensor:
     """Return logits in which those that stayed are shifted by k, so that the others' probabilities stay.
 
     k = ln( R / (1 - R) * sum_dropped exp(a) / sum_kept exp(a) ), R the share of those that stayed before.
@@ -167,11 +167,11 @@ def shifted(before: Tensor, after: Tensor, kept: Tensor) -> Tensor:
 
     Args:
         before, after: Logits before and after a step, (rows, columns).
-        kept: Which of them stayed, boolean.
+        kept, dropped: Which of them stayed and which did not, boolean; pruned ones are neither.
     """
-    log_r, log_rest = (_log_mass(before, mask) for mask in (kept, ~kept))
-    k = log_r - log_rest + _log_mass(after, ~kept) - _log_mass(after, kept)
-    moved = kept & (~kept).any(dim=1, keepdim=True)
+    log_r, log_rest = (_log_mass(before, mask) for mask in (kept, dropped))
+    k = log_r - log_rest + _log_mass(after, dropped) - _log_mass(after, kept)
+    moved = kept & dropped.any(dim=1, keepdim=True)
     return torch.where(moved, after + k, after)
 
 
@@ -216,12 +216,9 @@ class DropSearch(GradientSearch):
         assert isinstance(relaxation, DropSoftmax)
         with torch.no_grad():
             for label, kept in relaxation.kept.items():
-                p, there = logits[label], alive_mask(groups[label], logits[label])
-                offset = p.shape[1] - there.shape[1]
-                there = torch.nn.functional.pad(there, (offset, 0), value=True)
-                lowest = torch.finfo(p.dtype).min
-                before, after = (x.masked_fill(~there, lowest) for x in (self._before[label], p))
-                p.copy_(torch.where(there, shifted(before, after, kept), p))
+                dropped = alive_logits(groups[label], kept) & ~kept
+                p = logits[label]
+                p.copy_(shifted(self._before[label], p, kept, dropped))
 
 
 def decay_weights(

@@ -66,8 +66,9 @@ class FairDARTS(Differentiable):
     def objective(self, loss: Tensor, search: GradientSearch, phase: Phase) -> Tensor:
         if phase == "weights":  # it does not depend on them
             return loss
-        logits = search.parameters.logits.values()
-        return loss + self.zero_one_weight * zero_one_loss(logits, self.zero_one)
+        groups, logits = search.supernet.groups, search.parameters.logits
+        there = [table[alive_mask(groups[label], table)] for label, table in logits.items()]
+        return loss + self.zero_one_weight * zero_one_loss(there, self.zero_one)
 
     def derive(
         self, supernet: Supernet, probabilities: Mapping[str, Tensor], count: int

@@ -13,7 +13,16 @@ from spacelang import ModelSpace, Supernet
 from spacelang.errors import require_integer, require_number
 from spacelang.supernet import Group
 
-from ..framework import Differentiable, GradientSearch, Mixture, Moment, Phase, Relaxation, alive_mask
+from ..framework import (
+    Differentiable,
+    GradientSearch,
+    Mixture,
+    Moment,
+    Phase,
+    Relaxation,
+    alive_logits,
+    alive_mask,
+)
 from .gumbel import gumbel
 from .partial import partial_supernet
 
@@ -163,12 +172,12 @@ class Simplex(Relaxation):
         rows, columns = self.shape(group)
         if group.kind == "any_subset":
             return torch.full((rows, columns), 0.5)
-        first = torch.full((rows, columns), 1 / (columns - self.has_edges(group)))
-        if self.has_edges(group):
-            for node in group.cell.nodes:
-                entering = group.cell.rows_into(node)
-                first[entering.start : entering.stop, -1] = 1 / len(entering)
-        return first
+        there = alive_logits(group, torch.empty(rows, columns - self.has_edges(group))).float()
+        first = there / there.sum(dim=1, keepdim=True)
+        if not self.has_edges(group):
+            return first
+        entering = [len(group.cell.rows_into(node)) for _, node in group.cell.edges]
+        return torch.cat([first, 1 / torch.tensor(entering)[:, None]], dim=1)
 
     def candidates(self, group: Group, theta: Tensor) -> Tensor:
         """Return theta without the weights of edges, with the zero operation."""
@@ -195,24 +204,26 @@ class Simplex(Relaxation):
         """Return the normalised numbers."""
         if group.kind == "any_subset":
             return after / (after + 1 - before)
-        table = normalised(self.candidates(group, after), clamp_first=self.clamp_first)
+        theta = self.candidates(group, after)
+        table = normalised(theta, alive_logits(group, theta), clamp_first=self.clamp_first)
         if not self.has_edges(group):
             return table
         nodes = (after[list(group.cell.rows_into(node)), -1] for node in group.cell.nodes)
         return torch.cat([table, torch.cat([e / e.sum() for e in nodes])[:, None]], dim=1)
 
 
-def normalised(theta: Tensor, *, clamp_first: bool) -> Tensor:
-    """Return rows divided by their sums, and clamped at 1e-5 before or afterwards."""
+def normalised(theta: Tensor, there: Tensor, *, clamp_first: bool) -> Tensor:
+    """Return rows divided by their sums, and clamped at 1e-5 before or afterwards, zero where not `there`."""
     if clamp_first:
-        theta = theta.clamp_min(_LEAST)
+        theta = theta.clamp_min(_LEAST) * there
         return theta / theta.sum(dim=1, keepdim=True)
-    return (theta / theta.sum(dim=1, keepdim=True)).clamp_min(_LEAST)
+    return (theta / theta.sum(dim=1, keepdim=True)).clamp_min(_LEAST) * there
 
 
 def entropic_distance(theta: Tensor) -> Tensor:
     """Return sum theta log(n theta), the divergence from the uniform mixture of n candidates, of all rows."""
-    distance: Tensor = torch.special.xlogy(theta, theta * theta.shape[1]).sum()
+    count = (theta > 0).sum(dim=1, keepdim=True)
+    distance: Tensor = torch.special.xlogy(theta, theta.clamp_min(_LEAST) * count).sum()
     return distance
 
 
@@ -232,7 +243,7 @@ class GumbelSimplex(Simplex):
             return super().mixture(group, logits, moment)
         alive = alive_mask(group, logits)
         noise = gumbel(logits.shape, moment.generator).to(logits.device)
-        scores = logits.log().masked_fill(~alive, torch.finfo(logits.dtype).min) + noise
+        scores = logits.clamp_min(_LEAST).log().masked_fill(~alive, torch.finfo(logits.dtype).min) + noise
         z = (scores / falling(moment.epoch, moment.epochs, self.warmup)).softmax(dim=-1) * alive
         onehot = torch.nn.functional.one_hot(z.argmax(dim=-1), z.shape[1]).to(z.dtype) * alive
         return Mixture(onehot - z.detach() + z, onehot.bool().tolist())

@@ -19,6 +19,7 @@ from ..framework import (
     Moment,
     Rate,
     Softmax,
+    alive_logits,
     alive_mask,
     require_rate,
     untouched,
@@ -90,6 +91,7 @@ def noise(like: Tensor, eps: float, generator: torch.Generator) -> Tensor:
 
 def brought_back(group: Group, perturbed: Tensor) -> Tensor:
     """Return perturbed probabilities of a group as probabilities; of any set they are independent."""
+    perturbed = perturbed.masked_fill(~alive_logits(group, perturbed), -torch.inf)
     return perturbed.clamp(0, 1) if group.kind == "any_subset" else clipped(perturbed)
 
 

@@ -23,7 +23,7 @@ from ..framework import (
     Mixture,
     Moment,
     Softmax,
-    alive_mask,
+    alive_logits,
     restored,
 )
 
@@ -124,11 +124,9 @@ class Sparsemax(Softmax):
         assert moment is not None
         if group.is_subset:
             return super().mixture(group, logits, moment)
-        alive = alive_mask(group, logits)
-        offset = logits.shape[1] - alive.shape[1]
-        alive = torch.nn.functional.pad(alive, (offset, 0), value=True)
-        scores = logits.masked_fill(~alive, -1e9) / self.temperature_at(moment.epoch)
-        weights = (sparsemax(scores) * alive)[:, offset:]
+        there = alive_logits(group, logits)
+        scores = logits.masked_fill(~there, -1e9) / self.temperature_at(moment.epoch)
+        weights = (sparsemax(scores) * there)[:, -len(group.columns) :]
         return Mixture(weights, (weights > 0).tolist())
 
 
