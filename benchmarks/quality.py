@@ -47,6 +47,7 @@ STRATEGIES: dict[str, Callable[[int], Any]] = {
     "SGAS, criterion 2": lambda epochs: s.SGAS(criterion=2, **_LOGITS, **_decisions(epochs)),
     "GumbelDARTS": lambda epochs: s.GumbelDARTS(**_LOGITS),
     "GDAS": lambda epochs: s.GDAS(**_LOGITS),
+    "GDAS, none=False": lambda epochs: s.GDAS(**_LOGITS, none=False),
     "PC-DARTS": lambda epochs: s.PCDARTS(**_LOGITS, partial=2, warmup_epochs=epochs // 4),
     "P-DARTS": lambda epochs: s.PDARTS(
         **_LOGITS,
