@@ -39,8 +39,8 @@ class Bananas(RoundSettings):
 
     It differs from the authors' code, whose settings `Bananas.authors()` has: their networks train 150 epochs
     in batches of 32, their candidates are all mutations of the best, and their encoding keeps 40 paths. On a
-    table of digits these find better architectures with fewer trials where trials have no noise, and worse ones
-    where they have (`docs/quality.md`).
+    table of digits theirs needed fewer trials where trials have no noise, and found worse architectures where
+    they have (`docs/quality.md`).
 
     Args:
         predictor: Function that makes a `Predictor` for a space.

@@ -118,7 +118,8 @@ class GDAS(Differentiable):
             weights, zero, to the output as plain numbers, so each has the sum of the output's gradient. The
             authors' code has "sampled" for cells of two inputs (DARTS, NASNet), "gates" for NAS-Bench-201.
         none: Zero operation of cells' edges: with the seven of DARTS the authors' eight. It is sampled as
-            the others are, and the edge then adds nothing; it is never derived.
+            the others are, and the edge then adds nothing; it is never derived. Short searches do better
+            without it (`docs/quality.md`).
         weights_first: Order of the two steps, by default that of the authors' code.
 
     Source: GDAS, Dong and Yang 2019, arXiv:1910.04465, eq. 4 to 7.
