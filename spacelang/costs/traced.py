@@ -44,7 +44,7 @@ class Traces:
         inputs: positional arguments of its forward.
 
     Attributes:
-        known: What operations and modules gave so far.
+        known: Results of operations and modules so far.
     """
 
     def __init__(self, space: Space, inputs: Sequence[Any]) -> None:

@@ -179,7 +179,7 @@ class OnEigenvalue(LogitsExtra):
         Args:
             search: The search.
             since: Epoch of the earlier average.
-            growth: What has grown, as a clause.
+            growth: Clause that says what has grown.
         """
         raise NotImplementedError(f"{type(self).__name__} must say what to do")
 

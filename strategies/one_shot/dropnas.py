@@ -105,7 +105,7 @@ class DropSoftmax(Softmax):
         warmup: Epochs at the start that drop nothing.
 
     Attributes:
-        kept: What stayed in the last mixtures, by group label, boolean in the shape of the logits.
+        kept: Entries that stayed in the last mixtures, by group label, boolean in the shape of the logits.
     """
 
     drop: float = 3e-5
