@@ -8,4 +8,5 @@ from .bundle import save_bundle as save_bundle
 from .onnx_export import OnnxExport as OnnxExport
 from .onnx_export import export_onnx as export_onnx
 from .onnx_export import read_onnx_architecture as read_onnx_architecture
+from .pictures import Drawing as Drawing
 from .pictures import draw as draw

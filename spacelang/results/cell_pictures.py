@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import string
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,6 +13,7 @@ from ..graph import architecture_graph, space_graph
 from ..graph.reading import region_graph
 from ..language import Decision, Space, Subset, cells_in
 from ..supernet import Group, Supernet
+from .chain_pictures import Chain, chain_of
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -59,22 +61,23 @@ class CellPicture:
         title: Heading.
         nodes: Inputs, intermediate nodes, output; every edge leads from an earlier to a later one.
         edges: Operations by node, and what leads to the output.
-        note: A line below the cell, or an empty string.
+        notes: Lines below the cell.
     """
 
     title: str
     nodes: tuple[CellNode, ...]
     edges: tuple[CellEdge, ...]
-    note: str = ""
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """Cells in order of appearance, and the other decisions as rows of a table with two headings."""
+    """Cells in order of appearance, a chain, and the other decisions as rows of a table with two headings."""
 
     cells: tuple[CellPicture, ...]
     rows: tuple[Row, ...]
-    headings: tuple[str, str]
+    headings: Row
+    chain: Chain | None = None
 
 
 # -- from a graph ----------------------------------------------------------------------------------------
@@ -91,20 +94,24 @@ def picture_of_architecture(arch: Mapping[str, Any], space: Space) -> Picture:
     cells = tuple(_cells(architecture_graph(space, own), _operations).values())
     others = {label: value for label, value in arch.items() if label not in known}
     drawn = _labels_of_cells(space)
+    chain = None if cells else chain_of(space, own)
+    drawn |= set() if chain is None else chain.labels
     rows = [(label, _value_text(value)) for label, value in (own | others).items() if label not in drawn]
-    return Picture(cells, tuple(rows), ("decision", "choice"))
+    return Picture(cells, tuple(rows), ("decision", "choice"), chain)
 
 
 def picture_of_space(space: Space) -> Picture:
-    """Show every edge that may be chosen, with its number of candidates."""
+    """Show every edge that may be chosen, and below a cell the candidates of its edges, once."""
     slots = {r.name: r.topology.num_ops_per_node for r in region_graph(space).regions if r.topology}
     cells = [
-        replace(cell, note=_slots_note(slots[name])) if name in slots else cell
-        for name, cell in _cells(space_graph(space), _numbers).items()
+        _candidates_noted(cell, (_slots_note(slots[name]),) if name in slots else ())
+        for name, cell in _cells(space_graph(space), _names).items()
     ]
     drawn = _labels_of_cells(space)
+    chain = None if cells else chain_of(space)
+    drawn |= set() if chain is None else chain.labels
     rows = [(d.label, _candidates_text(d)) for d in space.decisions if d.label not in drawn]
-    return Picture(tuple(cells), tuple(rows), ("decision", "candidates"))
+    return Picture(tuple(cells), tuple(rows), ("decision", "candidates"), chain)
 
 
 def picture_of_supernet(supernet: Supernet) -> Picture:
@@ -112,8 +119,8 @@ def picture_of_supernet(supernet: Supernet) -> Picture:
     drawn = _labels_of_cells(supernet._space[0])
     choices = {label: group for label, group in supernet.groups.items() if group.kind != "cell"}
     rows = [(label, _mixture_text(group)) for label, group in choices.items() if label not in drawn]
-    note = "each edge shows its strongest candidate and its weight"
-    cells = [replace(cell, note=note) for cell in _cells(supernet.graph, _strongest).values()]
+    notes = ("each edge shows its strongest candidate and its weight",)
+    cells = [replace(cell, notes=notes) for cell in _cells(supernet.graph, _strongest).values()]
     return Picture(tuple(cells), tuple(rows), ("decision", "mixture"))
 
 
@@ -193,9 +200,25 @@ def _operation_text(edge: Attributes) -> str:
     return f"{name}({edge['arguments']})" if edge["kind"] == "layer" else name
 
 
-def _numbers(edges: Sequence[Attributes]) -> Iterator[tuple[str, None]]:
-    """Yield how many candidates there are."""
-    yield f"{len(edges)} candidate{'s' if len(edges) > 1 else ''}", None
+def _names(edges: Sequence[Attributes]) -> Iterator[tuple[str, None]]:
+    """Yield the candidates of an edge as one text."""
+    yield " | ".join(str(edge["candidate"]) for edge in edges), None
+
+
+def _candidates_noted(cell: CellPicture, notes: tuple[str, ...]) -> CellPicture:
+    """Write each set of candidates once below a cell; where there are several, edges have their letters."""
+    sets = list(dict.fromkeys(edge.label for edge in cell.edges if edge.label))
+    if len(sets) == 1:
+        edges = tuple(replace(edge, label="") for edge in cell.edges)
+        return replace(cell, edges=edges, notes=(*notes, f"candidates of an edge: {sets[0]}"))
+    letters = {text: _letter(at) for at, text in enumerate(sets)}
+    edges = tuple(replace(e, label=letters[e.label]) if e.label else e for e in cell.edges)
+    return replace(cell, edges=edges, notes=(*notes, *(f"{letters[text]}: {text}" for text in sets)))
+
+
+def _letter(position: int) -> str:
+    """Return A to Z, then A1, B1, ..."""
+    return string.ascii_uppercase[position % 26] + (str(position // 26) if position >= 26 else "")
 
 
 def _strongest(edges: Sequence[Attributes]) -> Iterator[tuple[str, float]]:

@@ -24,7 +24,7 @@ def architecture(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize(("name", "magic"), [("cell.svg", b"<?xml"), ("cell.png", b"\x89PNG")])
+@pytest.mark.parametrize(("name", "magic"), [("cell.svg", b"<svg xmlns="), ("cell.png", b"\x89PNG")])
 def test_draws_svg_and_png(
     tmp_path: Path, architecture: Path, capsys: pytest.CaptureFixture[str], name: str, magic: bytes
 ) -> None:
