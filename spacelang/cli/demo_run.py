@@ -37,7 +37,10 @@ _NOISY = ("lightning.pytorch", "lightning.fabric", "torch.onnx")
 OPERATIONS = ("max_pool_3x3", "avg_pool_3x3", "skip_connect", "sep_conv_3x3", "dil_conv_3x3")
 BUNDLE = "network"
 CONTENTS = {
+    "report.html": "the search as a page: open it in a browser",
     "experiment.yaml": "space, strategy, evaluator, seed and versions of the search",
+    "decisions.json": "the decisions of the space",
+    "epochs.jsonl": "what the search had come to after each epoch",
     "architectures": "the found architecture as YAML",
     "cells.svg": "the found cells, drawn",
     "cells.png": "the same for slides",

@@ -1,6 +1,7 @@
 """Running a search: the experiment, its folder, and what makes it repeatable."""
 
 from .experiment import Experiment as Experiment
+from .loaded import LoadedExperiment as LoadedExperiment
 from .protocols import OneShotStrategy as OneShotStrategy
 from .protocols import Search as Search
 from .trial_run import TrialOptions as TrialOptions

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +18,7 @@ from ..randomness import global_generators_kept
 from ..supernet import Execution, ExecutionName, Supernet
 from ..trials import History, MultiTrialStrategy, Trial
 from ..trials.export import candidates_of, to_dataframe, to_optuna
+from .loaded import LoadedExperiment, decisions_hash, load_experiment
 from .one_shot_run import OneShotRun
 from .protocols import OneShotStrategy, Search, SearchEvaluator, SearchStrategy
 from .run_folder import versions
@@ -111,6 +111,22 @@ class Experiment:
         """
         with clean_stop(), global_generators_kept():
             self._run.run(self._record(), resume=resume)
+
+    @staticmethod
+    def load(
+        directory: str | Path, *, space: Space | None = None, ledger: str | None = None
+    ) -> LoadedExperiment:
+        """Open a finished, interrupted or running search without its script; nothing is trained.
+
+        Args:
+            directory: Run folder.
+            space: Space of the search, for models and for pictures of cells that are not made by `Cell`.
+            ledger: URL of the ledger, where it has a password; the run folder does not keep passwords.
+
+        Raises:
+            SpaceError: The folder holds no run, or `space` is not its space.
+        """
+        return load_experiment(directory, space=space, ledger=ledger)
 
     # -- results ---------------------------------------------------------------------------------------
 
@@ -258,11 +274,10 @@ def _is_open(space: Space, evaluator: object) -> bool:
 
 
 def _described_space(space: Space) -> dict[str, Any]:
-    decisions = "".join(map(repr, space.decisions))
     return {
         "class": f"{type(space).__module__}.{type(space).__qualname__}",
         "arguments": {name: _plain(value) for name, value in space.arguments.items()},
-        "decisions": hashlib.sha256(decisions.encode()).hexdigest(),
+        "decisions": decisions_hash(space),
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from ..randomness import seed_global_generators, torch_generators_kept
 from ..supernet import ExecutionName, Supernet
 from ..trials import TrainingEvaluator
 from .protocols import OneShotStrategy, Search, SearchEvaluator
+from .report_file import ReportFile
 from .run_folder import RunFolder, finished
 
 if TYPE_CHECKING:
@@ -61,6 +63,7 @@ class OneShotRun:
         self.strategy = strategy
         self.seed = seed
         self._folder = RunFolder(directory, strategy.stages)
+        self._report = ReportFile(self._folder, space)
         self._result: tuple[Supernet, Search] | None = None
         with torch_generators_kept():  # refuses now, before any work, a space it cannot search
             supernet = strategy.supernet(space)
@@ -86,10 +89,25 @@ class OneShotRun:
         """Search; `record` describes the run."""
         from lightning.pytorch.utilities import rank_zero_info
 
+        from .epoch_record import write_end
+
         if is_first_process():
             record = {**record, "execution": self.execution}
             self._folder.begin(record, resume=resume, begun=self._folder.checkpoint().exists())
             remove_leftovers(self._folder.checkpoint().parent)
+            self._folder.write_decisions(self.space.decision_space)
+        with self._report.running() if is_first_process() else nullcontext():
+            self._result = self._run_stages(resume=resume)
+            search = self._result[1]
+            summary = search.summary()
+            why = str(summary.get("stopped", ""))
+            if is_first_process():
+                self._folder.write_summary(summary)
+                self._folder.write_architectures(search.derive(1))
+                write_end(self._folder.epochs, search, why)
+        rank_zero_info(finished(self._folder.root, why))
+
+    def _run_stages(self, *, resume: bool) -> tuple[Supernet, Search]:
         search = None
         for stage in range(self.strategy.stages):
             try:
@@ -97,12 +115,7 @@ class OneShotRun:
             except DivergenceError as error:
                 raise self._diverged(str(error), stage) from error
         assert search is not None
-        self._result = supernet, search
-        summary = search.summary()
-        if is_first_process():
-            self._folder.write_summary(summary)
-            self._folder.write_architectures(search.derive(1))
-        rank_zero_info(finished(self._folder.root, str(summary.get("stopped", ""))))
+        return supernet, search
 
     def ranked(self, count: int) -> list[Architecture]:
         """Return the best architectures, best first."""
@@ -141,6 +154,7 @@ class OneShotRun:
 
     def _fit(self, supernet: Supernet, search: Any, stage: int, *, resume: bool) -> Trainer:
         from .checkpoint import AtomicCheckpointIO, EpochCheckpoint, FinalCheckpoint
+        from .epoch_record import EpochRecord
         from .learning_rates import PresentLearningRates
         from .seeded_epochs import SeededEpochs
 
@@ -149,10 +163,12 @@ class OneShotRun:
         if resume:
             # Pruned candidates must go before Lightning fits the checkpoint's weights to the supernet.
             self._restore(supernet, search, path)
-        # In this order: at the start of an epoch save, seed, search; at the end of training search, save.
+        # In this order: at the start of an epoch save, seed, search; at its end search, record; at the end of
+        # training search, save.
         callbacks = [
             *(EpochCheckpoint(path), PresentLearningRates(), SeededEpochs(self.seed, stage)),
             *(search, FinalCheckpoint(path)),
+            EpochRecord(self._folder.epochs, search, supernet, stage, self._report.update),
         ]
         with warnings.catch_warnings():
             # Lightning counts steps to see where a checkpoint was taken, and epochs may differ in steps.

@@ -19,7 +19,14 @@ class Search(Protocol):
         ...
 
     def summary(self) -> dict[str, Any]:
-        """Return what happened, as plain values for `search.yaml` of the run folder."""
+        """Return what happened, as plain values for `search.yaml` of the run folder.
+
+        "records", numbers by name, and "decisions", dicts, are lists that grow; each epoch's are recorded.
+        """
+        ...
+
+    def tables(self) -> dict[str, list[list[float]]]:
+        """Return the present probabilities by group label, rows x columns; nothing where none are learned."""
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -12,7 +13,9 @@ from typing import Any
 
 from ..errors import SpaceError
 from ..files import differences, dump_yaml, load_yaml, write_atomic
-from ..language import Architecture
+from ..language import Architecture, DecisionSpace
+from ..trials.ledger import new_owner, process_is_dead
+from .recorded_decisions import RecordedDecisions, dumped_decisions, read_decisions
 
 # What must agree between a run and its resumption.
 IDENTITY = ("space", "strategy", "evaluator", "seed", "objectives", "limits", "weights")
@@ -25,7 +28,11 @@ class RunFolder:
     """Paths below one folder.
 
         experiment.yaml      what was run
+        decisions.json       the decisions of the space
+        report.html          all that is known of the run, for people
+        running.yaml         process that runs it, as long as it does
         checkpoints/         of a one-shot search: last.ckpt; in stages stage-1.ckpt, stage-2.ckpt, ...
+        epochs.jsonl         what a one-shot search has come to after each epoch
         logs/                of the Trainer's loggers
         trials.db            of a multi-trial search: the ledger
         latency.yaml         times of operations, where an objective is the latency
@@ -69,6 +76,51 @@ class RunFolder:
         """Folder of exported architectures."""
         return self.root / "architectures"
 
+    @property
+    def epochs(self) -> Path:
+        """The course of a one-shot search."""
+        return self.root / "epochs.jsonl"
+
+    @property
+    def report(self) -> Path:
+        """The report."""
+        return self.root / "report.html"
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """Contents of search.yaml, or an empty dict where there is none."""
+        return _read_mapping(self._summary)
+
+    @property
+    def _summary(self) -> Path:
+        return self.root / "search.yaml"
+
+    @property
+    def divergence(self) -> str:
+        """Why a one-shot search diverged, or an empty text."""
+        return str(_read_mapping(self._diverged).get("diverged", ""))
+
+    @property
+    def is_running(self) -> bool:
+        """Whether a process that may be alive has said that it runs the search."""
+        owner = _read_mapping(self._running).get("owner")
+        return owner is not None and not process_is_dead(str(owner))
+
+    @property
+    def _running(self) -> Path:
+        return self.root / "running.yaml"
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Say inside that this process runs the search."""
+        owner = new_owner()
+        self._write(self._running, {"owner": owner})
+        try:
+            yield
+        finally:
+            if _read_mapping(self._running).get("owner") == owner:
+                self._running.unlink(missing_ok=True)
+
     def create(self) -> None:
         """Make the folder unless it is there.
 
@@ -84,8 +136,7 @@ class RunFolder:
 
     def record(self) -> dict[str, Any]:
         """Return the contents of experiment.yaml, or an empty dict where there is none."""
-        record = load_yaml(self.description) if self.description.exists() else {}
-        return record if isinstance(record, dict) else {}
+        return _read_mapping(self.description)
 
     def ledger_of_trials(self, url: str | None = None) -> tuple[str | Path, str | None]:
         """Return where the trials of this run are, and the name of their study if it is known.
@@ -120,7 +171,8 @@ class RunFolder:
         """
         if not (self.description.exists() and begun):
             self._write(self.description, dict(record))
-            self._diverged.unlink(missing_ok=True)
+            for left in (self._diverged, self._summary, self.epochs):
+                left.unlink(missing_ok=True)
             return
         if not resume:
             raise SpaceError(
@@ -148,6 +200,7 @@ class RunFolder:
         if differing or others:
             self._write(self.description, dict(record))
         self._diverged.unlink(missing_ok=True)
+        self._summary.unlink(missing_ok=True)
 
     @property
     def _diverged(self) -> Path:
@@ -161,7 +214,25 @@ class RunFolder:
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write a summary of the search, unless it is empty."""
         if summary:
-            self._write(self.root / "search.yaml", dict(summary))
+            self._write(self._summary, dict(summary))
+
+    def write_decisions(self, space: DecisionSpace) -> None:
+        """Write the decisions of the space, so that the run can be read without it."""
+        write_atomic(self._decisions, dumped_decisions(space).encode())
+
+    @property
+    def decisions(self) -> RecordedDecisions:
+        """The decisions of the space, as far as they were written."""
+        return read_decisions(self._decisions)
+
+    @property
+    def _decisions(self) -> Path:
+        return self.root / "decisions.json"
+
+    def exported(self) -> list[Architecture]:
+        """Return the architectures that were written, best first."""
+        ranks = sorted(int(path.stem) for path in self.architectures.glob("*.yaml") if path.stem.isdigit())
+        return [_read_mapping(self.architectures / f"{rank}.yaml") for rank in ranks]
 
     def write_architectures(self, archs: Sequence[Architecture]) -> None:
         """Write architectures in order, 1.yaml the best; remove those of an earlier export."""
@@ -174,6 +245,12 @@ class RunFolder:
     def _write(path: Path, data: dict[str, Any]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, dump_yaml(data).encode())
+
+
+def _read_mapping(path: Path) -> dict[str, Any]:
+    """Return the mapping in a file; an empty one where there is none."""
+    data = load_yaml(path) if path.exists() else {}
+    return data if isinstance(data, dict) else {}
 
 
 def _part(record: object, keys: Sequence[str]) -> dict[str, Any]:

@@ -37,6 +37,7 @@ from ..trials import (
 from ..trials.export import candidates_seen, to_optuna
 from ..trials.ledger import DEFAULT_STUDY, hidden_password
 from ..trials.objectives import parse_objective
+from .report_file import ReportFile
 from .run_folder import IDENTITY, RunFolder, finished, stopped
 from .trial_progress import TrialProgress, counted, first_error
 
@@ -172,6 +173,7 @@ class TrialRun:
         strategy.start(space)  # refuses now, before any work, a space it cannot search
         self._costs = Rebuilt(space, self._cost_functions)
         self._costs({})  # refuses now costs that cannot be computed
+        self._report = ReportFile(self._folder, space)
         self._history: History | None = None
 
     def _cost_functions(self, space: Space) -> dict[str, Any]:
@@ -229,7 +231,7 @@ class TrialRun:
             if self._weights is not None:
                 remove_leftovers(self._weights)
             warn_of_unused_features(self._strategy, self.space)
-            with TrialProgress(self.settings) as progress:
+            with self._report.running(), TrialProgress(self.settings) as progress:
                 search = TrialSearch(
                     self.space,
                     self._strategy.start(self.space),
@@ -244,22 +246,22 @@ class TrialRun:
                     on_change=lambda search: self._changed(search, progress),
                     say=progress.say,
                 )
-                self._history = search.history
+                self._history = self._report.history = search.history
                 ended = search.run()
+                self._folder.write_summary({"ended": ended, "trials": counted(search.history)})
+                self._folder.write_architectures([trial.arch for trial in self._results()[:1]])
         finally:
             ledger.close()
-        self._conclude(ended, progress)
+        self._say_end(ended, progress)
 
-    def _conclude(self, ended: str, progress: TrialProgress) -> None:
-        """Write and say what happened.
+    def _say_end(self, ended: str, progress: TrialProgress) -> None:
+        """Say what happened.
 
         Raises:
             SpaceError: Nothing was measured.
         """
         history = self.history
         counts, error = counted(history), first_error(history)
-        self._folder.write_summary({"ended": ended, "trials": counts})
-        self._folder.write_architectures([trial.arch for trial in self._results()[:1]])
         if not history.measured and not history.running:
             raise SpaceError(f"the search ended and measured nothing: {ended}; {counts}.{error}")
         end = stopped if history.running else finished
@@ -280,6 +282,7 @@ class TrialRun:
                 "study='another name'."
             )
         self._folder.begin(record, resume=resume, begun=begun > 0)
+        self._folder.write_decisions(self.space.decision_space)
 
     def _record(self) -> dict[str, Any]:
         return {
@@ -304,6 +307,7 @@ class TrialRun:
 
     def _changed(self, search: TrialSearch, progress: TrialProgress) -> None:
         progress.update(search)
+        self._report.update()
         if self._weights is not None:
             drop_weights(self._weights, search.history, keep=self.settings.keep_weights)
 
@@ -376,6 +380,26 @@ def drop_weights(folder: Path, history: History, *, keep: int) -> None:
             paths[number].unlink(missing_ok=True)
 
 
+def recorded_trials(folder: RunFolder, url: str | None = None) -> tuple[list[Trial], list[Objective]]:
+    """Return the trials of a run folder, and its objectives.
+
+    Args:
+        folder: The folder.
+        url: URL of the ledger, needed where it has a password.
+
+    Raises:
+        SpaceError: The folder holds no multi-trial search, or its ledger needs a password.
+    """
+    record = folder.record()
+    if not isinstance(record.get("objectives"), list):
+        raise SpaceError(f"the folder {str(folder.root)!r} holds no multi-trial search.")
+    ledger = Ledger(*folder.ledger_of_trials(url))
+    try:
+        return ledger.trials(), [parse_objective(str(text)) for text in record["objectives"]]
+    finally:
+        ledger.close()
+
+
 def mirror(directory: Path, storage: Any, url: str | None = None) -> optuna.Study:
     """Return the trials of a run folder as an Optuna study in `storage`.
 
@@ -387,16 +411,7 @@ def mirror(directory: Path, storage: Any, url: str | None = None) -> optuna.Stud
     Raises:
         SpaceError: The folder holds no multi-trial search, or its ledger needs a password.
     """
-    folder = RunFolder(directory)
-    record = folder.record()
-    if "objectives" not in record:
-        raise SpaceError(f"the folder {str(directory)!r} holds no multi-trial search.")
-    ledger = Ledger(*folder.ledger_of_trials(url))
-    try:
-        trials = ledger.trials()
-    finally:
-        ledger.close()
-    objectives = [parse_objective(text) for text in record["objectives"]]
+    trials, objectives = recorded_trials(RunFolder(directory), url)
     return to_optuna(trials, objectives, candidates_seen(trials), storage, directory.resolve().name)
 
 

@@ -196,6 +196,10 @@ class GradientSearch(OneShotSearch):
         with torch.no_grad():
             return {x: self.relaxation.probabilities(groups[x], p) for x, p in self.parameters.logits.items()}
 
+    def tables(self) -> dict[str, list[list[float]]]:
+        """Return `probabilities` as plain numbers."""
+        return {label: table.tolist() for label, table in self.probabilities().items()}
+
     def distributions(self) -> dict[str, Tensor]:
         """Return `Relaxation.distribution` of every group, by label, (rows, columns).
 

@@ -217,6 +217,10 @@ class OneShotSearch(pl.Callback):
             **({"records": self.records} if self.records else {}),
         }
 
+    def tables(self) -> dict[str, list[list[float]]]:
+        """Return the present probabilities by group label, rows x columns; nothing where none are learned."""
+        return {}
+
     # -- for extras and kinds of search ----------------------------------------------------------------
 
     @property

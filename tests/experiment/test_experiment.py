@@ -85,7 +85,8 @@ def test_top_models_differ_and_begin_with_the_best(finished: Any) -> None:
 
 def test_the_run_folder_holds_everything(finished: Any) -> None:
     names = {str(path.relative_to(finished.directory).parts[0]) for path in finished.directory.rglob("*")}
-    assert names == {"experiment.yaml", "checkpoints", "logs", "search.yaml", "architectures"}
+    written = {"experiment.yaml", "decisions.json", "epochs.jsonl", "search.yaml", "report.html"}
+    assert names == written | {"checkpoints", "logs", "architectures"}
     record = load_yaml(finished.directory / "experiment.yaml")
     assert record["seed"] == 0
     assert record["space"]["class"] == "spacelang.hub.cells.designs.DARTS"

@@ -62,6 +62,8 @@ def _patch(shape: Shape, order: int) -> Any:
 
 
 def _write(axes: Axes, text: Text, order: int) -> None:
+    from matplotlib.patheffects import withStroke
+
     axes.text(
         text.x,
         text.y,
@@ -76,4 +78,5 @@ def _write(axes: Axes, text: Text, order: int) -> None:
         parse_math=text.math,
         zorder=order,
         gid=text.name,
+        path_effects=[withStroke(linewidth=3, foreground=_colour("paper"))] if text.halo else None,
     )

@@ -76,5 +76,6 @@ def parallel(
         for at in range(0, len(texts), math.ceil(len(texts) / _MOST_TEXTS) or 1):
             share = at / (len(texts) - 1) if len(texts) > 1 else 0.5
             text = shortened(texts[at], _LONGEST)
-            marks.append(Text(x + 0.05, low - share * (low - _TOP), text, _SIZE, "line", "start"))
+            level = low - share * (low - _TOP)
+            marks.append(Text(x + 0.05, level, text, _SIZE, anchor="start", halo=True))
     return Scene(width, height, tuple(marks), title)

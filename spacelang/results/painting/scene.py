@@ -54,6 +54,7 @@ class Text:
         anchor: Part of the text that is at `x`.
         math: Whether dollars enclose mathematics.
         upright: Whether it is written upwards.
+        halo: Whether lines behind it are kept off.
         name: See `Shape`.
         tip: See `Shape`.
     """
@@ -66,6 +67,7 @@ class Text:
     anchor: Literal["start", "middle", "end"] = "middle"
     math: bool = False
     upright: bool = False
+    halo: bool = False
     name: str = ""
     tip: str = ""
 

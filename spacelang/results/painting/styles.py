@@ -46,7 +46,10 @@ def stylesheet(names: Iterable[str] = COLOURS) -> str:
     """
     used = [name for name in COLOURS if name in set(names)]
     light, dark = ("".join(_rules(name, COLOURS[name][mode]) for name in used) for mode in (0, 1))
-    return f"{light}.hover:hover{{stroke-width:3;opacity:1}}@media (prefers-color-scheme:dark){{{dark}}}"
+    halo = ".halo{{paint-order:stroke;stroke:{};stroke-width:3px}}"
+    light += halo.format(COLOURS["paper"][0]) + ".hover:hover{stroke-width:3;opacity:1}"
+    dark += halo.format(COLOURS["paper"][1])
+    return f"{light}@media (prefers-color-scheme:dark){{{dark}}}"
 
 
 def _rules(name: str, colour: str) -> str:

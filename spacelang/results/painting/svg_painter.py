@@ -80,7 +80,7 @@ def _closed(tip: str, tag: str) -> str:
 def _text(text: Text) -> str:
     x, y = _number(text.x), _number(text.y)
     given = [
-        f'class="f-{text.colour}"',
+        f'class="f-{text.colour}{" halo" * text.halo}"',
         f'x="{x}" y="{y}" font-size="{text.size:g}" text-anchor="{text.anchor}" dominant-baseline="central"',
         f"font-family=\"'{FONT}',Verdana,sans-serif\"",
     ]

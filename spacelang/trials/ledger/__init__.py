@@ -9,5 +9,6 @@ from .ledger import Claim as Claim
 from .ledger import Ledger as Ledger
 from .owner import dead_owners as dead_owners
 from .owner import new_owner as new_owner
+from .owner import process_is_dead as process_is_dead
 from .schema import SCHEMA as SCHEMA
 from .studies import DEFAULT_STUDY as DEFAULT_STUDY

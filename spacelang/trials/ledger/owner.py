@@ -55,12 +55,18 @@ def is_dead(owner: str) -> bool:
 
     An owner in this process lives as long as the thread of its name, which renews its leases.
     """
+    process = _process_of(owner)
+    if process is not None and process == _this_process():
+        return owner not in {thread.name for thread in threading.enumerate()}
+    return process_is_dead(owner)
+
+
+def process_is_dead(owner: str) -> bool:
+    """Return whether the process of an owner is known to be gone."""
     process, this = _process_of(owner), _this_process()
     if process is None or this is None or (process.boot, process.namespace) != (this.boot, this.namespace):
         return False
-    if process == this:
-        return owner not in {thread.name for thread in threading.enumerate()}
-    return not _runs(process)
+    return process != this and not _runs(process)
 
 
 def described(owner: str) -> str:
