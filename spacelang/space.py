@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from .costs import CostLimit, SpaceReport, report
 from .graph import architecture_hash, space_graph
-from .language import Space
+from .language import Space, architecture_of
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -34,6 +34,17 @@ class ModelSpace(Space):
     ...     Net(width=8).layer
     Linear(in_features=2, out_features=8, bias=True)
     """
+
+    def _repr_html_(self) -> str | None:
+        """Return what a notebook shows: the decisions, or of a frozen model the architecture."""
+        from .results.report import space_html  # late: `import torch` and a space cost no more for it
+
+        return space_html(self) if self.decisions else self._repr_svg_()
+
+    def _repr_svg_(self) -> str | None:
+        from .results import draw
+
+        return draw(self).svg if self.decisions or architecture_of(self) else None
 
     @property
     def graph(self) -> nx.MultiDiGraph:

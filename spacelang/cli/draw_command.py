@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import click
 
 from ..errors import SpaceError, closest, quoted
+from .runs import architecture_in, hub_space
 
 
 @click.command("draw")
@@ -17,7 +17,8 @@ from ..errors import SpaceError, closest, quoted
 )
 @click.argument("picture", metavar="OUT.svg|OUT.png|OUT.pdf", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--entry", metavar="NAME", help="Entry to draw, of a file that lists several.")
-def command(architecture: Path, picture: Path, entry: str | None) -> None:
+@click.option("--stacked", is_flag=True, help="Put cells one below the other, not in rows of two.")
+def command(architecture: Path, picture: Path, entry: str | None, stacked: bool) -> None:
     """Draw the architecture in a YAML file.
 
     The file holds an architecture dict, as in the `architectures` folder of a run, or has one under the
@@ -25,20 +26,16 @@ def command(architecture: Path, picture: Path, entry: str | None) -> None:
     names says what is a cell.
     """
     from ..files import load_yaml  # late: `spacelang --help` stays quick
-    from ..results import draw
+    from ..results import CellLayout, draw
 
-    document = _entry(load_yaml(architecture), entry)
-    if not isinstance(document, dict):
-        raise SpaceError(
-            f"'{architecture}' holds a {type(document).__name__}; expected a mapping of label to value."
-        )
-    arch, space = document, None
-    if isinstance(document.get("architecture"), dict):
-        arch, space = document["architecture"], _hub_space(document)
-    click.echo(f"wrote {draw(arch, picture, space=space)}")
+    document = entry_of(load_yaml(architecture), entry)
+    arch = architecture_in(document, architecture)
+    space = None if arch is document else hub_space(document)
+    layout: CellLayout = "stacked" if stacked else "side by side"
+    click.echo(f"wrote {draw(arch, picture, space=space, layout=layout)}")
 
 
-def _entry(data: Any, name: str | None) -> Any:
+def entry_of(data: Any, name: str | None) -> Any:
     """Return the entry of that name where a file lists several, otherwise the whole."""
     if not isinstance(data, list) or not data or not all(isinstance(item, dict) for item in data):
         return data
@@ -48,26 +45,3 @@ def _entry(data: Any, name: str | None) -> Any:
     raise SpaceError(
         f"--entry={name!r} must be one of the file's entries {quoted(entries)}.{closest(name, entries)}"
     )
-
-
-def _hub_space(document: dict[str, Any]) -> Any:
-    """Return the space of the hub that a document names, or None where it names none."""
-    import torch  # late: `spacelang --help` stays quick
-
-    from ..language import Space
-
-    described = document.get("space")
-    if isinstance(described, dict):  # of a bundle
-        name, arguments = str(described.get("class")), described.get("arguments")
-        name = name.rpartition(".")[2] if name.startswith("spacelang.hub.") else ""
-    else:
-        name, arguments = str(described), document.get("arguments")
-    hub = import_module("spacelang.hub")  # by name: the core imports no leaf
-    space = getattr(hub, name, None)
-    if not isinstance(space, type) or not issubclass(space, Space):
-        return None
-    try:
-        with torch.device("meta"):  # the graph needs no weights
-            return space(**(arguments or {}))
-    except TypeError as error:
-        raise SpaceError(f"the arguments of {name} in the file do not fit: {error}") from error

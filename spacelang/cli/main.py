@@ -10,11 +10,16 @@ import click
 from ..errors import SpaceError, closest, quoted
 
 COMMANDS = {
+    "compare": "compare_command",
     "dashboard": "dashboard",
     "demo": "demo",
     "draw": "draw_command",
     "info": "info",
     "ledger": "ledger_command",
+    "list": "list_command",
+    "report": "report_command",
+    "show": "show_command",
+    "top": "top_command",
 }
 BAD_INPUT = 2
 INTERRUPTED = 130

@@ -1,5 +1,6 @@
 """Running a search: the experiment, its folder, and what makes it repeatable."""
 
+from .comparison import compared as compared
 from .experiment import Experiment as Experiment
 from .loaded import LoadedExperiment as LoadedExperiment
 from .protocols import OneShotStrategy as OneShotStrategy

@@ -15,13 +15,16 @@ from ..errors import SpaceError, quoted, require_integer, require_one_of
 from ..files import fresh_run_folder
 from ..language import Architecture, Space, Value, architecture_of, is_frozen, open_decisions
 from ..randomness import global_generators_kept
+from ..results import draw
+from ..results.report import Contents, experiment_html
 from ..supernet import Execution, ExecutionName, Supernet
 from ..trials import History, MultiTrialStrategy, Trial
 from ..trials.export import candidates_of, to_dataframe, to_optuna
 from .loaded import LoadedExperiment, decisions_hash, load_experiment
 from .one_shot_run import OneShotRun
 from .protocols import OneShotStrategy, Search, SearchEvaluator, SearchStrategy
-from .run_folder import versions
+from .report_file import contents_of
+from .run_folder import RunFolder, versions
 from .stopping import clean_stop
 from .trial_run import TrialOptions, TrialRun, TrialSettings
 
@@ -180,6 +183,19 @@ class Experiment:
     def to_optuna(self) -> optuna.Study:
         """Return the trials of a multi-trial search as an Optuna study in memory."""
         return to_optuna(self.history, self.history.objectives, candidates_of(self.space.decision_space))
+
+    def _repr_html_(self) -> str:
+        return experiment_html(self._contents())
+
+    def _repr_svg_(self) -> str | None:
+        best = self._contents().best
+        return draw(best[0], space=self.space).svg if best else None
+
+    def _contents(self) -> Contents:
+        """Return what a report of this experiment shows."""
+        history = self._run.present_history if isinstance(self._run, TrialRun) else None
+        contents = contents_of(RunFolder(self.directory), self.space, history)
+        return contents if contents.record else dataclasses.replace(contents, record=self._record())
 
     @property
     def _one_shot(self) -> OneShotRun:

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import SpaceError, quoted, require_integer, require_one_of
 from ..files import write_atomic
@@ -42,7 +42,7 @@ class LoadedExperiment:
 
     Attributes:
         directory: Run folder.
-        record: What was run: the contents of experiment.yaml.
+        record: Description of the run: the contents of experiment.yaml.
         status: "finished", "running", "interrupted", "diverged" or "not begun".
         course: Epochs of a one-shot search; empty for a search by trials.
         space: Space of the search, if it was passed.
@@ -75,6 +75,11 @@ class LoadedExperiment:
         return self._history is None
 
     @property
+    def has_result(self) -> bool:
+        """Whether there is an architecture to export."""
+        return bool(self._derived if self._history is None else self._results)
+
+    @property
     def best(self) -> Architecture:
         """The best architecture so far."""
         return self.ranked(1)[0]
@@ -102,8 +107,7 @@ class LoadedExperiment:
 
     @cached_property
     def _derived(self) -> list[Architecture]:
-        exported = self._folder.exported() if self.course.ended else []
-        return [dict(arch) for arch in self.course.best or exported]
+        return [dict(arch) for arch in self.course.best or self._folder.exported()]
 
     @property
     def pareto(self) -> list[Trial]:
@@ -176,6 +180,9 @@ class LoadedExperiment:
 
     def _repr_html_(self) -> str:
         return experiment_html(self._contents())
+
+    def _repr_svg_(self) -> str | None:
+        return self.draw().svg if self.has_result else None
 
     @property
     def _folder(self) -> RunFolder:
@@ -285,7 +292,9 @@ def _trained_supernet(folder: RunFolder, space: Space) -> Supernet:
 
     checkpoint = load_checkpoint(folder.checkpoint())
     supernet = Supernet(space.rebuild())
-    alive = next((s["alive"] for s in checkpoint["callbacks"].values() if "alive" in s), {})
+    alive: Mapping[str, Tensor] = next(
+        (s["alive"] for s in checkpoint["callbacks"].values() if "alive" in s), {}
+    )
     supernet.prune({label: table.tolist() for label, table in alive.items()})
     wanted, saved = supernet.state_dict(), checkpoint["state_dict"]
     first = next(iter(wanted), "")

@@ -24,8 +24,11 @@ def status_of(folder: RunFolder, course: Course, history: History | None, *, cla
         return "diverged"
     if folder.is_running or claimed:
         return "running"
-    ended = course.ended if history is None else folder.summary.get("ended") and not history.running
+    exported = bool(folder.exported()) and not course.epochs
+    if history is None:
+        ended, begun = bool(course.ended) or exported, bool(course.epochs)
+    else:
+        ended, begun = "ended" in folder.summary and not history.running, len(history) > 0
     if ended:
         return "finished"
-    begun = course.epochs if history is None else len(history)
     return "interrupted" if begun else "not begun"

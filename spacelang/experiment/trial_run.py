@@ -327,6 +327,11 @@ class TrialRun:
             )
         return self._history
 
+    @property
+    def present_history(self) -> History:
+        """Every trial that is known here; none before the search."""
+        return self._history or History(self.space.decision_space, self.objectives)
+
     def ranked(self, count: int) -> list[Architecture]:
         """Return the best architectures, best first."""
         return [dict(trial.arch) for trial in self._ranked(count)]

@@ -122,11 +122,11 @@ def _units(space: Space, arch: Mapping[str, Any] | None) -> tuple[list[_Unit], d
 
 def _home(place: Place) -> tuple[str, str]:
     """Return the stage and the block that a place belongs to, as paths."""
-    outer, edge = place, place.inside
+    outer = place
     while outer.within is not None and outer.within.inside is not None:
-        outer, edge = outer.within, outer.within.inside
-    if edge is not None and edge.kind == "block" and outer.within is not None:
-        return outer.within.path, f"{outer.within.path}.blocks.{edge.key.removeprefix('block_')}"
+        outer = outer.within
+    if outer.inside is not None and outer.inside.kind == "block" and outer.within is not None:
+        return outer.within.path, f"{outer.within.path}.blocks.{outer.inside.key.removeprefix('block_')}"
     parts = place.path.split(".")
     number = next((at for at, part in enumerate(parts) if part.isdigit()), None)
     if number is None:

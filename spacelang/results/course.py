@@ -104,7 +104,8 @@ def read_course(path: Path) -> Course:
     """
     stages: dict[int, Stage] = {}
     epochs: dict[tuple[int, int], Epoch] = {}
-    ended, best = "", ()
+    ended = ""
+    best: tuple[Architecture, ...] = ()
     for number, line in _lines(path):
         try:
             if "groups" in line:

@@ -104,6 +104,18 @@ class History:
     def __iter__(self) -> Iterator[Trial]:
         return iter(sorted(self._trials.values(), key=lambda trial: trial.number))
 
+    def _repr_html_(self) -> str:
+        from ..results.report.page import history_html  # late: a search needs no pages
+
+        return history_html(self)
+
+    def _repr_svg_(self) -> str | None:
+        from ..results.painting.svg_painter import svg_of
+        from ..results.report.trial_charts import progress
+
+        scene = progress(self, None)
+        return None if scene is None else svg_of(scene)
+
     def __getitem__(self, number: int) -> Trial:
         return self._trials[number]
 

@@ -24,8 +24,8 @@ class Shape:
         stroke: Name of the colour of its line; an empty string for none.
         width: Width of the line in points.
         dash: Lengths of dashes and gaps in points.
-        opacity: From 0 to 1.
-        name: What it shows, for tests and for scripts.
+        opacity: Opacity, from 0 to 1.
+        name: Name of the thing it shows, for tests.
         tip: Text that is shown while the pointer is over it.
         trial: Number of the trial that it shows.
     """
@@ -83,7 +83,7 @@ class Scene:
         width: Width of the page in inches.
         height: Its height.
         marks: Shapes and texts.
-        title: What it shows, for those who cannot see it.
+        title: Description for those who cannot see it.
     """
 
     width: float

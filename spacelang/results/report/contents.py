@@ -7,18 +7,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...language import Architecture, Space
-from ...trials import History
 from ..course import Course
+from .judged import Judged
 
 
 @dataclass(frozen=True)
 class Contents:
-    """What a report shows; everything but the space is text and numbers from a run folder.
+    """Everything that a report shows; all but the space is text and numbers from a run folder.
 
     Args:
         directory: Path of the run folder.
         status: State of the run, in a word.
-        record: What was run: the contents of experiment.yaml.
+        record: Description of the run: the contents of experiment.yaml.
         history: Trials of a search by trials; None of a one-shot search.
         course: Epochs of a one-shot search.
         summary: Contents of search.yaml.
@@ -30,12 +30,12 @@ class Contents:
     directory: str
     status: str
     record: Mapping[str, Any]
-    history: History | None = None
+    history: Judged | None = None
     course: Course = field(default_factory=Course)
     summary: Mapping[str, Any] = field(default_factory=dict)
     best: Sequence[Architecture] = ()
     space: Space | None = None
-    baseline: History | None = None
+    baseline: Judged | None = None
 
     @property
     def strategy(self) -> str:

@@ -10,12 +10,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from ...errors import SpaceError, listed, written
 from ...files import dump_yaml
 from ...language import Architecture, Space
-from ...trials import History
 from ..painting import stylesheet
 from ..pictures import draw
 from . import course_sections, trial_sections
 from .contents import Contents
 from .html import Html, details, duration, element, joined, picture, settings, table
+from .judged import Judged
 from .trial_charts import progress
 
 _STYLE = """
@@ -64,7 +64,6 @@ def page(contents: Contents) -> str:
             Html('<meta charset="utf-8">'),
             Html(f'<meta http-equiv="Content-Security-Policy" content="{policy}">'),
             Html('<meta name="viewport" content="width=device-width, initial-scale=1">'),
-            Html('<link rel="icon" href="data:,">'),
             element("title", contents.title),
             Html(f"<style>{_STYLE}{stylesheet()}</style>"),
         ]
@@ -202,7 +201,7 @@ def experiment_html(contents: Contents) -> str:
     return _piece(*parts)
 
 
-def history_html(history: History) -> str:
+def history_html(history: Judged) -> str:
     """Return what a notebook shows of a history: its progress and its best trials."""
     scene = progress(history, None)
     counts = element(

@@ -6,8 +6,10 @@ import json
 import math
 from collections.abc import Sequence
 
-from ...trials import History, Objective, Trial
+from ...trials.objectives import Objective
+from ...trials.trial import Trial
 from ..painting import Axis, Band, Curve, Scene, Strand, bars, chart, number_text, parallel
+from .judged import Judged
 from .statistics import best_so_far, importance, random_quantiles
 
 _MOST_DOTS = 2000
@@ -17,19 +19,19 @@ _MOST_CURVES = 100
 _MOST_BARS = 20
 
 
-def measured(history: History) -> list[Trial]:
+def measured(history: Judged) -> list[Trial]:
     """Return the trials whose objectives are numbers, in order."""
     return [trial for trial in history.done if history.has_scores(trial)]
 
 
-def tip(trial: Trial, history: History) -> str:
+def tip(trial: Trial, history: Judged) -> str:
     """Return a text on a trial: its number, its objectives and its architecture."""
     metrics = (f"{o.metric} {number_text(trial.metrics[o.metric])}" for o in history.objectives)
     arch = "\n".join(f"{label}: {value}" for label, value in list(trial.arch.items())[:24])
     return f"trial {trial.number}: {', '.join(metrics)}\n{arch}"
 
 
-def progress(history: History, baseline: History | None) -> Scene | None:
+def progress(history: Judged, baseline: Judged | None) -> Scene | None:
     """Return the best value so far over the trials, with the band of a random search."""
     trials = measured(history)
     if not trials:
@@ -81,7 +83,7 @@ def _thinned(count: int, most: int) -> list[int]:
     return list(range(0, count, max(1, math.ceil(count / most))))
 
 
-def pareto(history: History) -> Scene | None:
+def pareto(history: Judged) -> Scene | None:
     """Return the trials by their first two objectives, with those that no other beats."""
     if len(history.objectives) < 2:
         return None
@@ -102,7 +104,7 @@ def pareto(history: History) -> Scene | None:
     return chart(curves, Axis(x.metric, log), Axis(y.metric), title="Trade-off", width=8.0, height=3.6)
 
 
-def _points(name: str, trials: Sequence[Trial], history: History, colour: str) -> Curve:
+def _points(name: str, trials: Sequence[Trial], history: Judged, colour: str) -> Curve:
     y, x = history.objectives[:2]
     return Curve(
         name,
@@ -115,7 +117,7 @@ def _points(name: str, trials: Sequence[Trial], history: History, colour: str) -
     )
 
 
-def ranked_importance(history: History) -> list[tuple[str, float]]:
+def ranked_importance(history: Judged) -> list[tuple[str, float]]:
     """Return decisions with the share of the variance of the first objective that each explains."""
     trials = [t for t in measured(history) if not t.overrides and math.isfinite(history.score(t))]
     if len(trials) < 8:
@@ -123,7 +125,7 @@ def ranked_importance(history: History) -> list[tuple[str, float]]:
     return importance([trial.arch for trial in trials], [history.score(trial) for trial in trials])
 
 
-def importances(history: History) -> Scene | None:
+def importances(history: Judged) -> Scene | None:
     """Return the importance of the decisions as bars."""
     shares = ranked_importance(history)[:_MOST_BARS]
     if not shares:
@@ -133,7 +135,7 @@ def importances(history: History) -> Scene | None:
     )
 
 
-def coordinates(history: History) -> Scene | None:
+def coordinates(history: Judged) -> Scene | None:
     """Return parallel coordinates: the most important decisions, then the objectives."""
     trials = [trial for trial in measured(history) if not trial.overrides]
     if len(trials) < 2:
@@ -154,7 +156,7 @@ def coordinates(history: History) -> Scene | None:
     return parallel(axes, strands, title="Parallel coordinates", height=3.6)
 
 
-def _values(label: str, trials: Sequence[Trial], history: History) -> list[str]:
+def _values(label: str, trials: Sequence[Trial], history: Judged) -> list[str]:
     """Return the texts of a decision's values: in the order of its candidates, where these are known."""
     known = history.space.by_label.get(label)
     seen = {_text(trial.arch[label]) for trial in trials if label in trial.arch}
@@ -181,7 +183,7 @@ def _share(value: float, low: float, high: float) -> float:
     return (value - low) / (high - low) if high > low else 0.5
 
 
-def learning_curves(history: History) -> Scene | None:
+def learning_curves(history: Judged) -> Scene | None:
     """Return the first objective over the epochs of trials that reported it."""
     metric = history.objectives[0].metric
     told = [trial for trial in history if sum(metric in report.metrics for report in trial.reports) > 1]

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ...trials import History, Trial
+from ...trials.trial import Trial
 from .contents import Contents
 from .html import Html, details, element, joined, picture, settings, table
+from .judged import Judged
 from .trial_charts import coordinates, importances, learning_curves, measured, pareto, progress
 
 _TOP = 10
 _FAILURES = 20
 
 
-def sections(contents: Contents, history: History) -> Iterator[tuple[str, Html]]:
+def sections(contents: Contents, history: Judged) -> Iterator[tuple[str, Html]]:
     """Yield headings and contents."""
     baseline = contents.baseline
     if baseline is None and contents.strategy == "Random" and len(measured(history)) > 2:
@@ -35,7 +36,7 @@ def sections(contents: Contents, history: History) -> Iterator[tuple[str, Html]]
         yield "Limits", _limits(contents, history)
 
 
-def top_table(history: History, count: int = _TOP) -> Html:
+def top_table(history: Judged, count: int = _TOP) -> Html:
     """Return the best architectures with their metrics."""
     ranked = [trial for trial in history.ranked(count) if history.has_scores(trial)]
     if not ranked:
@@ -50,7 +51,7 @@ def top_table(history: History, count: int = _TOP) -> Html:
     return table(["trial", *names[:8], "architecture"], rows)
 
 
-def _failures(history: History) -> Html:
+def _failures(history: Judged) -> Html:
     """Return the errors, alike ones together, each with the traceback of its first trial."""
     kinds: dict[str, list[Trial]] = {}
     for trial in history.failed:
@@ -69,7 +70,7 @@ def _failures(history: History) -> Html:
     return joined([element("p", f"{len(history.failed)} trials failed."), *parts])
 
 
-def _limits(contents: Contents, history: History) -> Html:
+def _limits(contents: Contents, history: Judged) -> Html:
     """Return how many architectures broke each limit, and what the best one costs."""
     best = history.best_trial
     broken = [trial.error for trial in history if trial.state == "infeasible"]
