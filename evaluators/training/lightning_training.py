@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence, Sized
 from contextlib import AbstractContextManager, nullcontext
 from copy import copy, deepcopy
 from pathlib import Path
-from typing import Any, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 from lightning.fabric.utilities.data import sized_len
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
@@ -25,6 +25,11 @@ from spacelang.trials import Objective, Reporter, Trial
 from .loaders import Loaders, check_loaders, made_loaders
 from .trainer_settings import make_silent_trainer, make_trainer, quiet_lightning, trainer_source
 from .trial_loggers import runs_of_trial
+
+if TYPE_CHECKING:
+    from spacelang.supernet import Supernet
+
+    from ..untrained.inherited import Inherited
 
 ModuleSource: TypeAlias = LightningModule | Callable[[nn.Module], LightningModule]
 
@@ -218,6 +223,12 @@ class Lightning(Tunable):
         with quiet_lightning():
             results = make_silent_trainer(self._source).test(module, dataloaders=dataloaders, verbose=False)
         return {name: float(value) for result in results for name, value in result.items()}
+
+    def inherited(self, supernet: Supernet, *, calibration_batches: int = 20) -> Inherited:
+        """Return an evaluator that measures architectures with a supernet's weights; see `Inherited`."""
+        from ..untrained.inherited import Inherited  # late: few need it
+
+        return Inherited(supernet, self, calibration_batches=calibration_batches)
 
     def training_loaders(self) -> Loaders:
         """Return the training loaders, made now where functions make them; None where there are none."""

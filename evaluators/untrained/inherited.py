@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import lightning.pytorch as pl
 from lightning.pytorch.utilities import CombinedLoader
@@ -20,7 +20,24 @@ from spacelang.randomness import global_generators_kept
 from spacelang.supernet import Supernet, recalibrate
 from spacelang.trials import Objective, Reporter, Trial
 
-from ..training.lightning_training import Lightning
+
+@runtime_checkable
+class Validating(Protocol):
+    """An evaluator that validates a model without training it: a `Lightning`, or one that inherits it."""
+
+    train_dataloaders: Any
+
+    def validate(self, model: nn.Module, *, callbacks: Sequence[pl.Callback] = ()) -> dict[str, float]:
+        """Return validation metrics."""
+        ...
+
+    def training_loaders(self) -> Any:
+        """Return the training loaders."""
+        ...
+
+    def for_trial(self, directory: Path, trial: Trial) -> Any:
+        """Return the same evaluator for one trial."""
+        ...
 
 
 class Inherited(KnownArguments):
@@ -40,13 +57,13 @@ class Inherited(KnownArguments):
         SpaceError: An argument is of the wrong kind.
     """
 
-    def __init__(self, supernet: Supernet, evaluator: Lightning, *, calibration_batches: int = 20) -> None:
+    def __init__(self, supernet: Supernet, evaluator: Validating, *, calibration_batches: int = 20) -> None:
         if not isinstance(supernet, Supernet):
             raise SpaceError(
                 f"Inherited takes a trained Supernet, such as experiment.supernet; got a "
                 f"{type(supernet).__name__}."
             )
-        if not isinstance(evaluator, Lightning):
+        if not isinstance(evaluator, Validating):
             raise SpaceError(
                 f"Inherited measures with a Lightning or Classification evaluator; got a "
                 f"{type(evaluator).__name__}."
@@ -60,7 +77,8 @@ class Inherited(KnownArguments):
     @property
     def default_objective(self) -> Objective | None:
         """Objective of the evaluator."""
-        return self.evaluator.default_objective
+        objective: Objective | None = getattr(self.evaluator, "default_objective", None)
+        return objective
 
     def for_trial(self, directory: Path, trial: Trial) -> Inherited:
         """See `Lightning.for_trial`."""
@@ -103,7 +121,7 @@ def _architecture(model: nn.Module | Mapping[str, Any]) -> Architecture:
 class _Recalibration(pl.Callback):
     """A callback that estimates batch-norm statistics on training batches before validation."""
 
-    def __init__(self, evaluator: Lightning, batches: int) -> None:
+    def __init__(self, evaluator: Validating, batches: int) -> None:
         self.evaluator = evaluator
         self.batches = batches
 

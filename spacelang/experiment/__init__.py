@@ -5,5 +5,6 @@ from .experiment import Experiment as Experiment
 from .loaded import LoadedExperiment as LoadedExperiment
 from .protocols import OneShotStrategy as OneShotStrategy
 from .protocols import Search as Search
+from .supernet_front import Front as Front
 from .trial_run import TrialOptions as TrialOptions
 from .trial_run import TrialSettings as TrialSettings

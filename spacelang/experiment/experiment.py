@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
@@ -18,7 +18,7 @@ from ..randomness import global_generators_kept
 from ..results import draw
 from ..results.report import Contents, experiment_html
 from ..supernet import Execution, ExecutionName, Supernet
-from ..trials import History, MultiTrialStrategy, Trial
+from ..trials import History, MultiTrialStrategy, Objective, Trial
 from ..trials.export import candidates_of, to_dataframe, to_optuna
 from .loaded import LoadedExperiment, decisions_hash, load_experiment
 from .one_shot_run import OneShotRun
@@ -26,6 +26,14 @@ from .protocols import OneShotStrategy, Search, SearchEvaluator, SearchStrategy
 from .report_file import contents_of
 from .run_folder import RunFolder, versions
 from .stopping import clean_stop
+from .supernet_front import (
+    Front,
+    FrontEvolution,
+    check_front,
+    example_of,
+    inherited_evaluator,
+    write_front,
+)
 from .trial_run import TrialOptions, TrialRun, TrialSettings
 
 if TYPE_CHECKING:
@@ -165,6 +173,51 @@ class Experiment:
     def search(self) -> Search:
         """The one-shot search that was run: its probabilities, history and schedule."""
         return self._one_shot.result[1]
+
+    def pareto_from_supernet(
+        self,
+        objectives: Sequence[Objective],
+        *,
+        samples: int = 200,
+        calibration_batches: int = 20,
+        example_inputs: Any = None,
+    ) -> Front:
+        """Search the trade-offs that the trained supernet of a one-shot search offers, without training.
+
+        Architectures are measured with the supernet's weights, as `Inherited` does, and the best are mixed
+        and mutated. The search is a run of its own in the folder `pareto` of the run folder; called again
+        with more samples, it continues. A candidate that the search has pruned cannot be measured.
+
+        Args:
+            objectives: Two at least, such as `[Maximize("val_acc"), Minimize("flops")]`.
+            samples: Number of architectures to measure, all calls together.
+            calibration_batches: Training batches for batch-norm statistics; see `Inherited`.
+            example_inputs: Example for costs that depend on the input; by default a training sample.
+
+        Returns:
+            The front: a table, a picture, and a bundle of each point.
+
+        Raises:
+            SpaceError: The supernet was not trained yet, or an objective cannot be measured.
+        """
+        check_front(objectives, samples)
+        supernet = self.supernet
+        if example_inputs is None:
+            example_inputs = example_of(self.evaluator, objectives)
+        search = Experiment(
+            self.space,
+            inherited_evaluator(self.evaluator, supernet, calibration_batches),
+            FrontEvolution(initial=max(2, min(20, samples // 4))),
+            directory=self.directory / "pareto",
+            seed=self.seed,
+            weights="fresh",
+            objectives=list(objectives),
+            max_trials=samples,
+            example_inputs=example_inputs,
+            keep_weights=0,
+        )
+        search.run(resume=True)
+        return write_front(search.history, self.space, supernet, search.directory)
 
     @property
     def history(self) -> History:
