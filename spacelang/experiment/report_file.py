@@ -54,8 +54,10 @@ class ReportFile:
             self.write()
 
     def write(self) -> None:
-        """Write the report."""
+        """Write the report, unless somebody has removed the folder: the search itself says so."""
         start = time.monotonic()
+        if not self.folder.root.is_dir():
+            return
         try:
             contents = contents_of(self.folder, self.space, self.history)
             write_atomic(self.folder.report, page(contents).encode())
