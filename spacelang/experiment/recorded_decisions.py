@@ -19,6 +19,7 @@ def dumped_decisions(space: DecisionSpace) -> str:
     lines = []
     for label, decision in space.by_label.items():
         line: dict[str, Any] = {"label": label, "candidates": decision.candidates}
+        line |= {} if decision.prior is None else {"prior": decision.prior}
         if isinstance(decision, Subset):
             line["n_chosen"] = decision.n_chosen
         if space.conditions[label] != ALWAYS:
@@ -36,9 +37,9 @@ def read_decisions(path: Path) -> RecordedDecisions:
     try:
         lines = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
         decisions = [
-            Subset(str(x["label"]), x["candidates"], x["n_chosen"])
+            Subset(str(x["label"]), x["candidates"], x["n_chosen"], x.get("prior"))
             if "n_chosen" in x
-            else Categorical(str(x["label"]), x["candidates"])
+            else Categorical(str(x["label"]), x["candidates"], x.get("prior"))
             for x in lines
         ]
         always = frozenset(str(x["label"]) for x in lines if "condition" not in x)
