@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import SpaceError
-from ..language import Architecture, Categorical, DecisionSpace, Subset
+from ..language import Architecture, Categorical, Decision, DecisionSpace, Interval, Subset
 from ..language.conditions import ALWAYS
 from ..language.decision_space import Site
 
@@ -18,8 +18,12 @@ def dumped_decisions(space: DecisionSpace) -> str:
     """Return the decisions of a space as JSON, one a line."""
     lines = []
     for label, decision in space.by_label.items():
-        line: dict[str, Any] = {"label": label, "candidates": decision.candidates}
-        line |= {} if decision.prior is None else {"prior": decision.prior}
+        line: dict[str, Any] = {"label": label}
+        if isinstance(decision, Interval):
+            line |= {"low": decision.low, "high": decision.high, "log": decision.log, "step": decision.step}
+        else:
+            line["candidates"] = decision.candidates
+            line |= {} if decision.prior is None else {"prior": decision.prior}
         if isinstance(decision, Subset):
             line["n_chosen"] = decision.n_chosen
         if space.conditions[label] != ALWAYS:
@@ -36,16 +40,19 @@ def read_decisions(path: Path) -> RecordedDecisions:
     """
     try:
         lines = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
-        decisions = [
-            Subset(str(x["label"]), x["candidates"], x["n_chosen"], x.get("prior"))
-            if "n_chosen" in x
-            else Categorical(str(x["label"]), x["candidates"], x.get("prior"))
-            for x in lines
-        ]
+        decisions = [_decision(str(line["label"]), line) for line in lines]
         always = frozenset(str(x["label"]) for x in lines if "condition" not in x)
     except (ValueError, TypeError, KeyError, RecursionError, OSError) as error:
         raise SpaceError(f"'{path}' does not hold the decisions of a run: {error}.") from error
     return RecordedDecisions(tuple(map(Site, decisions)), always=always)
+
+
+def _decision(label: str, line: Mapping[str, Any]) -> Decision:
+    if "low" in line:
+        return Interval(label, line["low"], line["high"], line["log"], line["step"])
+    if "n_chosen" in line:
+        return Subset(label, line["candidates"], line["n_chosen"], line.get("prior"))
+    return Categorical(label, line["candidates"], line.get("prior"))
 
 
 @dataclass(frozen=True)

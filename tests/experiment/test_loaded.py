@@ -13,6 +13,9 @@ import torch
 
 from spacelang import Experiment, SpaceError
 from spacelang.evaluators import Functional
+from spacelang.experiment.recorded_decisions import dumped_decisions, read_decisions
+from spacelang.language import DecisionSpace, Interval, Subset
+from spacelang.language.decision_space import Site
 from spacelang.strategies import SGAS, SPOS, Monitor
 from spacelang.strategies.multi_trial import Grid
 from spacelang.trials import Proposal
@@ -113,6 +116,13 @@ def test_trials_of_smaller_spaces_are_no_results(tmp_path: Path) -> None:
     Experiment(toy.Chain(), function, TwoLayers(), directory=tmp_path, max_trials=2).run()
     loaded = Experiment.load(tmp_path)
     assert (loaded.history.measured, loaded.has_result) == (2, False)
+
+
+def test_numbers_of_an_interval_are_read_back(tmp_path: Path) -> None:
+    path = tmp_path / "decisions.json"
+    given = (Interval("lr", 1e-4, 1e-1, log=True), Interval("k", 1, 9, step=2), Subset("s", [0, 1, 2], 2))
+    path.write_text(dumped_decisions(DecisionSpace(tuple(map(Site, given)))))
+    assert tuple(read_decisions(path).by_label.values()) == given
 
 
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:

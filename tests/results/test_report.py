@@ -18,10 +18,14 @@ from spacelang import Experiment
 from spacelang.evaluators import Functional
 from spacelang.experiment.report_file import ReportFile
 from spacelang.experiment.run_folder import RunFolder
+from spacelang.language import DecisionSpace, Interval
+from spacelang.language.decision_space import Site
 from spacelang.results.course import Course, Epoch, Stage
+from spacelang.results.painting import Text
 from spacelang.results.report import Contents, page
 from spacelang.results.report.html import duration
 from spacelang.results.report.statistics import best_so_far, importance, random_quantiles
+from spacelang.results.report.trial_charts import coordinates, ranked_importance
 from spacelang.strategies.multi_trial import Grid, Random
 from spacelang.trials import History, Maximize, Minimize, Report, Trial
 
@@ -173,6 +177,18 @@ def test_importance_of_a_decision_that_explains_all_and_of_one_that_explains_not
     # Two groups of 2 with means 1 and 3 and squares within of 2 each: between 4, m = 2, (4 - 2) / (8 + 2).
     ((_, share),) = importance([{"a": 0}, {"a": 0}, {"a": 1}, {"a": 1}], [0.0, 2.0, 2.0, 4.0])
     assert share == pytest.approx(0.2)
+
+
+def test_an_interval_is_an_axis_and_five_parts() -> None:
+    """Values 0 to 19 of a range from 0 to 20, of which the first half scores 0 and the second 1."""
+    space = DecisionSpace((Site(Interval("x", 0, 20)),))
+    trials = [Trial(n, {"x": float(n)}, 0, "done", metrics={"a": float(n >= 8)}) for n in range(20)]
+    searched = History(space, [Maximize("a")], trials)
+    assert ranked_importance(searched) == [("x", pytest.approx(1.0))]  # 8 is the end of the second fifth
+    scene = coordinates(searched)
+    assert scene is not None
+    texts = [mark.text for mark in scene.marks if isinstance(mark, Text)]
+    assert texts[1:4] == ["x", "0", "20"]
 
 
 def test_durations() -> None:

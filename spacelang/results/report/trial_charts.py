@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Sequence
 
+from ...language import Architecture, Interval
 from ...trials.objectives import Objective
 from ...trials.trial import Trial
 from ..painting import Axis, Band, Curve, Scene, Strand, bars, chart, number_text, parallel
@@ -122,7 +123,16 @@ def ranked_importance(history: Judged) -> list[tuple[str, float]]:
     trials = [t for t in measured(history) if not t.overrides and math.isfinite(history.score(t))]
     if len(trials) < 8:
         return []
-    return importance([trial.arch for trial in trials], [history.score(trial) for trial in trials])
+    return importance(
+        [_binned(trial.arch, history) for trial in trials], [history.score(trial) for trial in trials]
+    )
+
+
+def _binned(arch: Architecture, history: Judged) -> Architecture:
+    """Return an architecture in which a number of an interval is one of five equal parts of its scale."""
+    known = {label: history.space.by_label.get(label) for label in arch}
+    ranges = {label: decision for label, decision in known.items() if isinstance(decision, Interval)}
+    return arch | {label: min(int(5 * d.place(arch[label])), 4) for label, d in ranges.items()}
 
 
 def importances(history: Judged) -> Scene | None:
@@ -149,7 +159,7 @@ def coordinates(history: Judged) -> Scene | None:
     strands = []
     for place in shown:
         trial = ranked[place]
-        heights = [_height(trial, label, texts[label]) for label in labels]
+        heights = [_height(trial, label, texts[label], history) for label in labels]
         heights += [_share(trial.metrics[name], *ends) for name, ends in bounds.items()]
         strands.append(Strand(heights, place / (len(ranked) - 1), tip(trial, history), trial.number))
     axes = [*texts.items(), *((name, list(map(number_text, ends))) for name, ends in bounds.items())]
@@ -159,6 +169,8 @@ def coordinates(history: Judged) -> Scene | None:
 def _values(label: str, trials: Sequence[Trial], history: Judged) -> list[str]:
     """Return the texts of a decision's values: in the order of its candidates, where these are known."""
     known = history.space.by_label.get(label)
+    if isinstance(known, Interval):
+        return [number_text(known.at(0)), number_text(known.at(1))]
     seen = {_text(trial.arch[label]) for trial in trials if label in trial.arch}
     order = [] if known is None or known.cardinality > 64 else [_text(value) for value in known.values()]
     return [text for text in order if text in seen] or sorted(seen)
@@ -168,9 +180,12 @@ def _text(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _height(trial: Trial, label: str, texts: Sequence[str]) -> float:
+def _height(trial: Trial, label: str, texts: Sequence[str], history: Judged) -> float:
     if label not in trial.arch:
         return math.nan
+    known = history.space.by_label.get(label)
+    if isinstance(known, Interval):
+        return known.place(trial.arch[label])
     return texts.index(_text(trial.arch[label])) / (len(texts) - 1) if len(texts) > 1 else 0.5
 
 
