@@ -35,7 +35,7 @@ from torch import Tensor, nn
 
 from spacelang import Supernet
 from spacelang.hub import DARTS as DartsSpace
-from spacelang.strategies import Softmax
+from spacelang.strategies.framework import FirstOrder, Softmax, Step
 from spacelang.supernet import Execution, ExecutionName, edge_by_edge
 
 Batch = tuple[Tensor, Tensor]
@@ -69,14 +69,18 @@ class Form:
 
     def architecture_step(self, batch: Batch) -> None:
         """Update the logits."""
-        loss = self.loss(batch, with_logits=True)
+
+        def loss() -> Tensor:
+            return self.loss(batch, with_logits=True)
+
         if self.plain:
             self.logit_optimizer.zero_grad()
             self.weight_optimizer.zero_grad()
-            loss.backward()
+            loss().backward()
         else:
-            gradients = torch.autograd.grad(loss, list(self.logits.values()))
-            for p, gradient in zip(self.logits.values(), gradients, strict=True):
+            logits = list(self.logits.values())
+            found = FirstOrder().gradients(Step(logits, loss, loss, self.network, [self.weight_optimizer]))
+            for p, gradient in zip(logits, found, strict=True):
                 p.grad = gradient
         self.logit_optimizer.step()
 
@@ -216,14 +220,15 @@ def memory_of_each_form(device: torch.device) -> dict[str, int]:
 
 
 def timed(action: Callable[[], None], device: torch.device) -> float:
-    """Return the seconds of one call."""
+    """Return the seconds of one call: of the processor's time on a CPU, which others may also use."""
+    clock = time.perf_counter if device.type == "cuda" or torch.get_num_threads() > 1 else time.process_time
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    start = time.perf_counter()
+    start = clock()
     action()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def times(args: argparse.Namespace) -> dict[str, Any]:

@@ -2,44 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.forward_ad import unpack_dual
 
+from .bundle import Bundle, Kernels, Wiring, compute
 from .group import Group
-from .grouped import Wiring
 from .plan import Planned
-
-
-class Kernels(Protocol):
-    """An execution of bundles."""
-
-    def bundle(
-        self,
-        x: Tensor,
-        given: Sequence[Tensor],
-        mix: Tensor,
-        weights: Sequence[Tensor],
-        running: Sequence[Tensor],
-        wiring: Wiring,
-        eps: Sequence[float],
-        of_batch: bool,
-    ) -> tuple[list[Tensor], Tensor]:
-        """Return the sum of each edge, and mean and variance of each block; see `grouped_bundle`."""
-
-    def update_running(
-        self,
-        running: Sequence[Tensor],
-        counts: Sequence[Tensor],
-        momenta: Sequence[float],
-        found: Tensor,
-        count: int,
-    ) -> None:
-        """Move running statistics towards those of a batch; see `grouped.update_running`."""
 
 
 @dataclass(frozen=True)
@@ -60,28 +33,54 @@ class BundleCall:
 
     Args:
         candidates: Active candidates that leave the source, by row and column; some run in a bundle.
+        silent: Row and column of those that run for the gradient of their weight alone.
         shape: Rows and columns of the cell's table.
     """
 
-    def __init__(self, candidates: Sequence[Planned], shape: tuple[int, int]) -> None:
+    def __init__(
+        self, candidates: Sequence[Planned], silent: Collection[tuple[int, int]], shape: tuple[int, int]
+    ) -> None:
         chains = [planned for planned in candidates if planned.how == "bundle"]
         self.rows = sorted({planned.row for planned in candidates if planned.how != "apart"})
         self.blocks = [block for planned in chains for block in planned.blocks]
-        self.eps = [block.norm.eps for block in self.blocks]
-        self.wiring = _wiring(chains, self.rows)
         self.apart: dict[int, tuple[int, ...]] = {
             row: tuple(p.column for p in candidates if p.row == row and p.how == "apart")
             for row in {p.row for p in candidates}
         }
-        self.features = {p.steps.key: p.steps for p in candidates if p.how == "shared"}
-        self._entries = torch.tensor(self._places(candidates, chains, shape))
+        self.features = {
+            (p.steps.key, (p.row, p.column) in silent): p.steps for p in candidates if p.how == "shared"
+        }
+        self.wiring = self._wiring(chains, silent)
+        self._entries = torch.tensor(self._places(candidates, chains, silent, shape))
+
+    def _wiring(self, chains: Sequence[Planned], silent: Collection[tuple[int, int]]) -> Wiring:
+        starts = [0]
+        for chain in chains:
+            starts.append(starts[-1] + len(chain.blocks))
+        return Wiring(
+            edges=len(self.rows),
+            features=len(self.features),
+            edge_of=tuple(self.rows.index(chain.row) for chain in chains),
+            silent=tuple((chain.row, chain.column) in silent for chain in chains),
+            starts=tuple(starts),
+            shapes=tuple(block.shape for block in self.blocks),
+            eps=tuple(block.norm.eps for block in self.blocks),
+        )
 
     def _places(
-        self, candidates: Sequence[Planned], chains: Sequence[Planned], shape: tuple[int, int]
+        self,
+        candidates: Sequence[Planned],
+        chains: Sequence[Planned],
+        silent: Collection[tuple[int, int]],
+        shape: tuple[int, int],
     ) -> list[int]:
         """Return where the weight of each term stands in the table; behind its end where there is none."""
         rows, columns = shape
-        shared = {(p.row, p.steps.key): p.column for p in candidates if p.how == "shared"}
+        shared = {
+            (p.row, (p.steps.key, (p.row, p.column) in silent)): p.column
+            for p in candidates
+            if p.how == "shared"
+        }
         places = [chain.row * columns + chain.column for chain in chains]
         for row in self.rows:
             for key in self.features:
@@ -108,7 +107,10 @@ class BundleCall:
         """
         if not self._fits(x):
             return None
-        given = [steps(x, cache) for steps in self.features.values()]
+        given = [
+            steps(x, cache).detach() if silent else steps(x, cache)
+            for (_, silent), steps in self.features.items()
+        ]
         size = (*x.shape[:2], *self.wiring.output_size(x))
         if any(feature.shape != size or feature.dtype != x.dtype for feature in given):
             return None
@@ -117,13 +119,21 @@ class BundleCall:
             return None
         norms = [block.norm for block in self.blocks]
         running, of_batch = [t for norm in norms for t in _running(norm)], norms[0].training
-        mix = self._mix(group).to(x.dtype)
-        outs, found = kernels.bundle(x, given, mix, weights, running, self.wiring, self.eps, of_batch)
+        bundle = Bundle(
+            self.wiring,
+            of_batch,
+            x,
+            self._mix(group).to(x.dtype),
+            given,
+            weights,
+            () if of_batch else running,
+        )
+        found, statistics = compute(bundle, kernels)
         if of_batch:
             counts = [norm.num_batches_tracked for norm in norms if norm.num_batches_tracked is not None]
             momenta = [norm.momentum for norm in norms if norm.momentum is not None]
-            kernels.update_running(running, counts, momenta, found, outs[0].numel() // x.shape[1])
-        sums = [out.contiguous(memory_format=layout) for out in outs]
+            kernels.update_running(running, counts, momenta, statistics, found[0].numel() // x.shape[1])
+        sums = [each.contiguous(memory_format=layout) for each in found]
         return Bundled(dict(zip(self.rows, sums, strict=True)), self.apart)
 
     def _fits(self, x: Tensor) -> bool:
@@ -153,11 +163,3 @@ def _running(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     assert norm.running_mean is not None
     assert norm.running_var is not None
     return norm.running_mean, norm.running_var
-
-
-def _wiring(chains: Sequence[Planned], rows: Sequence[int]) -> Wiring:
-    starts = [0]
-    for chain in chains:
-        starts.append(starts[-1] + len(chain.blocks))
-    shapes = tuple(block.shape for chain in chains for block in chain.blocks)
-    return Wiring(len(rows), tuple(rows.index(chain.row) for chain in chains), tuple(starts), shapes)

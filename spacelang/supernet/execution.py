@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from ..errors import SpaceError, require_one_of
-from .bundle_call import Kernels
+from . import bundle_torch
+from .bundle import Kernels
 
 ExecutionName: TypeAlias = Literal["auto", "torch", "native", "plain"]
 _NAMES = ("auto", "torch", "native", "plain")
@@ -23,8 +24,8 @@ class Execution:
 
     Args:
         name: "plain" computes every operation on every edge by itself. "torch" computes once what the edges
-            that leave a feature map share. "native" also computes its separable convolutions with compiled
-            C++, on a CPU. "auto" is native where the C++ can be compiled, else torch.
+            that leave a feature map share, and on a CPU its separable convolutions together. "native" computes
+            these with compiled C++. "auto" is native where the C++ can be compiled, else torch.
 
     Raises:
         SpaceError: The name is unknown, or "native" is asked for and cannot be compiled here.
@@ -64,9 +65,9 @@ class Resolved:
 
     def kernels(self, x: Tensor) -> Kernels | None:
         """Return what computes a bundle on this feature map; None to compute it edge by edge."""
-        if self.native is None or x.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
+        if self.name == "plain" or x.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
             return None
-        return self.native if x.dtype in (torch.float32, torch.float64) else None
+        return (self.native or bundle_torch) if x.dtype in (torch.float32, torch.float64) else None
 
 
 @functools.cache

@@ -250,11 +250,15 @@ class Group:
             return term
         if not isinstance(term, Tensor):
             return tree_map_only(Tensor, partial(self.weighted, row, column), term)
-        if self.silent is not None and self.silent[row][column]:
+        if self.is_silent(row, column):
             term = term.detach()
         # A zero-dimensional weight leaves the dtype of a half-precision feature map as it is.
         weight = self.weights[row, column]
         return (weight if self.edges is None else weight * self.edges[row]) * term
+
+    def is_silent(self, row: int, column: int) -> bool:
+        """Return whether a candidate runs for the gradient of its weight alone."""
+        return self.silent is not None and bool(self.silent[row][column])
 
     def gates(self, row: int) -> list[Tensor]:
         """Return the weights a row adds as plain numbers: those of live candidates that are not executed."""

@@ -152,18 +152,19 @@ class MixedCell(Mixed):
     def _bundle_call(self, source: int) -> BundleCall | None:
         """Return how the active candidates of a source run together; None if nothing does."""
         group = self.group
-        if self.plan is None or group.weights is None or group.silent is not None:
+        if self.plan is None or group.weights is None:
             return None
         leaving = self.plan.leaving.get(source, ())
         active = [planned for planned in leaving if planned.column in group.active[planned.row]]
         if group.transform is not None:
             active = [self._transformed(planned) for planned in active]
-        key = tuple((planned.row, planned.column, planned.how) for planned in active)
+        key = tuple((p.row, p.column, p.how, group.is_silent(p.row, p.column)) for p in active)
         if key not in self._calls:
             if len(self._calls) == _CALLS:
                 self._calls.clear()
             bundled = any(planned.how == "bundle" for planned in active)
-            self._calls[key] = BundleCall(active, group.shape) if bundled else None
+            silent = {(row, column) for row, column, _, is_silent in key if is_silent}
+            self._calls[key] = BundleCall(active, silent, group.shape) if bundled else None
         return self._calls[key]
 
     def _transformed(self, planned: Planned) -> Planned:

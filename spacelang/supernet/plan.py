@@ -2,7 +2,7 @@
 
 A plan says how each candidate of a cell is computed:
 
-- "bundle": separable convolutions that leave one feature map run together, native or as grouped PyTorch;
+- "bundle": separable convolutions that leave one feature map run together, as one operation;
 - "shared": a pool and its normalisation, or the identity, runs once for all edges that leave its feature map;
 - "apart": everything else runs on its edge. The plan says why.
 """

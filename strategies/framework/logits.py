@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from spacelang import SpaceError
 from spacelang.supernet import Supernet
 
 from .relaxation import Relaxation
+from .update import constant
 
 
 class ArchitectureParameters:
@@ -79,16 +80,9 @@ class ArchitectureParameters:
                     for name, value in previous.optimizer.state[before].items()
                 }
 
-    @contextmanager
-    def constant(self) -> Iterator[None]:
+    def constant(self) -> AbstractContextManager[None]:
         """Let nothing computed inside be differentiable in the logits."""
-        for parameter in self.logits.values():
-            parameter.requires_grad_(False)
-        try:
-            yield
-        finally:
-            for parameter in self.logits.values():
-                parameter.requires_grad_(True)
+        return constant(self.logits.values())
 
     def _settled(self, label: str) -> list[int]:
         """Return the rows of a group that were pruned to one candidate or none."""

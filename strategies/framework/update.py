@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -56,7 +56,30 @@ class FirstOrder:
 
     def gradients(self, step: Step) -> Sequence[Tensor | None]:
         """See `Update`."""
-        return torch.autograd.grad(step.val_loss(), step.logits, allow_unused=True)
+        return gradients_of_logits(step, step.val_loss)
+
+
+def gradients_of_logits(step: Step, loss: Callable[[], Tensor]) -> Sequence[Tensor | None]:
+    """Return the gradients of a loss in the logits; weights are constants, so nothing is kept for theirs."""
+    known = {id(tensor) for tensor in step.logits}
+    with constant(weight for weight in step.module.parameters() if id(weight) not in known):
+        value = loss()
+        if not value.requires_grad:  # it does not depend on any logit
+            return [None] * len(step.logits)
+        return torch.autograd.grad(value, step.logits, allow_unused=True)
+
+
+@contextmanager
+def constant(tensors: Iterable[Tensor]) -> Iterator[None]:
+    """Take no gradients of these tensors inside."""
+    variable = [tensor for tensor in tensors if tensor.requires_grad]
+    try:
+        for tensor in variable:
+            tensor.requires_grad_(False)
+        yield
+    finally:
+        for tensor in variable:
+            tensor.requires_grad_(True)
 
 
 @dataclass(frozen=True)
@@ -117,7 +140,7 @@ class SecondOrder:
             with torch.no_grad():
                 for weight, d in zip(weights, direction, strict=True):
                     weight.add_(sign * eps * d)
-            sides.append(torch.autograd.grad(step.train_loss(), step.logits, allow_unused=True))
+            sides.append(gradients_of_logits(step, step.train_loss))
         differences = [_difference(plus, minus) for plus, minus in zip(*sides, strict=True)]
         return [None if d is None else d / (2 * eps) for d in differences]
 

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from spacelang import InputChoice, LayerChoice, ModelSpace, SpaceError, Supernet, value_choice
 from spacelang import nn as space_nn
 from spacelang.strategies import DARTS
-from spacelang.strategies.framework import Training
+from spacelang.strategies.framework import FirstOrder, Step, Training
 
 
 class TwoSlopes(ModelSpace):
@@ -325,8 +325,6 @@ def test_bad_settings_are_named(settings: dict[str, Any], message: str) -> None:
 def test_the_architecture_step_computes_no_weight_gradient() -> None:
     from torch.utils._python_dispatch import TorchDispatchMode
 
-    from spacelang.strategies.framework import FirstOrder, Step
-
     class Masks(TorchDispatchMode):
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             if func is torch.ops.aten.convolution_backward.default:
@@ -360,6 +358,22 @@ def test_the_architecture_step_computes_no_weight_gradient() -> None:
         loss().backward()
     assert len(masks) == 4
     assert all(mask[1] for mask in masks)
+
+
+def test_weights_are_constants_in_a_step_of_the_logits() -> None:
+    module, logits = nn.Linear(2, 1), nn.Parameter(torch.ones(2))
+    module.bias.requires_grad_(False)
+    seen: list[list[bool]] = []
+
+    def loss() -> Tensor:
+        seen.append([p.requires_grad for p in module.parameters()])
+        return module(logits).sum()
+
+    (gradient,) = FirstOrder().gradients(Step([logits], loss, loss, module, []))
+    assert torch.equal(gradient, module.weight[0])
+    assert FirstOrder().gradients(Step([logits], loss, lambda: module(torch.ones(2)), module, [])) == [None]
+    assert seen == [[False, False]]
+    assert [p.requires_grad for p in module.parameters()] == [True, False]
 
 
 # -- a strategy's own terms, and logits that rest ------------------------------------------------------------

@@ -28,13 +28,14 @@
 #define COLUMNS 8   // neighbouring outputs of a depthwise convolution at a time
 #define PARTIAL 64  // pixels summed before they join a total: sums of few numbers are rounded less
 
-// What Python hands over; `Call` in kernels.py has the same fields in the same order.
+// What Python hands over; `_Call` in operators.py has the same fields in the same order.
 struct Call {
     int64_t N, H, W, C, out_H, out_W;
     int64_t edges, chains, features, threads;
     int64_t batch_statistics;    // normalise with those of the batch, not with the running ones
     int64_t mix_columns;         // 1, or N: a weight for each sample
     const int32_t* chain_edge;   // (chains,), increasing
+    const int32_t* chain_silent; // (chains,): 1 if only the gradient of its weight is wanted
     const int32_t* chain_start;  // (chains + 1,): the first block of each
     const int32_t* shapes;       // (blocks, 3): kernel, dilation, stride
     const double* eps;           // (blocks,)
@@ -564,6 +565,13 @@ static void chain_backward(const Call& call, const Sizes<T>& sizes, const T* fra
                 for (int64_t c = 0; c < P; c++) sum += sums[P + c];
                 ((T*)call.grad_mix)[chain * call.N + n] = (T)sum;
             }
+        }
+        if (call.chain_silent[chain]) {
+            for (b = first; b <= last && weights_wanted; b++) {
+                std::fill_n((T*)call.grad_depthwise[b], call.C * call.shapes[3 * b] * call.shapes[3 * b], (T)0);
+                std::fill_n((T*)call.grad_pointwise[b], call.C * call.C, (T)0);
+            }
+            return;
         }
         for (int64_t n = 0; n < call.N; n++) {
             const T weight = b == last ? mix_of<T>(call, chain, n) : (T)1;

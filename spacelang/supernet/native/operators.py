@@ -1,9 +1,4 @@
-"""The native bundle: all separable convolutions that leave one feature map, as one operator of PyTorch.
-
-`torch.ops.spacelang.bundle` is what `grouped_bundle` computes, in C++. PyTorch knows its shapes and its
-gradient, so autograd, `torch.compile` and export see one operator. Its second derivative is that of
-`grouped_bundle`.
-"""
+"""Bundles in C++, as operators whose shapes PyTorch knows, so that `torch.compile` takes them as they are."""
 
 from __future__ import annotations
 
@@ -14,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..grouped import Wiring, grouped_bundle
+from ..bundle import Bundle, Computed, Gradients, Wanted, Wiring, channels_last
 from .library import native_library
 
 _NUMBERS = (
@@ -22,7 +17,8 @@ _NUMBERS = (
     *("batch_statistics", "mix_columns"),
 )
 _POINTERS = (
-    *("chain_edge", "chain_start", "shapes", "eps", "depthwise", "pointwise", "running_mean", "running_var"),
+    *("chain_edge", "chain_silent", "chain_start", "shapes", "eps"),
+    *("depthwise", "pointwise", "running_mean", "running_var"),
     *("x", "given", "mix", "normalised", "statistics", "out"),
     *("grad_out", "grad_x", "grad_given", "grad_mix", "grad_depthwise", "grad_pointwise"),
 )
@@ -52,41 +48,31 @@ def _array(value: Tensor | Sequence[Any]) -> Any:
     return ((ctypes.c_double if isinstance(first, float) else ctypes.c_int32) * len(value))(*value)
 
 
-def _numbers(x: Tensor, given: Sequence[Tensor], mix: Tensor, wiring: Wiring, of_batch: bool) -> list[int]:
-    n, c, h, w = x.shape
+def _numbers(bundle: Bundle) -> list[int]:
+    (n, c, h, w), wiring = bundle.x.shape, bundle.wiring
     chains = len(wiring.edge_of)
     threads = max(1, min(torch.get_num_threads(), chains))
-    size = wiring.output_size(x)
-    return [n, h, w, c, *size, wiring.edges, chains, len(given), threads, of_batch, mix.shape[1]]
+    size = wiring.output_size(bundle.x)
+    given = wiring.edges, chains, wiring.features
+    return [n, h, w, c, *size, *given, threads, bundle.of_batch, bundle.mix.shape[1]]
 
 
-def _shared_pointers(
-    wiring: Wiring,
-    x: Tensor,
-    given: Sequence[Tensor],
-    mix: Tensor,
-    weights: Sequence[Tensor],
-    state: tuple[Tensor, Tensor],
-) -> dict[str, Any]:
-    """Return the pointers of both directions; `state` is what `_empty_state` returns, filled or not."""
+def _shared_pointers(bundle: Bundle, normalised: Tensor, statistics: Tensor) -> dict[str, Any]:
+    """Return the pointers of both directions; the last arguments are of `_empty_state`, filled or not."""
+    wiring = bundle.wiring
     return {
         "chain_edge": wiring.edge_of,
+        "chain_silent": wiring.silent,
         "chain_start": wiring.starts,
         "shapes": [number for shape in wiring.shapes for number in shape],
-        "depthwise": weights[::2],
-        "pointwise": weights[1::2],
-        "x": x,
-        "given": given,
-        "mix": mix.contiguous(),
-        "normalised": state[0],
-        "statistics": state[1],
+        "depthwise": bundle.weights[::2],
+        "pointwise": bundle.weights[1::2],
+        "x": bundle.x,
+        "given": bundle.given,
+        "mix": bundle.mix.contiguous(),
+        "normalised": normalised,
+        "statistics": statistics,
     }
-
-
-def _in_order(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Return feature maps as (N, H, W, C) in memory, and weights as (C, k, k), where both layouts are one."""
-    last = torch.channels_last
-    return [t if t.is_contiguous(memory_format=last) else t.contiguous(memory_format=last) for t in tensors]
 
 
 def _empty_maps(x: Tensor, wiring: Wiring, count: int) -> list[Tensor]:
@@ -109,54 +95,59 @@ def _empty_state(x: Tensor, wiring: Wiring) -> tuple[Tensor, Tensor]:
 
 torch.library.define(
     "spacelang::bundle",
-    "(Tensor x, Tensor[] given, Tensor mix, Tensor[] weights, Tensor[] running, int[] table, float[] eps, "
-    "bool of_batch) -> (Tensor[], Tensor, Tensor)",
+    "(Tensor[] tensors, int[] table, float[] eps, bool of_batch) -> (Tensor[], Tensor, Tensor)",
 )
 
 
-def _bundle(
-    x: Tensor,
-    given: list[Tensor],
-    mix: Tensor,
-    weights: list[Tensor],
-    running: list[Tensor],
-    table: list[int],
-    eps: list[float],
-    of_batch: bool,
+def _forward(
+    tensors: Sequence[Tensor], table: list[int], eps: Sequence[float], of_batch: bool
 ) -> tuple[list[Tensor], Tensor, Tensor]:
-    """Compute a bundle; arguments as of `grouped_bundle`, the wiring as `Wiring.table`.
+    """Compute a bundle.
+
+    Args:
+        tensors: See `Bundle.tensors`.
+        table: See `Wiring.table`.
+        eps: See `Wiring`.
+        of_batch: See `Bundle`.
 
     Returns:
         The sum of each edge, (N, C, H', W'); inputs of the batch norms, (blocks, N, H', W', P); their mean,
         1 / standard deviation and variance, (blocks, 3, P). P is C padded to whole vectors.
     """
-    wiring = Wiring.of(table)
-    (x, *given), weights = _in_order([x, *given]), _in_order(weights)
-    outs, state = _empty_maps(x, wiring, wiring.edges), _empty_state(x, wiring)
+    bundle = Bundle.of(Wiring.of(table, eps), of_batch, tensors).channels_last()
+    sums, normalised, statistics = _forward_shapes(tensors, table, eps, of_batch)
     _run(
         "forward",
-        x.dtype,
-        _numbers(x, given, mix, wiring, of_batch),
-        **_shared_pointers(wiring, x, given, mix, weights, state),
-        eps=eps,
-        running_mean=running[::2],
-        running_var=running[1::2],
-        out=outs,
+        bundle.x.dtype,
+        _numbers(bundle),
+        **_shared_pointers(bundle, normalised, statistics),
+        eps=bundle.wiring.eps,
+        running_mean=bundle.running[::2],
+        running_var=bundle.running[1::2],
+        out=sums,
     )
-    return outs, *state
+    return sums, normalised, statistics
 
 
-torch.library.impl("spacelang::bundle", "CPU", _bundle)
+def _forward_shapes(
+    tensors: Sequence[Tensor], table: list[int], eps: Sequence[float], of_batch: bool
+) -> tuple[list[Tensor], Tensor, Tensor]:
+    """Return what `_forward` returns, not filled."""
+    x, wiring = tensors[0], Wiring.of(table, eps)
+    size, channels = wiring.output_size(x), x.shape[1]
+    sums = [_empty_map(x, (len(x), channels, *size)) for _ in range(wiring.edges)]
+    lanes = native_library().vector_bytes() // x.element_size()
+    padded = -(-channels // lanes) * lanes
+    blocks = len(wiring.shapes)
+    return sums, x.new_empty(blocks, len(x), *size, padded), x.new_empty(blocks, 3, padded)
 
 
-def _bundle_shapes(
-    x: Tensor, given: Any, mix: Any, weights: Any, running: Any, table: Any, eps: Any, of_batch: Any
-) -> Any:
-    wiring = Wiring.of(table)
-    return _empty_maps(x, wiring, wiring.edges), *_empty_state(x, wiring)
+def _empty_map(x: Tensor, size: Sequence[int]) -> Tensor:
+    return torch.empty(size, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
 
 
-torch.library.register_fake("spacelang::bundle", _bundle_shapes)
+torch.library.impl("spacelang::bundle", "CPU", _forward)
+torch.library.register_fake("spacelang::bundle", _forward_shapes)
 
 
 # -- backwards -----------------------------------------------------------------------------------------------
@@ -164,144 +155,69 @@ torch.library.register_fake("spacelang::bundle", _bundle_shapes)
 
 torch.library.define(
     "spacelang::bundle_backward",
-    "(Tensor[] grads, Tensor x, Tensor[] given, Tensor mix, Tensor[] weights, Tensor normalised, "
-    "Tensor statistics, int[] table, bool of_batch, bool[] wanted) -> (Tensor, Tensor[], Tensor, Tensor[])",
+    "(Tensor[] grads, Tensor[] tensors, Tensor normalised, Tensor statistics, int[] table, float[] eps, "
+    "bool of_batch, bool[] wanted) -> (Tensor, Tensor, Tensor[], Tensor[])",
 )
 
 
-def _bundle_backward(
-    grads: list[Tensor],
-    x: Tensor,
-    given: list[Tensor],
-    mix: Tensor,
-    weights: list[Tensor],
+def _backward(
+    grads: Sequence[Tensor],
+    tensors: Sequence[Tensor],
     normalised: Tensor,
     statistics: Tensor,
     table: list[int],
+    eps: Sequence[float],
     of_batch: bool,
-    wanted: list[bool],
-) -> tuple[Tensor, list[Tensor], Tensor, list[Tensor]]:
-    """Return the gradients of x, of the features, of the mixture and of the weights.
+    wanted: Sequence[bool],
+) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor]]:
+    """Return the gradients of x, of the mixture (by sample), of the features and of the weights.
 
     Args:
         grads: Gradient of each sum.
-        x: Argument of `bundle`; so are `given`, `mix`, `weights`, `table` and `of_batch`.
-        normalised: Second result of `bundle`.
-        statistics: Third result of `bundle`.
-        wanted: Whether the gradients of features, mixture and weights are wanted; one that is not is empty.
+        tensors, table, eps, of_batch: Arguments of `_forward`.
+        normalised, statistics: Second and third result of `_forward`.
+        wanted: Whether the gradients of mixture, features and weights are wanted; one that is not is empty.
     """
-    wiring, (features, mixture, parameters) = Wiring.of(table), wanted
-    (x, *given), weights, grads = _in_order([x, *given]), _in_order(weights), _in_order(grads)
-    empty = _empty_gradients(x, given, mix, weights, wanted)
-    grad_x, grad_given, grad_mix, grad_weights = empty
-    pointers: dict[str, Any] = {"grad_given": grad_given} if features else {}
-    if mixture:
-        pointers["grad_mix"] = grad_mix
-    if parameters:
+    bundle = Bundle.of(Wiring.of(table, eps), of_batch, tensors).channels_last()
+    found = _backward_shapes(grads, tensors, normalised, statistics, table, eps, of_batch, wanted)
+    grad_x, grad_mix, grad_given, grad_weights = found
+    pointers: dict[str, Any] = {"grad_mix": grad_mix} if wanted[0] else {}
+    pointers |= {"grad_given": grad_given} if wanted[1] else {}
+    if wanted[2]:
         pointers |= {"grad_depthwise": grad_weights[::2], "grad_pointwise": grad_weights[1::2]}
     _run(
         "backward",
-        x.dtype,
-        _numbers(x, given, mix, wiring, of_batch),
-        **_shared_pointers(wiring, x, given, mix, weights, (normalised, statistics)),
-        grad_out=grads,
+        bundle.x.dtype,
+        _numbers(bundle),
+        **_shared_pointers(bundle, normalised, statistics),
+        grad_out=[channels_last(grad) for grad in grads],
         grad_x=grad_x,
         **pointers,
     )
-    return grad_x, grad_given, grad_mix, grad_weights
-
-
-def _empty_gradients(
-    x: Tensor, given: list[Tensor], mix: Tensor, weights: list[Tensor], wanted: list[bool]
-) -> tuple[Tensor, list[Tensor], Tensor, list[Tensor]]:
-    last = torch.channels_last
-    grad_given = [torch.empty_like(t, memory_format=last) for t in given] if wanted[0] else []
-    grad_mix = mix.new_empty(mix.shape[0] if wanted[1] else 0, x.shape[0])  # by sample, whatever the mixture
-    grad_weights = (
-        [torch.empty_like(w, memory_format=torch.preserve_format) for w in weights] if wanted[2] else []
-    )
-    return torch.empty_like(x, memory_format=last), grad_given, grad_mix, grad_weights
-
-
-torch.library.impl("spacelang::bundle_backward", "CPU", _bundle_backward)
+    return found
 
 
 def _backward_shapes(
     grads: Any,
-    x: Any,
-    given: Any,
-    mix: Any,
-    weights: Any,
+    tensors: Sequence[Tensor],
     normalised: Any,
     statistics: Any,
-    table: Any,
-    of_batch: Any,
-    wanted: Any,
-) -> Any:
-    return _empty_gradients(x, given, mix, weights, wanted)
+    table: list[int],
+    eps: Sequence[float],
+    of_batch: bool,
+    wanted: Sequence[bool],
+) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor]]:
+    """Return what `_backward` returns, not filled."""
+    bundle = Bundle.of(Wiring.of(table, eps), of_batch, tensors)
+    x, mix = bundle.x, bundle.mix
+    grad_mix = mix.new_empty(len(mix) if wanted[0] else 0, len(x))
+    grad_given = [_empty_map(x, t.shape) for t in bundle.given] if wanted[1] else []
+    grad_weights = [_empty_map(x, w.shape) for w in bundle.weights] if wanted[2] else []
+    return _empty_map(x, x.shape), grad_mix, grad_given, grad_weights
 
 
+torch.library.impl("spacelang::bundle_backward", "CPU", _backward)
 torch.library.register_fake("spacelang::bundle_backward", _backward_shapes)
-
-
-class _Bundle(torch.autograd.Function):
-    """The bundle with its gradient.
-
-    Lists of tensors are flattened into `tensors`: features, weights, running statistics.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        wiring: Wiring,
-        eps: Sequence[float],
-        of_batch: bool,
-        features: int,
-        x: Tensor,
-        mix: Tensor,
-        *tensors: Tensor,
-    ) -> tuple[Tensor, ...]:
-        parted = _parted(tensors, features, 2 * len(wiring.shapes))
-        outs, normalised, statistics = _op("bundle")(
-            x, parted[0], mix, *parted[1:], wiring.table, eps, of_batch
-        )
-        ctx.save_for_backward(x, mix, normalised, statistics, *tensors)
-        ctx.settings = wiring, eps, of_batch, features
-        ctx.mark_non_differentiable(statistics)
-        return (*outs, statistics)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Any:
-        wiring, eps, of_batch, features = ctx.settings
-        x, mix, normalised, statistics, *tensors = ctx.saved_tensors
-        given, weights, running = _parted(tensors, features, 2 * len(wiring.shapes))
-        wants = ctx.needs_input_grad[6:]
-        wanted = [any(wants[:features]), ctx.needs_input_grad[5], any(wants[features:])]
-        gradients = list(grads[:-1])
-        if torch.is_grad_enabled():  # create_graph=True: by what PyTorch can differentiate again
-            # Views, since a feature may be computed from x: its gradient must not count as one of x too.
-            inputs = [tensor.view_as(tensor) for tensor in (x, mix, *given, *weights)]
-            parts = inputs[2 : 2 + features], inputs[1], inputs[2 + features :]
-            outs, _ = grouped_bundle(inputs[0], *parts, running, wiring, eps, of_batch)
-            needed = [tensor for tensor in inputs if tensor.requires_grad]
-            found = iter(torch.autograd.grad(outs, needed, gradients, create_graph=True, allow_unused=True))
-            each = [next(found) if tensor.requires_grad else None for tensor in inputs]
-            return (None, None, None, None, *each, *[None] * len(running))
-        grad_x, grad_given, grad_mix, grad_weights = _op("bundle_backward")(
-            gradients, x, given, mix, weights, normalised, statistics, wiring.table, of_batch, wanted
-        )
-        return (
-            *(None, None, None, None, grad_x),
-            grad_mix.sum_to_size(mix.shape) if wanted[1] else None,
-            *(grad_given if wanted[0] else [None] * features),
-            *(grad_weights if wanted[2] else [None] * len(weights)),
-            *[None] * len(running),
-        )
-
-
-def _parted(tensors: Sequence[Tensor], features: int, weights: int) -> tuple[list[Tensor], ...]:
-    listed = list(tensors)
-    return listed[:features], listed[features : features + weights], listed[features + weights :]
 
 
 # -- running statistics --------------------------------------------------------------------------------------
@@ -331,7 +247,7 @@ def _no_shapes(running: Any, counts: Any, momenta: Any, found: Any, count: Any) 
 torch.library.register_fake("spacelang::update_running", _no_shapes)
 
 
-_FUNCTIONS = {"bundle": _bundle, "bundle_backward": _bundle_backward, "update_running": _update}
+_FUNCTIONS = {"bundle": _forward, "bundle_backward": _backward, "update_running": _update}
 
 
 def _op(name: str) -> Any:
@@ -342,24 +258,30 @@ def _op(name: str) -> Any:
 # -- as the supernet calls them ------------------------------------------------------------------------------
 
 
-def bundle(
-    x: Tensor,
-    given: Sequence[Tensor],
-    mix: Tensor,
-    weights: Sequence[Tensor],
-    running: Sequence[Tensor],
-    wiring: Wiring,
-    eps: Sequence[float],
-    of_batch: bool,
-) -> tuple[list[Tensor], Tensor]:
-    """Compute what `grouped_bundle` does; the statistics are only for `update_running`."""
-    known = () if of_batch else running
-    *outs, statistics = _Bundle.apply(wiring, eps, of_batch, len(given), x, mix, *given, *weights, *known)
-    return outs, statistics
+def forward(bundle: Bundle) -> Computed:
+    """Compute a bundle; see `Kernels`."""
+    wiring = bundle.wiring
+    sums, normalised, statistics = _op("bundle")(bundle.tensors, wiring.table, wiring.eps, bundle.of_batch)
+    return Computed(sums, [normalised], statistics)
+
+
+def backward(
+    bundle: Bundle, kept: Sequence[Tensor], statistics: Tensor, grads: Sequence[Tensor], wanted: Wanted
+) -> Gradients:
+    """Return gradients; see `Kernels`."""
+    wiring, wants = bundle.wiring, [wanted.mix, wanted.given, wanted.weights]
+    x, mix, given, weights = _op("bundle_backward")(
+        grads, bundle.tensors, *kept, statistics, wiring.table, wiring.eps, bundle.of_batch, wants
+    )
+    return Gradients(x, mix if wanted.mix else None, given, weights)
 
 
 def update_running(
-    running: Sequence[Tensor], counts: Sequence[Tensor], momenta: Sequence[float], found: Tensor, count: int
+    running: Sequence[Tensor],
+    counts: Sequence[Tensor],
+    momenta: Sequence[float],
+    statistics: Tensor,
+    count: int,
 ) -> None:
-    """Move running statistics towards those of a batch; see `grouped.update_running`."""
-    _op("update_running")(running, counts, momenta, found, count)
+    """Move running statistics; see `Kernels`."""
+    _op("update_running")(running, counts, momenta, statistics, count)
