@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.forward_ad import unpack_dual
 
-from .bundle import Bundle, Kernels, Wiring, compute
+from .bundles import Bundle, Kernels, Wiring, compute
 from .group import Group
 from .plan import Planned
 

@@ -10,7 +10,6 @@ What makes the difference, on one core with AVX2 in float32:
   than the image. Two calls for 3 of 5 columns each are twice as fast as its kernel for any convolution.
 - A 1x1 convolution is a product of matrices. PyTorch copies its input first when a batch is small.
 - A batch norm multiplies by a weight anyway: that of the mixture.
-
 - Chains of the same shapes run as one on all their channels, as long as these fit into the cache.
 """
 
@@ -26,11 +25,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .bundle import Bundle, Computed, Gradients, Wanted, Wiring, channels_last
+from .bundles import Bundle, Computed, Gradients, Wanted, Wiring, channels_last
 
 Shape = tuple[int, int, int]
 
-_JOINED_BYTES = 2**23  # of the largest feature maps of several chains; larger ones are slower than one by one
+_JOINED_BYTES = 2**21  # of the feature maps of chains that run as one; larger ones leave the cache
 
 
 def forward(bundle: Bundle) -> Computed:
@@ -253,7 +252,6 @@ class _Backward(_Run):
             if of_weight is not None:
                 self.grad_mix[stack.chains, 0] = of_weight.view(-1, self.channels).sum(1)
             if self.wiring.silent[stack.chains[0]]:
-                self._no_gradients(stack)
                 return
             grad = self._convolutions(stack, depth, grad)
         count = len(stack.chains)
@@ -265,11 +263,6 @@ class _Backward(_Run):
     def _without_mean(self, grad: Tensor) -> Tensor:
         """Return a gradient less its mean, which a batch norm takes back; PyTorch rounds before it does."""
         return grad - grad.mean((0, 2, 3), keepdim=True) if self.bundle.of_batch else grad
-
-    def _no_gradients(self, stack: _Stack) -> None:
-        if self.wanted.weights:
-            for i in (i for level in stack.levels for b in level for i in (2 * b, 2 * b + 1)):
-                self.grad_weights[i] = torch.zeros_like(self.bundle.weights[i])
 
     def _output(self, stack: _Stack, depth: int) -> Tensor:
         """Return the output of the batch norms of a level again."""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..errors import SpaceError, require_one_of
 from . import bundle_torch
-from .bundle import Kernels
+from .bundles import Kernels
 
 ExecutionName: TypeAlias = Literal["auto", "torch", "native", "plain"]
 _NAMES = ("auto", "torch", "native", "plain")
@@ -24,8 +24,8 @@ class Execution:
 
     Args:
         name: "plain" computes every operation on every edge by itself. "torch" computes once what the edges
-            that leave a feature map share, and on a CPU its separable convolutions together. "native" computes
-            these with compiled C++. "auto" is native where the C++ can be compiled, else torch.
+            that leave a feature map share, and on a CPU its separable convolutions together. "native" has
+            compiled C++ for these. "auto" is native where the C++ can be compiled, else torch.
 
     Raises:
         SpaceError: The name is unknown, or "native" is asked for and cannot be compiled here.

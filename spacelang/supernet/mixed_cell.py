@@ -66,9 +66,8 @@ class MixedCell(Mixed):
         self.execution, self._steps = execution, None
         for rows in self._reading_one_state():
             operations = [operation for r in rows for operation in self.edges[r].children()]
-            if execution.name == "plain":
-                separate(operations)
-            else:
+            separate(operations)
+            if execution.name != "plain":
                 unify(operations)
 
     def _reading_one_state(self) -> list[list[int]]:

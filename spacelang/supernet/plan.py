@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from torch import nn
 
-from .steps import Steps, split
+from .steps import Steps, all_hooks, split
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -174,7 +174,7 @@ def _blocks(module: nn.Module) -> tuple[tuple[Block, ...], str]:
         if reason:
             return (), reason
         blocks.append(Block(depthwise, pointwise, norm))  # type: ignore[arg-type]
-    if any(_hooked(child) for child in (module, *children)):
+    if any(all_hooks(module)):
         return (), "a hook is registered on it"
     return tuple(blocks), ""
 
@@ -203,7 +203,3 @@ def _differs(
     if not first and stride != {1}:
         return "a later block has a stride"
     return ""
-
-
-def _hooked(module: nn.Module) -> bool:
-    return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)

@@ -7,8 +7,9 @@ no parameters and give the same output, so a cell computes each of them once per
 from __future__ import annotations
 
 import copy
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -53,16 +54,31 @@ class Steps:
         return x
 
 
+def hooks(module: nn.Module) -> list[Mapping[int, Any]]:
+    """Return the tables of the hooks on a module, without those on its children."""
+    return [
+        module._forward_hooks,
+        module._forward_pre_hooks,
+        module._backward_hooks,
+        module._backward_pre_hooks,
+    ]
+
+
+def all_hooks(module: nn.Module) -> list[Mapping[int, Any]]:
+    """Return the tables of the hooks on a module and on everything in it."""
+    return [table for child in module.modules() for table in hooks(child)]
+
+
 def split(operation: nn.Module) -> Steps:
     """Separate the shared beginning of an operation."""
     # A subclass of Sequential may compute anything, and a hook must see every call.
-    plain = type(operation) is nn.Sequential and not operation._forward_hooks
+    plain = type(operation) is nn.Sequential and not any(hooks(operation))
     modules = list(operation.children()) if plain else [operation]
     shared: list[tuple[Hashable, nn.Module]] = []
     key: tuple[Hashable, ...] = ()
     for module in modules:
         signature = _signature(module)
-        if signature is None or module._forward_hooks:
+        if signature is None or any(hooks(module)):
             break
         key = (*key, signature)
         shared.append((key, module))

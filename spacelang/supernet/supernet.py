@@ -35,6 +35,7 @@ from .group import Group, Transform
 from .mixed import Mixed, MixedDepth, MixedInput, MixedLayer
 from .mixed_cell import MixedCell
 from .plan import CellPlan
+from .steps import all_hooks
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -171,6 +172,8 @@ class Supernet(nn.Module):
         """
         self.execution = Execution(name)
         self._set(Resolved("plain" if name == "plain" else "torch"))
+        self._hooks = [table for _, cell in self._cells() for table in all_hooks(cell.edges)]
+        self._hook_count = sum(map(len, self._hooks))
         self._plans = self._compiled()  # now that edges share modules
         bundles = any(planned.blocks for plan in self._plans for planned in plan.candidates)
         self._ready = not bundles or name in ("plain", "torch")
@@ -181,6 +184,11 @@ class Supernet(nn.Module):
             self._set(self.execution.resolved(self._layout))
             self._ready = True
         return self._resolved.name
+
+    def _see_hooks(self) -> None:
+        """Plan again if hooks were registered on candidates, or removed, since it was done."""
+        if sum(map(len, self._hooks)) != self._hook_count:
+            self.execute(self.execution.name)
 
     def _set(self, execution: Resolved) -> None:
         self._resolved = execution
@@ -201,8 +209,9 @@ class Supernet(nn.Module):
         return [cell.make_plan(path, graph) for path, cell in cells]
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        if not self._ready and not torch.compiler.is_compiling():  # the first step may compile kernels
-            self.resolved_execution()
+        if not torch.compiler.is_compiling():
+            self._see_hooks()
+            self.resolved_execution()  # the first step may compile kernels
         return self.network(*args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:

@@ -19,7 +19,7 @@ from spacelang import Cell, ModelSpace, SpaceError, Supernet
 from spacelang.hub import DARTS as DartsSpace
 from spacelang.hub.operations.cell_operations import make_operation
 from spacelang.supernet import ExecutionName, bundle_torch, edge_by_edge
-from spacelang.supernet.bundle import Bundle, Wiring, compute, reference
+from spacelang.supernet.bundles import Bundle, Wiring, compute, reference
 from spacelang.supernet.native import library
 from spacelang.supernet.native import operators as native
 
@@ -83,7 +83,8 @@ def results(supernet: Supernet, x: Tensor, weights: dict[str, Tensor], **options
     found = {"output": output.detach(), "x": x.grad} | {f"mixture {k}": w.grad for k, w in weights.items()}
     found |= {name: p.grad for name, p in supernet.named_parameters(remove_duplicate=False)}
     found |= dict(supernet.named_buffers(remove_duplicate=False))
-    return {name: torch.zeros(()) if v is None else v.clone() for name, v in found.items()}
+    zero = torch.zeros((), dtype=x.dtype)
+    return {name: zero if v is None else v.clone() for name, v in found.items()}
 
 
 def check_close(mine: dict[str, Tensor], theirs: dict[str, Tensor], tolerance: float = 1e-10) -> None:
@@ -193,24 +194,18 @@ def test_bundles_have_the_derivatives_of_their_reference(
     given = [feature * x.tanh()[:, :, ::stride, ::stride]]
     bundle = Bundle(wiring, of_batch, x, mix, given, weights, running)
     executions: list[Any] = [bundle_torch] if library.why_not() else [bundle_torch, native]
-    found = []
+    found: list[list[Tensor]] = []
+    options: dict[str, Any] = {"retain_graph": True, "allow_unused": True}
+    silent = [15, 16]  # weights of the seventh block, the fifth chain
     for kernels in (None, *executions):
         for twice in (False, True):
             outs = reference(bundle) if kernels is None else compute(bundle, kernels)[0]
             losses = [out.sin().sum() for out in outs]
-            gradients = torch.autograd.grad(
-                losses,
-                inputs,
-                create_graph=twice,
-                retain_graph=True,
-                materialize_grads=True,
-                allow_unused=True,
-            )
-            found.append([*outs, *gradients])
-        seconds = [g.square().sum() for g in gradients if g.requires_grad]
-        found[-1] += torch.autograd.grad(
-            seconds, inputs, retain_graph=True, materialize_grads=True, allow_unused=True
-        )
+            gradients = torch.autograd.grad(losses, inputs, create_graph=twice, **options)
+            assert [i for i, g in enumerate(gradients) if g is None] == silent
+            found.append([*outs, *(g for g in gradients if g is not None)])
+        seconds = [g.square().sum() for g in gradients if g is not None and g.requires_grad]
+        found[-1] += [g for g in torch.autograd.grad(seconds, inputs, **options) if g is not None]
     for i, mine in enumerate(found[2:]):
         for a, b in zip(mine, found[i % 2], strict=True):
             assert torch.allclose(a, b, rtol=0, atol=1e-10 * float(b.detach().abs().max() + 1e-300))
@@ -289,6 +284,27 @@ def test_what_is_not_a_block_runs_apart_and_is_computed_the_same(change: Any, re
     (line,) = [line for line in supernet.plan.splitlines() if "apart" in line]
     assert line.startswith("  apart   sep_conv_3x3: 0 -> 1 (")
     assert reason in line
+
+
+@pytest.mark.parametrize(("column", "inside"), [(0, False), (0, True), (2, False)])
+def test_a_hook_registered_after_the_first_step_sees_every_call_until_it_is_removed(
+    column: int, inside: bool
+) -> None:
+    torch.manual_seed(0)
+    supernet, plain = twins(OneCell(("sep_conv_3x3", "dil_conv_3x3", "max_pool_3x3"), 2, 4, 1, 1), "torch")
+    x, found, calls = torch.randn(2, 4, 5, 5, dtype=torch.float64), [], []
+    for network in (supernet, plain):
+        steps = [results(network, x, random_mixture(network, 1))]
+        operation = network.network.cell.edges[0][column]
+        hooked = operation[-1] if inside else operation
+        hook = hooked.register_forward_hook(lambda *_: calls.append(None))
+        steps.append(results(network, x, random_mixture(network, 2)))
+        hook.remove()
+        steps.append(results(network, x, random_mixture(network, 3)))
+        found.append(steps)
+        assert len(calls) == len(found)
+    for mine, theirs in zip(*found, strict=True):
+        check_close(mine, theirs)
 
 
 @NATIVE

@@ -566,13 +566,7 @@ static void chain_backward(const Call& call, const Sizes<T>& sizes, const T* fra
                 ((T*)call.grad_mix)[chain * call.N + n] = (T)sum;
             }
         }
-        if (call.chain_silent[chain]) {
-            for (b = first; b <= last && weights_wanted; b++) {
-                std::fill_n((T*)call.grad_depthwise[b], call.C * call.shapes[3 * b] * call.shapes[3 * b], (T)0);
-                std::fill_n((T*)call.grad_pointwise[b], call.C * call.C, (T)0);
-            }
-            return;
-        }
+        if (call.chain_silent[chain]) return;
         for (int64_t n = 0; n < call.N; n++) {
             const T weight = b == last ? mix_of<T>(call, chain, n) : (T)1;
             const int64_t at = n * sizes.image;

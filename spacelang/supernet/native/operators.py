@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..bundle import Bundle, Computed, Gradients, Wanted, Wiring, channels_last
+from ..bundles import Bundle, Computed, Gradients, Wanted, Wiring, channels_last
 from .library import native_library
 
 _NUMBERS = (

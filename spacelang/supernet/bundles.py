@@ -56,6 +56,11 @@ class Wiring:
         """Return the wiring that has this table."""
         return _wiring(tuple(table), tuple(eps))
 
+    @cached_property
+    def heard(self) -> list[bool]:
+        """Whether each weight has a gradient, two of them a block."""
+        return [not silent for j, silent in enumerate(self.silent) for _ in self.blocks(j) for _ in range(2)]
+
     def blocks(self, chain: int) -> range:
         """Return the blocks of a chain."""
         return range(self.starts[chain], self.starts[chain + 1])
@@ -168,7 +173,7 @@ class Gradients:
         x: Gradient of x, (N, C, H, W).
         mix: Gradient of the mixture, of its size, or by sample, (chains + edges F, N).
         given: Gradients of the features.
-        weights: Gradients of the weights.
+        weights: Gradients of the weights; anything for those of silent chains, which have none.
     """
 
     x: Tensor
@@ -246,7 +251,7 @@ class _Compute(torch.autograd.Function):
             *(None, None, None, found.x),
             found.mix.sum_to_size(bundle.mix.shape) if found.mix is not None else None,
             *(found.given if wanted.given else [None] * wiring.features),
-            *(found.weights if wanted.weights else [None] * len(bundle.weights)),
+            *(found.weights[i] if wanted.weights and heard else None for i, heard in enumerate(wiring.heard)),
             *[None] * len(bundle.running),
         )
 
