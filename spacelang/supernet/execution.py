@@ -15,6 +15,7 @@ from . import bundle_torch
 from .bundles import Kernels
 
 ExecutionName: TypeAlias = Literal["auto", "torch", "native", "plain"]
+_CHANNELS = 16  # numbers of a vector of AVX-512, in float32
 _NAMES = ("auto", "torch", "native", "plain")
 
 
@@ -67,7 +68,11 @@ class Resolved:
         """Return what computes a bundle on this feature map; None to compute it edge by edge."""
         if self.name == "plain" or x.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
             return None
-        return (self.native or bundle_torch) if x.dtype in (torch.float32, torch.float64) else None
+        if self.native is not None:
+            return self.native if x.dtype in (torch.float32, torch.float64) else None
+        # oneDNN, which computes in float32, corrupts memory where channels are two, not whole vectors.
+        whole = x.dim() == 4 and x.shape[1] % _CHANNELS == 0
+        return bundle_torch if x.dtype == torch.float64 or (x.dtype == torch.float32 and whole) else None
 
 
 @functools.cache

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from spacelang import Cell, ModelSpace, SpaceError, Supernet
 from spacelang.hub import DARTS as DartsSpace
 from spacelang.hub.operations.cell_operations import make_operation
-from spacelang.supernet import ExecutionName, bundle_torch, edge_by_edge
+from spacelang.supernet import Execution, ExecutionName, bundle_torch, edge_by_edge
 from spacelang.supernet.bundles import Bundle, Wiring, compute, reference
 from spacelang.supernet.native import library
 from spacelang.supernet.native import operators as native
@@ -381,6 +381,14 @@ def test_an_execution_can_be_changed() -> None:
         twin = copy.deepcopy(supernet)
         twin.execute(name)  # type: ignore[arg-type]
         check_close(results(twin, x, random_mixture(twin, 1)), theirs)
+
+
+def test_pytorch_computes_bundles_of_whole_vectors_of_channels() -> None:
+    torch_ = Execution("torch").resolved()
+    cases = ((2, torch.float32, False), (16, torch.float32, True), (2, torch.float64, True))
+    for channels, dtype, bundles in cases:
+        kernels = torch_.kernels(torch.zeros(1, channels, 3, 3, dtype=dtype))
+        assert (kernels is bundle_torch) == bundles
 
 
 def test_unknown_executions_are_named() -> None:
