@@ -101,7 +101,7 @@ def executions(device: torch.device) -> list[ExecutionName]:
     """Return the executions to compare with the plain form."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        native = device.type == "cpu" and Execution("auto").resolved().name == "native"
+        native = device.type == "cpu" and Execution("auto").resolved(torch.channels_last).name == "native"
     return ["torch", "native"] if native else ["torch"]
 
 

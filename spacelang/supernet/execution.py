@@ -15,7 +15,6 @@ from . import bundle_torch
 from .bundles import Kernels
 
 ExecutionName: TypeAlias = Literal["auto", "torch", "native", "plain"]
-_CHANNELS = 16  # numbers of a vector of AVX-512, in float32
 _NAMES = ("auto", "torch", "native", "plain")
 
 
@@ -39,15 +38,15 @@ class Execution:
         if self.name == "native" and (reason := _reason()):
             raise SpaceError(f'execution="native" is not possible here: {reason}. Use execution="torch".')
 
-    def resolved(self, layout: torch.memory_format = torch.channels_last) -> Resolved:
+    def resolved(self, layout: torch.memory_format) -> Resolved:
         """Return what the name stands for here; "auto" may compile, and warns where that fails.
 
         Args:
-            layout: Layout of the feature maps that native kernels return.
+            layout: Layout of the supernet's feature maps.
         """
         kernels = _native() if self.name in ("auto", "native") else None
         name: ExecutionName = "plain" if self.name == "plain" else "native" if kernels else "torch"
-        return Resolved(name, kernels, layout)
+        return Resolved(name, layout, kernels)
 
 
 @dataclass(frozen=True)
@@ -56,23 +55,21 @@ class Resolved:
 
     Args:
         name: "plain", "torch" or "native".
+        layout: Layout of the supernet's feature maps, in which bundles return their sums.
         native: Native kernels, if it uses them.
-        layout: Layout of the feature maps that native kernels return.
     """
 
     name: ExecutionName
+    layout: torch.memory_format
     native: Kernels | None = None
-    layout: torch.memory_format = torch.channels_last
 
     def kernels(self, x: Tensor) -> Kernels | None:
         """Return what computes a bundle on this feature map; None to compute it edge by edge."""
         if self.name == "plain" or x.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
             return None
-        if self.native is not None:
-            return self.native if x.dtype in (torch.float32, torch.float64) else None
-        # oneDNN, which computes in float32, corrupts memory where channels are two, not whole vectors.
-        whole = x.dim() == 4 and x.shape[1] % _CHANNELS == 0
-        return bundle_torch if x.dtype == torch.float64 or (x.dtype == torch.float32 and whole) else None
+        if x.dtype not in (torch.float32, torch.float64):
+            return None
+        return self.native or bundle_torch
 
 
 @functools.cache

@@ -47,7 +47,7 @@ class MixedCell(Mixed):
         self.frame = frame
         self.edges = edges
         self.plan: CellPlan | None = None
-        self.execution = Resolved("plain")
+        self.execution = Resolved("plain", torch.contiguous_format)
         self._steps: list[list[Steps]] | None = None
         self._calls: dict[Hashable, BundleCall | None] = {}
 

@@ -171,7 +171,7 @@ class Supernet(nn.Module):
             SpaceError: The name is unknown, or "native" is not possible here.
         """
         self.execution = Execution(name)
-        self._set(Resolved("plain" if name == "plain" else "torch"))
+        self._set(Resolved("plain" if name == "plain" else "torch", self._layout))
         self._hooks = [table for _, cell in self._cells() for table in all_hooks(cell.edges)]
         self._hook_count = sum(map(len, self._hooks))
         self._plans = self._compiled()  # now that edges share modules

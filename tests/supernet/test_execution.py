@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from spacelang import Cell, ModelSpace, SpaceError, Supernet
 from spacelang.hub import DARTS as DartsSpace
 from spacelang.hub.operations.cell_operations import make_operation
-from spacelang.supernet import Execution, ExecutionName, bundle_torch, edge_by_edge
+from spacelang.supernet import ExecutionName, bundle_torch, edge_by_edge
 from spacelang.supernet.bundles import Bundle, Wiring, compute, reference
 from spacelang.supernet.native import library
 from spacelang.supernet.native import operators as native
@@ -383,12 +383,18 @@ def test_an_execution_can_be_changed() -> None:
         check_close(results(twin, x, random_mixture(twin, 1)), theirs)
 
 
-def test_pytorch_computes_bundles_of_whole_vectors_of_channels() -> None:
-    torch_ = Execution("torch").resolved()
-    cases = ((2, torch.float32, False), (16, torch.float32, True), (2, torch.float64, True))
-    for channels, dtype, bundles in cases:
-        kernels = torch_.kernels(torch.zeros(1, channels, 3, 3, dtype=dtype))
-        assert (kernels is bundle_torch) == bundles
+@pytest.mark.parametrize("name", ["torch", "auto"])
+def test_bundles_keep_the_layout_of_the_supernet(name: Any) -> None:
+    """A sum in channels_last would lead to strided 1x1 convolutions with which PyTorch corrupts memory."""
+    supernet = Supernet(DartsSpace(2, 3, "cifar"), memory_format=None, execution=name)
+    seen: list[bool] = []
+    for child in supernet.network.modules():
+        if isinstance(child, nn.Conv2d) and child.kernel_size == (1, 1):
+            child.register_forward_pre_hook(lambda _, args: seen.append(args[0].stride(-1) == 1))
+    supernet.set_mixture(random_mixture(supernet, 1))
+    supernet(torch.randn(2, 3, 8, 8))
+    assert seen
+    assert all(seen)
 
 
 def test_unknown_executions_are_named() -> None:
