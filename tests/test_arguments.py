@@ -70,7 +70,7 @@ CALLS = [
         {"nodes": 4},
         "Cell takes no argument 'nodes'; it takes 'op_candidates', 'num_nodes', 'num_ops_per_node', "
         "'num_predecessors', 'merge_op', 'preprocessor', 'postprocessor', 'concat_dim', 'label', "
-        "'distinct_inputs'. Closest: 'num_nodes'.",
+        "'distinct_inputs', 'projection', 'node_postprocessor'. Closest: 'num_nodes'.",
     ),
     (
         LayerChoice,
@@ -81,7 +81,8 @@ CALLS = [
     (
         spacelang.draw,
         {"pth": "cell.svg"},
-        "draw takes no argument 'pth'; it takes 'subject', 'path', 'space', 'merge_op'. Closest: 'path'.",
+        "draw takes no argument 'pth'; it takes 'subject', 'path', 'space', 'merge_op', 'layout'. "
+        "Closest: 'path'.",
     ),
     (
         spacelang.profile,

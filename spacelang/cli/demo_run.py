@@ -41,6 +41,7 @@ CONTENTS = {
     "experiment.yaml": "space, strategy, evaluator, seed and versions of the search",
     "decisions.json": "the decisions of the space",
     "epochs.jsonl": "what the search had come to after each epoch",
+    "search.yaml": "the best architecture of each epoch",
     "architectures": "the found architecture as YAML",
     "cells.svg": "the found cells, drawn",
     "cells.png": "the same for slides",

@@ -135,8 +135,8 @@ def test_sigterm_ends_a_search_in_one_process(tmp_path: Path) -> None:
     search.terminate()
     assert search.wait() == -signal.SIGTERM
     states = [trial.state for trial in Ledger(ledger).trials()]
-    assert set(states[:-1]) == {"done"}
-    assert states[-1] in ("done", "waiting")
+    assert states.count("done") >= len(states) - 1
+    assert set(states) <= {"done", "waiting"}
 
 
 def test_the_callers_handler_of_sigterm_is_called_at_the_end(tmp_path: Path) -> None:

@@ -119,10 +119,12 @@ def test_the_work_of_a_trial_does_not_grow_with_their_number(
         search = History(Wide().decision_space, objectives)
         for number in range(trials):
             name = {**arch, "layer0": str(number)}
+            if number == trials - 1:
+                search.ranked(1)  # the trials before were ranked when they ended
+                looks.clear()
             search.add(Trial(number, name, 0, "done", metrics={**metrics, "value": float(number)}))
         for number in range(trials - 4, trials):
             weights_file(tmp_path, number).touch()
-        looks.clear()
         drop_weights(tmp_path, search, keep=3)
         counts.append((looks.count("score"), looks.count("key")))
         assert sorted(int(path.stem) for path in tmp_path.iterdir()) == list(range(trials - 3, trials))
