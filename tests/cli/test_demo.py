@@ -121,6 +121,7 @@ def test_ctrl_c_gives_one_line_and_status_130(tmp_path: Path) -> None:
                 process.send_signal(signal.SIGINT)
                 break
         process.stdout.read()
-        said = [line for line in process.stderr.read().splitlines() if line.strip()]
+        lines = [line for line in process.stderr.read().splitlines() if line.strip()]
+        said = [line for line in lines if "compiling native kernels" not in line]  # in an empty cache
         status = process.wait(timeout=60)
     assert (said, status) == (["spacelang: interrupted"], 130)
