@@ -23,7 +23,7 @@ from .regions import Cost, Region
 from .tensors import without_data
 
 Stand: TypeAlias = Callable[..., Any]
-"""What a choice does in a run: it is given the choice, its path and the arguments of the call."""
+"""Action of a choice in a run; it gets the choice, its path and the arguments of the call."""
 
 
 class Later(nn.Module):

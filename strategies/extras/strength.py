@@ -22,7 +22,7 @@ class OperationStrength(LogitsExtra):
     """A derivation by the strength of the candidates after any search that mixes them.
 
     When training has ended, the change of the validation loss without a candidate is estimated to first
-    order: for weight w_k and output o_k it is -<dL/dout, w_k o_k> = -w_k dL/dw_k, averaged over validation
+    order. With weight w_k and output o_k it is -<dL/dout, w_k o_k> = -w_k dL/dw_k, averaged over validation
     batches, batch norms using the statistics of each. Strength is the absolute value. Edges of a cell are
     ranked by their strongest operation, as probabilities are. A choice of any set of inputs keeps those
     without which the loss would rise. One backward pass a batch measures all candidates, where
