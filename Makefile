@@ -8,9 +8,10 @@ INSTALLED := $(VENV)/.installed
 WHEEL_ENV := build/wheel-env
 WORKERS ?= 2
 KILLS ?= 300
+PYTHONS ?= 3.11 3.12 3.13
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test quick lint types pytest faults wheel database bench clean
+.PHONY: help demo test quick lint types pytest faults wheel pythons database browser bench clean
 
 help:
 	@echo "make demo     search, retrain and export a network on real data (under 4 minutes on 2 cores)"
@@ -21,15 +22,17 @@ help:
 	@echo "make pytest   the tests alone"
 	@echo "make faults   kill searches $(KILLS) times and inspect what they leave (the long form of tests/faults)"
 	@echo "make wheel    build sdist and wheel, install the wheel, try it"
+	@echo "make pythons  install wheel and sdist on Python $(PYTHONS), and try them (needs uv)"
 	@echo "make database installs PostgreSQL from Debian's packages, for the tests of a shared ledger"
+	@echo "make browser  installs Chromium from Debian's packages, for the tests of pages"
 	@echo "make bench    speed of a search step against the edge-by-edge reference"
 	@echo "make clean    remove builds and tool caches (the environment stays)"
 
 demo: $(INSTALLED)
 	$(BIN)/spacelang demo
 
-# On a machine of its own (CI is set) the tests of a shared ledger get a real server where that can be had.
-test: $(if $(CI),database) lint types pytest wheel
+# On a machine of its own (CI is set) tests get a database server and a browser where those can be had.
+test: $(if $(CI),database browser) lint types pytest wheel $(if $(CI),pythons)
 	@echo "make test: all passed"
 
 lint: $(INSTALLED)
@@ -61,17 +64,37 @@ wheel: $(INSTALLED)
 	@$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" \
 		> "$$($(WHEEL_ENV)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/dependencies.pth"
 	@$(PIP) --python $(WHEEL_ENV)/bin/python install --quiet --no-deps dist/*.whl
+	@$(PIP) check
 	@cd build && PYTHONSAFEPATH=1 wheel-env/bin/python ../tests/check_wheel.py
 	@cd build && wheel-env/bin/spacelang --help > /dev/null
 	@cd build && PYTHONSAFEPATH=1 OMP_NUM_THREADS=1 wheel-env/bin/python -m pytest -q -p no:cacheprovider \
 		../tests/hub/test_entries.py ../tests/test_repository.py
 
+# CPU builds of PyTorch are enough here, and a tenth of the size.
+pythons: wheel
+	@if ! command -v uv > /dev/null; then echo "pythons: no uv, so only $$($(BIN)/python --version) was tried"; exit 0; fi; \
+	for python in $(PYTHONS); do for package in dist/*.whl dist/*.tar.gz; do \
+		echo "pythons: $$package on Python $$python"; \
+		uv venv --quiet --clear --python $$python build/python && \
+		uv pip install --quiet --python build/python --torch-backend cpu $$package && \
+		uv pip check --quiet --python build/python && \
+		(cd build && PYTHONSAFEPATH=1 python/bin/python ../tests/check_wheel.py) || exit 1; \
+	done; done
+
+# $(call debian,TARGET,PROGRAM,PACKAGE) installs a package where tests lack a program and apt-get may be used.
+define debian
+@if [ -n "$(wildcard $(2))" ]; then echo "$(1): $(3) is installed"; \
+elif [ "$$(id -u)" != 0 ] || ! command -v apt-get > /dev/null; then \
+	echo "$(1): no $(3); installing it takes root and Debian's apt-get (its tests are skipped)"; \
+else { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends $(3); } \
+	> /dev/null || echo "$(1): $(3) could not be installed (its tests are skipped)"; fi
+endef
+
 database:
-	@if ls /usr/lib/postgresql/*/bin/pg_ctl > /dev/null 2>&1; then echo "database: PostgreSQL is installed"; \
-	elif [ "$$(id -u)" != 0 ] || ! command -v apt-get > /dev/null; then \
-		echo "database: no PostgreSQL; installing it takes root and Debian's apt-get (its tests are skipped)"; \
-	else { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends postgresql; } \
-		> /dev/null || echo "database: PostgreSQL could not be installed (its tests are skipped)"; fi
+	$(call debian,database,/usr/lib/postgresql/*/bin/pg_ctl,postgresql)
+
+browser:
+	$(call debian,browser,/usr/bin/chromium /usr/bin/chromium-browser /usr/bin/google-chrome,chromium)
 
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/supernet_step.py

@@ -14,6 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .doors import open_door
+from .namesake import told_of_namesake
 
 if TYPE_CHECKING:
     from . import nn as nn
@@ -34,13 +35,10 @@ if TYPE_CHECKING:
     from .space import ModelSpace as ModelSpace
     from .supernet import Supernet as Supernet
 
-    __version__: str
+__version__ = "0.1.0"
 
+if told := told_of_namesake(__path__[0]):
+    import warnings  # late: almost nobody needs it
 
-def _version() -> str:
-    from importlib.metadata import version  # late: it costs more than the rest of this import
-
-    return version("spacelang")
-
-
-open_door(globals(), __version__=_version)
+    warnings.warn(told, stacklevel=2)
+open_door(globals())

@@ -10,7 +10,6 @@ import ast
 import dis
 import pkgutil
 import sys
-from collections.abc import Callable
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec, resolve_name
@@ -35,22 +34,19 @@ def exports(package: str) -> dict[str, str]:
     return homes
 
 
-def open_door(namespace: dict[str, Any], **computed: Callable[[], object]) -> None:
+def open_door(namespace: dict[str, Any]) -> None:
     """Let a package load its names when they are first used, and tell the nearest of a misspelt one.
 
     Args:
         namespace: `globals()` of the package's `__init__`; gets `__all__`, `__dir__` and `__getattr__`. They
             are hidden from type checkers, which so report misspelt names too. Modules are not in `__all__`:
             `from spacelang import *` leaves the user's `nn` alone.
-        computed: Further attributes, by functions that compute them on first use.
     """
     package = namespace["__name__"]
     homes = exports(package)
 
     def load(name: str) -> object:
-        if name in computed:
-            value = computed[name]()
-        elif name in homes:
+        if name in homes:
             home = homes[name]
             value = import_module(f"{home}.{name}") if home == package else getattr(import_module(home), name)
         else:
@@ -61,7 +57,7 @@ def open_door(namespace: dict[str, Any], **computed: Callable[[], object]) -> No
         return value
 
     def listed() -> list[str]:
-        return sorted({*namespace, *homes, *computed})
+        return sorted({*namespace, *homes})
 
     names = sorted(name for name, home in homes.items() if home != package)
     namespace.update(__all__=names, __getattr__=load, __dir__=listed)

@@ -21,7 +21,7 @@ def main() -> None:
         import_module(".".join(("spacelang", *path.parent.relative_to(home).parts)))
     for name in spacelang.__all__:
         getattr(spacelang, name)
-    shipped = {str(path).removeprefix("spacelang/") for path in files("spacelang") or ()}
+    shipped = {str(path).removeprefix("spacelang/") for path in files("spacelang-nas") or ()}
     assert "py.typed" in shipped, "py.typed is not in the wheel"
     data = {
         path.relative_to(REPOSITORY).as_posix()
@@ -30,7 +30,7 @@ def main() -> None:
     }
     assert data <= shipped, f"not in the wheel: {sorted(data - shipped)}"
     print(
-        f"wheel: spacelang {version('spacelang')} imports from {home.relative_to(sys.prefix)}; "
+        f"wheel: spacelang {version('spacelang-nas')} imports from {home.relative_to(sys.prefix)}; "
         f"{len(data)} files of data"
     )
 

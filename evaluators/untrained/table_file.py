@@ -42,7 +42,7 @@ def _read_parquet(path: Path) -> dict[str, list[Any]]:
         from pyarrow import parquet
     except ImportError as error:
         raise SpaceError(
-            "a Parquet file needs pyarrow: pip install 'spacelang[parquet]', or save the table as .csv."
+            "a Parquet file needs pyarrow: pip install 'spacelang-nas[parquet]', or save the table as .csv."
         ) from error
     try:
         table = parquet.read_table(path)

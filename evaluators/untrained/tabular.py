@@ -48,7 +48,7 @@ class Tabular(KnownArguments):
     with the seed of the trial.
 
     Args:
-        table: Path of a .csv or .parquet file (Parquet needs pyarrow, the extra `spacelang[parquet]`), or the
+        table: Path of a .csv or .parquet file (Parquet needs pyarrow, extra `spacelang-nas[parquet]`), or the
             columns themselves: a dict of lists or a pandas DataFrame.
         metrics: Metrics to read; by default all columns must hold numbers.
         average: Whether to return the mean over an architecture's rows instead of one row.

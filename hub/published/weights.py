@@ -119,7 +119,7 @@ def _from_hugging_face(place: str) -> Path:
         from huggingface_hub import hf_hub_download
     except ImportError as error:
         raise SpaceError(
-            f"{place!r} needs the package huggingface_hub. Type: pip install 'spacelang[huggingface]'"
+            f"{place!r} needs the package huggingface_hub. Type: pip install 'spacelang-nas[huggingface]'"
         ) from error
     try:
         return Path(

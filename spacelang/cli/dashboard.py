@@ -27,7 +27,7 @@ def command(directory: Path, port: int, ledger: str | None) -> None:
         optuna = import_module("optuna")
     except ImportError as error:
         raise SpaceError(
-            "the dashboard needs optuna-dashboard: pip install 'spacelang[dashboard]'."
+            "the dashboard needs optuna-dashboard: pip install 'spacelang-nas[dashboard]'."
         ) from error
     from ..experiment.trial_run import mirror
 

@@ -8,12 +8,15 @@ from importlib.metadata import PackageNotFoundError, requires, version
 
 import click
 
+from .. import __version__
+from ..namesake import DISTRIBUTION
+
 
 @click.command("info")
 def command() -> None:
     """Show versions, processors and folders."""
     rows = {
-        "spacelang": version("spacelang"),
+        "spacelang": __version__,
         "python": f"{platform.python_version()} on {platform.platform()}",
         "processors": str(os.cpu_count()),
         "cache": os.environ.get("SPACELANG_CACHE", "~/.cache/spacelang"),
@@ -26,7 +29,7 @@ def command() -> None:
 
 def _dependencies() -> list[str]:
     """Return the names of the required packages and of those in the tensorboard extra."""
-    lines = requires("spacelang") or []
+    lines = requires(DISTRIBUTION) or []
     names = [line.split(";")[0].split(">")[0].strip() for line in lines if "extra ==" not in line]
     return [*names, "tensorboard"]
 

@@ -7,6 +7,7 @@ from importlib import import_module
 
 import click
 
+from .. import __version__
 from ..errors import SpaceError, closest, quoted
 
 COMMANDS = {
@@ -51,7 +52,7 @@ class LazyGroup(click.Group):
 
 
 @click.group(cls=LazyGroup, no_args_is_help=False, invoke_without_command=True)
-@click.version_option(package_name="spacelang", message="%(prog)s %(version)s")
+@click.version_option(__version__, message="%(prog)s %(version)s")
 @click.pass_context
 def spacelang(ctx: click.Context) -> None:
     """Search neural-network architectures.

@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from .. import __version__
 from ..errors import SpaceError
 from ..files import differences, dump_yaml, load_yaml, write_atomic
 from ..language import Architecture, DecisionSpace
@@ -286,4 +287,4 @@ def stopped(folder: Path, why: str, trials: str) -> str:
 
 def versions() -> dict[str, str]:
     """Return the versions of the packages that decide a run's numbers."""
-    return {name: version(name) for name in ("spacelang", "torch", "lightning", "numpy")}
+    return {"spacelang": __version__} | {name: version(name) for name in ("torch", "lightning", "numpy")}

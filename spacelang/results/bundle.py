@@ -10,7 +10,7 @@ import stat
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from .. import __version__
 from ..arguments import known_arguments
 from ..errors import SpaceError, quoted
 from ..files.plain import plain
@@ -198,13 +199,8 @@ def _describe_space(model: nn.Module) -> dict[str, Any]:
 
 
 def _versions() -> dict[str, str]:
-    versions = {"python": platform.python_version()}
-    for package in ("spacelang", "torch", "safetensors"):
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            versions[package] = "unknown"
-    return versions
+    packages = {name: version(name) for name in ("torch", "safetensors")}
+    return {"python": platform.python_version(), "spacelang": __version__, **packages}
 
 
 _SHAPE: dict[str, dict[str, type]] = {

@@ -177,4 +177,4 @@ def _needed(module: str, what: str, extra: str) -> Any:
     try:
         return import_module(module)
     except ImportError as error:
-        raise SpaceError(f"{what} needs {module}: pip install 'spacelang[{extra}]'.") from error
+        raise SpaceError(f"{what} needs {module}: pip install 'spacelang-nas[{extra}]'.") from error

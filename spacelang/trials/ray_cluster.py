@@ -50,7 +50,7 @@ class RayExecutor:
         try:
             import ray
         except ImportError as error:
-            raise SpaceError("RayExecutor needs Ray: pip install 'spacelang[ray]'.") from error
+            raise SpaceError("RayExecutor needs Ray: pip install 'spacelang-nas[ray]'.") from error
         self._ray: Any = ray
         self._workers = workers
         self._address = address

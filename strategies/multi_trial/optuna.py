@@ -61,7 +61,7 @@ class Optuna(KnownArguments):
             import optuna
         except ImportError as error:
             raise SpaceError(
-                "the strategy Optuna needs the package optuna: pip install 'spacelang[optuna]'."
+                "the strategy Optuna needs the package optuna: pip install 'spacelang-nas[optuna]'."
             ) from error
         make: Any = self.sampler or optuna.samplers.TPESampler
         if isinstance(make, str):

@@ -193,7 +193,7 @@ def test_a_missing_file(tmp_path: Path) -> None:
 
 def test_parquet_without_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(SpaceError, match=r"pip install 'spacelang\[parquet\]'"):
+    with pytest.raises(SpaceError, match=r"pip install 'spacelang-nas\[parquet\]'"):
         Tabular(tmp_path / "t.parquet")
 
 

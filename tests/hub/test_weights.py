@@ -212,7 +212,7 @@ def test_hugging_face_has_no_such_file(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_hugging_face_is_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(SpaceError, match=r"pip install 'spacelang\[huggingface\]'"):
+    with pytest.raises(SpaceError, match=r"pip install 'spacelang-nas\[huggingface\]'"):
         load("darts-v2", pretrained="hf://owner/nets", **SMALL)
 
 

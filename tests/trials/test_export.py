@@ -17,7 +17,7 @@ from spacelang.trials.export import to_optuna
 
 from ..toys import trials as toy
 
-optuna = pytest.importorskip("optuna", reason="Optuna is not installed: pip install 'spacelang[optuna]'")
+optuna = pytest.importorskip("optuna", reason="Optuna is not installed: pip install 'spacelang-nas[optuna]'")
 
 
 @pytest.fixture(scope="module")

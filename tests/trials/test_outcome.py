@@ -145,7 +145,7 @@ def test_a_ledger_written_otherwise_says_what_to_type(tmp_path: Path, ledger: st
 
 def test_a_missing_driver_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "psycopg", None)
-    with pytest.raises(SpaceError, match=r"needs the package psycopg: pip install 'spacelang\[postgresql\]'"):
+    with pytest.raises(SpaceError, match=r"package psycopg: pip install 'spacelang-nas\[postgresql\]'"):
         Ledger("postgresql+psycopg://me@host/db", "search", {})
 
 

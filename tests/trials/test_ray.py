@@ -22,7 +22,7 @@ from . import test_overrides
 
 pytestmark = pytest.mark.slow
 
-ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'spacelang[ray]'")
+ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'spacelang-nas[ray]'")
 
 
 @pytest.fixture(scope="module")

@@ -182,7 +182,7 @@ class Database:
                 "Expected sqlite:///PATH, postgresql+psycopg://USER@HOST/NAME or mysql+pymysql://USER@HOST/NAME."
             )
         if isinstance(error, ModuleNotFoundError):
-            package = {"psycopg": "'spacelang[postgresql]'"}.get(error.name or "", error.name)
+            package = {"psycopg": "'spacelang-nas[postgresql]'"}.get(error.name or "", error.name)
             return SpaceError(
                 f"the ledger {self.name!r} needs the package {error.name}: pip install {package}."
             )

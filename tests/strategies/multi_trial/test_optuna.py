@@ -372,5 +372,5 @@ def test_without_optuna_the_error_says_how_to_install_it(monkeypatch: pytest.Mon
         return real(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(SpaceError, match=r"pip install 'spacelang\[optuna\]'"):
+    with pytest.raises(SpaceError, match=r"pip install 'spacelang-nas\[optuna\]'"):
         Optuna()
