@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from .framework import top_architectures as top_architectures
     from .multi_trial import ASHA as ASHA
     from .multi_trial import BOGCN as BOGCN
+    from .multi_trial import NAO as NAO
     from .multi_trial import PNAS as PNAS
     from .multi_trial import PPO as PPO
     from .multi_trial import Bananas as Bananas
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from .multi_trial import Reinforce as Reinforce
     from .multi_trial import Repeated as Repeated
     from .multi_trial import Retry as Retry
+    from .multi_trial import SemiNAS as SemiNAS
     from .multi_trial import SmallerSpace as SmallerSpace
     from .multi_trial import SuccessiveHalving as SuccessiveHalving
     from .multi_trial import WarmStart as WarmStart

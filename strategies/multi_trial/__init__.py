@@ -5,12 +5,14 @@ from .bogcn import BOGCN as BOGCN
 from .evolution import RegularizedEvolution as RegularizedEvolution
 from .grid import Grid as Grid
 from .local_search import LocalSearch as LocalSearch
+from .nao import NAO as NAO
 from .optuna import Optuna as Optuna
 from .pnas import PNAS as PNAS
 from .policy_gradient import PPO as PPO
 from .policy_gradient import PolicyGradient as PolicyGradient
 from .policy_gradient import Reinforce as Reinforce
 from .random import Random as Random
+from .seminas import SemiNAS as SemiNAS
 from .wrappers import ASHA as ASHA
 from .wrappers import Deduplicate as Deduplicate
 from .wrappers import FewerEpochs as FewerEpochs

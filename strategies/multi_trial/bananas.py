@@ -13,7 +13,7 @@ from spacelang.language import Architecture
 from spacelang.trials import History
 
 from .predictors import Acquisition, MLPEnsemble, Predictor, path_encoding, path_graphs, thompson
-from .rounds import RoundSearch, RoundSettings
+from .rounds import CandidateSearch, CandidateSettings
 
 
 def paths_ensemble(space: ModelSpace) -> MLPEnsemble:
@@ -27,7 +27,7 @@ def authors_ensemble(space: ModelSpace) -> MLPEnsemble:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bananas(RoundSettings):
+class Bananas(CandidateSettings):
     """Try the architectures that an ensemble of networks on the path encoding finds most promising.
 
     Any predictor and acquisition may replace them, so this is predictor-based search in general:
@@ -71,12 +71,12 @@ class Bananas(RoundSettings):
             "predictor reads one-hot encodings. Any predictor may be set: Bananas(predictor=...)."
         ]
 
-    def start(self, space: ModelSpace) -> RoundSearch:
+    def start(self, space: ModelSpace) -> CandidateSearch:
         """Begin a search."""
         return _Search(space, self)
 
 
-class _Search(RoundSearch):
+class _Search(CandidateSearch):
     def __init__(self, space: ModelSpace, strategy: Bananas) -> None:
         super().__init__(space, strategy)
         self._predictor = strategy.predictor(space)
@@ -85,7 +85,7 @@ class _Search(RoundSearch):
     def choose(
         self, history: History, candidates: Sequence[Architecture], rng: np.random.Generator
     ) -> list[Architecture]:
-        """See `RoundSearch`."""
+        """See `CandidateSearch`."""
         values = np.array([history.score(trial) for trial in history.done])
         self._predictor.fit([trial.arch for trial in history.done], values, rng)
         mean, std = self._predictor.predict(candidates)

@@ -12,11 +12,11 @@ from spacelang.language import Architecture
 from spacelang.trials import History, pareto_front
 
 from .predictors import GraphNetwork, expected_improvement
-from .rounds import RoundSearch, RoundSettings
+from .rounds import CandidateSearch, CandidateSettings
 
 
 @dataclass(frozen=True, kw_only=True)
-class BOGCN(RoundSettings):
+class BOGCN(CandidateSettings):
     """Try the architectures from which a Bayesian regression on graph embeddings expects most improvement.
 
     With several objectives each has a regression of its own, and the architectures to try are drawn from the
@@ -30,12 +30,12 @@ class BOGCN(RoundSettings):
 
     network: Callable[[ModelSpace], GraphNetwork] = GraphNetwork
 
-    def start(self, space: ModelSpace) -> RoundSearch:
+    def start(self, space: ModelSpace) -> CandidateSearch:
         """Begin a search."""
         return _Search(space, self)
 
 
-class _Search(RoundSearch):
+class _Search(CandidateSearch):
     def __init__(self, space: ModelSpace, strategy: BOGCN) -> None:
         super().__init__(space, strategy)
         self._network = strategy.network(space)
@@ -43,7 +43,7 @@ class _Search(RoundSearch):
     def choose(
         self, history: History, candidates: Sequence[Architecture], rng: np.random.Generator
     ) -> list[Architecture]:
-        """See `RoundSearch`."""
+        """See `CandidateSearch`."""
         scores = np.array([history.scores(trial) for trial in history.done])  # (n, objectives)
         self._network.fit([trial.arch for trial in history.done], scores, rng)
         mean, std = self._network.predict_all(candidates)

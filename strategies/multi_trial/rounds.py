@@ -27,22 +27,35 @@ class RoundSettings(KnownArguments):
     Args:
         initial: Architectures drawn at random before the first round.
         round_size: Architectures chosen with one fit of the predictor.
-        candidates: New architectures from which they are chosen.
+    """
+
+    initial: int = 10
+    round_size: int = 10
+
+    def __post_init__(self) -> None:
+        require_all(require_integer, self, "initial", "round_size", least=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CandidateSettings(RoundSettings):
+    """Sizes of the rounds, and the candidates among which each chooses.
+
+    Args:
+        initial, round_size: Settings as in `RoundSettings`.
+        candidates: New architectures from which those of a round are chosen.
         parents: Best architectures, of which candidates are mutations.
         mutations: Mutations of one parent before the next; after the last follows the first.
         random_share: Share of candidates that are drawn at random and are no mutations.
     """
 
-    initial: int = 10
-    round_size: int = 10
     candidates: int = 100
     parents: int = 5
     mutations: int = 1
     random_share: float = 0.5
 
     def __post_init__(self) -> None:
-        counts = ("initial", "round_size", "candidates", "parents", "mutations")
-        require_all(require_integer, self, *counts, least=1)
+        super().__post_init__()
+        require_all(require_integer, self, "candidates", "parents", "mutations", least=1)
         require_number("random_share", self.random_share, least=0, most=1)
 
 
@@ -77,7 +90,7 @@ class RoundSearch(ABC):
         running = [trial.number for trial in history.running]
         note = {"round": number, "running": running, "seed": int(rng.integers(2**31))}
         chosen = self._chosen(history, note)
-        return Proposal(chosen[0], note=note) if chosen else Proposal(new_sample(history, rng))
+        return Proposal(chosen[0] if chosen else new_sample(history, rng), note=note)
 
     def _open_round(self, history: History) -> Mapping[str, Any] | None:
         """Return the note of the latest round."""
@@ -87,12 +100,45 @@ class RoundSearch(ABC):
     def _chosen(self, history: History, note: Mapping[str, Any]) -> list[Architecture]:
         """Return the architectures of a round, in the order in which they are proposed."""
         if self._current[0] != note:
-            rng = np.random.default_rng(note["seed"])
-            then = known(history, note["round"], note["running"])
-            candidates = self._candidates(then, {key_of(history[i].arch) for i in range(note["round"])}, rng)
-            chosen = self.choose(then, candidates, rng) if candidates else []
-            self._current = dict(note), chosen[: self.settings.round_size]
+            self._current = dict(note), self.run_round(history, note)[: self.settings.round_size]
         return self._current[1]
+
+    def run_round(self, history: History, note: Mapping[str, Any]) -> list[Architecture]:
+        """Return what a round proposes, from the results known when it began.
+
+        Args:
+            history: All trials.
+            note: Note of the round's trials.
+        """
+        then = known(history, note["round"], note["running"])
+        tried = {key_of(history[number].arch) for number in range(note["round"])}
+        return self.plan(then, tried, np.random.default_rng(note["seed"]))
+
+    @abstractmethod
+    def plan(self, history: History, tried: set[str], rng: np.random.Generator) -> list[Architecture]:
+        """Return new architectures to try, best first; those beyond the size of a round are left out.
+
+        Args:
+            history: Measured trials with finite scores, at least one.
+            tried: Keys of all architectures proposed before the round.
+            rng: Generator for every random draw.
+        """
+
+
+class CandidateSearch(RoundSearch):
+    """A search whose rounds choose among mutations of the best architectures and random ones.
+
+    Args:
+        space: Space to search.
+        settings: Sizes of the rounds and their candidates.
+    """
+
+    settings: CandidateSettings
+
+    def plan(self, history: History, tried: set[str], rng: np.random.Generator) -> list[Architecture]:
+        """See `RoundSearch`."""
+        candidates = self._candidates(history, tried, rng)
+        return self.choose(history, candidates, rng) if candidates else []
 
     def _candidates(self, then: History, tried: set[str], rng: np.random.Generator) -> list[Architecture]:
         """Return architectures that were not tried, mutations of the best and random ones in between."""
@@ -123,6 +169,38 @@ class RoundSearch(ABC):
             candidates: New architectures, at least one.
             rng: Generator for every random draw.
         """
+
+
+class LearningSearch(RoundSearch):
+    """A search that carries what it has learnt from one round to the next.
+
+    A new search runs the rounds before again, so a resumed one has learnt the same.
+
+    Args:
+        space: Space to search.
+        settings: Sizes of the rounds.
+    """
+
+    def __init__(self, space: ModelSpace, settings: RoundSettings) -> None:
+        super().__init__(space, settings)
+        self._past: list[Mapping[str, Any]] = []  # notes of the rounds that were run, in order
+
+    @abstractmethod
+    def forget(self) -> None:
+        """Return to the state before the first round."""
+
+    def run_round(self, history: History, note: Mapping[str, Any]) -> list[Architecture]:
+        """See `RoundSearch`."""
+        notes = (history[number].note for number in range(note["round"]))
+        earlier = list({n["round"]: n for n in notes if "round" in n}.values())
+        if self._past != earlier[: len(self._past)]:
+            self._past = []
+        if not self._past:
+            self.forget()
+        for past in earlier[len(self._past) :]:
+            super().run_round(history, past)
+        self._past = [*earlier, note]
+        return super().run_round(history, note)
 
 
 def known(history: History, number: int, running: Sequence[int]) -> History:

@@ -21,3 +21,17 @@ from .predictor import upper_confidence as upper_confidence
 from .regressor import Regressor as Regressor
 from .regressor import check_regressor as check_regressor
 from .regressor import fresh as fresh
+from .sequence import Scaling as Scaling
+from .sequence import SequencePredictor as SequencePredictor
+from .sequence import min_max as min_max
+from .sequence import nasbench101_scaling as nasbench101_scaling
+from .sequence import pairwise_accuracy as pairwise_accuracy
+from .sequence_networks import Decoder as Decoder
+from .sequence_networks import NAONetwork as NAONetwork
+from .sequence_networks import SemiNASNetwork as SemiNASNetwork
+from .sequence_networks import SequenceNetwork as SequenceNetwork
+from .sequence_networks import moved as moved
+from .tokens import DecisionTokens as DecisionTokens
+from .tokens import GraphTokens as GraphTokens
+from .tokens import TokenEncoding as TokenEncoding
+from .tokens import token_encoding as token_encoding
