@@ -54,11 +54,16 @@ def _row(entry: Entry, notes: dict[str, int]) -> str:
     cells = (
         f"`{entry.name}`{' (weights)' if entry.weights else ''}",
         f"{counts[0]['parameters']:,}",
-        "<br>".join(f"{row['macs']:,} at {'x'.join(map(str, row['image']))}" for row in counts),
+        "<br>".join(f"{row['macs']:,} {_of(row)}" for row in counts),
         "<br>".join(f"{_result(row)}{_note(row['evidence'], notes)}" for row in entry.published),
         _note(entry.source, notes),
     )
     return f"| {' | '.join(cells)} |\n"
+
+
+def _of(row: Mapping[str, Any]) -> str:
+    """Return for what a row counts: "at 3x32x32" for an image, or "a token"."""
+    return f"at {'x'.join(map(str, row['image']))}" if "image" in row else "a token"
 
 
 def _result(published: Mapping[str, Any]) -> str:

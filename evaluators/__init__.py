@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from .training.language_model import Language as Language
     from .training.language_model import LanguageModule as LanguageModule
     from .training.lightning_training import Lightning as Lightning
+    from .training.recurrent_recipe import AverageOnPlateau as AverageOnPlateau
+    from .training.recurrent_recipe import RateByLength as RateByLength
     from .training.regression import Regression as Regression
     from .training.regression import RegressionModule as RegressionModule
     from .training.subset import subset as subset

@@ -31,16 +31,20 @@ from .notations import from_genotype as from_genotype
 from .notations import from_mbconv as from_mbconv
 from .notations import from_nasbench101 as from_nasbench101
 from .notations import from_nasbench201 as from_nasbench201
+from .notations import from_recurrent_genotype as from_recurrent_genotype
 from .notations import from_sparse_genotype as from_sparse_genotype
 from .notations import to_blocks as to_blocks
 from .notations import to_genotype as to_genotype
 from .notations import to_mbconv as to_mbconv
 from .notations import to_nasbench101 as to_nasbench101
 from .notations import to_nasbench201 as to_nasbench201
+from .notations import to_recurrent_genotype as to_recurrent_genotype
 from .notations import to_sparse_genotype as to_sparse_genotype
 from .published import architecture as architecture
 from .published import convert_weights as convert_weights
 from .published import list_models as list_models
+from .recurrent import RecurrentLM as RecurrentLM
+from .recurrent import RNNCell as RNNCell
 from .transformers import AutoFormer as AutoFormer
 
 open_door(globals())

@@ -10,6 +10,7 @@ from .cells import DARTS, ENAS, PNAS, AmoebaNet, ENASMacro, FairDARTS, NASNet
 from .mobile import MobileNetV3Space, ProxylessNAS, ShuffleNetSpace
 from .nasbench import NASBench101, NASBench201
 from .published import Pretrained, build, read_entry
+from .recurrent import RecurrentLM
 from .transformers import AutoFormer
 
 SPACES: dict[str, Any] = {
@@ -26,6 +27,7 @@ SPACES: dict[str, Any] = {
     "MobileNetV3Space": MobileNetV3Space,
     "ProxylessNAS": ProxylessNAS,
     "ShuffleNetSpace": ShuffleNetSpace,
+    "RecurrentLM": RecurrentLM,
 }
 
 

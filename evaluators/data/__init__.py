@@ -3,6 +3,8 @@
     splits = digits(seed=0)                                     # or cifar10()
     train, val = search_loaders(splits.train, batch_size=64)    # the two halves that DARTS searches on
     train, test = retrain_loaders(splits, batch_size=96)        # all training data; the held-out test set
+    text = help_pages()                                         # or penn_treebank(folder): numbered words
+    train, val = Windows(text.train, 64), Windows(text.val, 64)  # read in order by recurrent models
 
 scikit-learn and torchvision are imported when a data set is asked for.
 """
@@ -12,9 +14,27 @@ from __future__ import annotations
 from .cifar import Cutout as Cutout
 from .cifar import cifar10 as cifar10
 from .digits import digits as digits
+from .penn_treebank import penn_treebank as penn_treebank
 from .splits import DataSplits as DataSplits
 from .splits import retrain_loaders as retrain_loaders
 from .splits import search_loaders as search_loaders
 from .splits import split_half as split_half
+from .text import TextSplits as TextSplits
+from .text import Window as Window
+from .text import Windows as Windows
+from .text import help_pages as help_pages
 
-__all__ = ["Cutout", "DataSplits", "cifar10", "digits", "retrain_loaders", "search_loaders", "split_half"]
+__all__ = [
+    "Cutout",
+    "DataSplits",
+    "TextSplits",
+    "Window",
+    "Windows",
+    "cifar10",
+    "digits",
+    "help_pages",
+    "penn_treebank",
+    "retrain_loaders",
+    "search_loaders",
+    "split_half",
+]

@@ -12,12 +12,13 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics import Metric
 
-from spacelang.errors import SpaceError, require_integer
+from spacelang.errors import SpaceError, require_integer, require_number
 from spacelang.trials import Minimize
 
+from ..data.text import Window
 from .lightning_training import Lightning
 from .loaders import Loaders
-from .training_module import Batch, TrainingModule, described
+from .training_module import Batch, TrainingModule, described, require_possible
 
 
 def token_loss(logits: Tensor, targets: Tensor, ignore_index: int = -100) -> Tensor:
@@ -37,12 +38,32 @@ def token_loss(logits: Tensor, targets: Tensor, ignore_index: int = -100) -> Ten
     return total / (targets != ignore_index).sum().clamp(min=1)
 
 
+def slowness(states: object) -> Tensor:
+    """Return the mean squared difference of successive hidden states, (B, T, units); 0 for a single one.
+
+    Raises:
+        SpaceError: That is not what the states are.
+    """
+    if not isinstance(states, Tensor) or states.dim() != 3:
+        raise SpaceError(
+            "slowness compares the hidden states (batch, time, units) that a model returns for a window; got "
+            f"{described(states)}. Leave it out, or train hub.RecurrentLM on Windows(text, batch_size)"
+        )
+    differences = states[:, 1:] - states[:, :-1]
+    return differences.square().mean() if differences.numel() else states.new_zeros(())
+
+
 class LanguageModule(TrainingModule):
     """A LightningModule that predicts the next token: cross entropy and one optimiser.
 
     A batch is a tensor of tokens, whose targets are the same tokens one step on, or a pair (inputs, targets)
     of such tensors; each is (B, T) of integers. The model maps inputs (B, T) to logits
     (B, T, vocabulary). It sees the whole of a single tensor, whose last logits do not count.
+
+    A batch may also be a `Window`, as the loader `spacelang.evaluators.data.Windows` makes them: a part of a
+    text that the next batch continues. Then the model is recurrent, (inputs, state) -> (logits, state), and
+    called without a state at first. The state is carried from window to window, detached. Each pass over a
+    text has its own: those of training, of validation and of a search's steps of the logits never mix.
 
     Logs `train_loss, val_loss, test_loss`, each the mean over the tokens of an epoch, and `val_perplexity,
     test_perplexity`, the exponential of that mean. A subclass may override any hook; it finds `self.model`,
@@ -57,6 +78,9 @@ class LanguageModule(TrainingModule):
         optimizer: Called as `optimizer(parameters, lr=..., weight_decay=...)`.
         ignore_index: Targets with this number do not count. Padding in a single tensor is also an input, so
             it must be a token that the model knows.
+        slowness: Weight of the mean squared difference of successive hidden states, added to the loss in
+            training; a positive one needs windows and a model whose state is the tensor of hidden states
+            (B, T, units). 1e-3 in AWD-LSTM and DARTS.
 
     Raises:
         SpaceError: A value is out of range; in training, batches or logits have another shape or type.
@@ -68,14 +92,48 @@ class LanguageModule(TrainingModule):
         weight_decay: float = 0.0,
         optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.Adam,
         ignore_index: int = -100,
+        slowness: float = 0.0,
     ) -> None:
         require_integer("ignore_index", ignore_index)
+        require_possible(require_number, "slowness", slowness, least=0)
         loss = partial(token_loss, ignore_index=ignore_index)
-        super().__init__(loss, learning_rate, weight_decay, optimizer, ignore_index=ignore_index)
+        super().__init__(
+            loss, learning_rate, weight_decay, optimizer, ignore_index=ignore_index, slowness=slowness
+        )
         self.perplexity = Perplexity()
 
+    def forward(self, x: Any) -> Any:
+        """Return the output for tokens (B, T); for a window (logits, state), and carry the state on."""
+        if not isinstance(x, Window):
+            return super().forward(x)
+        output = self.recurrent(x)
+        x.memory.keep(x.start, x.start + x.inputs.shape[1], output[1])
+        return output
+
+    def recurrent(self, window: Window) -> tuple[Tensor, Any]:
+        """Return (logits, state) of a recurrent model, which continues from the window before."""
+        state = window.memory.before(window.start)
+        output = self.model(window.inputs) if state is None else self.model(window.inputs, state)
+        if not isinstance(output, tuple) or len(output) != 2:
+            raise SpaceError(
+                f"the model returned {described(output)} for a window of text; expected (logits, state), as "
+                "hub.RecurrentLM returns. Give a model without a state batches of tokens (batch, time)"
+            )
+        return output
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        x, y = self.split_batch(batch)
+        output = self(x)
+        logits, y = self.compared(output[0] if isinstance(x, Window) else output, y)
+        loss = self.criterion(logits, y)
+        self.log_stage("train", loss, logits, y)
+        weight = self.hparams["slowness"]
+        return loss + weight * slowness(output[1] if isinstance(x, Window) else None) if weight else loss
+
     def split_batch(self, batch: Any) -> Batch:
-        """Return inputs and targets of a batch, both (B, T)."""
+        """Return inputs and targets of a batch, both (B, T); of a window itself in place of the inputs."""
+        if isinstance(batch, Window):
+            return batch, batch.targets  # type: ignore[return-value]
         tensors = [batch] if isinstance(batch, Tensor) else batch
         if not isinstance(tensors, list | tuple) or len(tensors) not in (1, 2):
             raise SpaceError(
@@ -124,9 +182,9 @@ class Language(Lightning):
     """An evaluator of language models: a `Lightning` with a `LanguageModule`.
 
     Args:
-        learning_rate, weight_decay, optimizer, ignore_index: See `LanguageModule`.
-        train_dataloaders, val_dataloaders, datamodule: See `Lightning`; batches are tokens (B, T), or pairs
-            (inputs, targets).
+        learning_rate, weight_decay, optimizer, ignore_index, slowness: See `LanguageModule`.
+        train_dataloaders, val_dataloaders, datamodule: See `Lightning`; batches are tokens (B, T), pairs
+            (inputs, targets), or windows of a text (`spacelang.evaluators.data.Windows`).
         trainer_kwargs: Arguments of `Trainer`, such as `max_epochs=10`.
     """
 
@@ -138,6 +196,7 @@ class Language(Lightning):
         weight_decay: float = 0.0,
         optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.Adam,
         ignore_index: int = -100,
+        slowness: float = 0.0,
         *,
         train_dataloaders: Loaders = None,
         val_dataloaders: Loaders = None,
@@ -145,7 +204,7 @@ class Language(Lightning):
         **trainer_kwargs: Any,
     ) -> None:
         super().__init__(
-            LanguageModule(learning_rate, weight_decay, optimizer, ignore_index),
+            LanguageModule(learning_rate, weight_decay, optimizer, ignore_index, slowness),
             train_dataloaders=train_dataloaders,
             val_dataloaders=val_dataloaders,
             datamodule=datamodule,

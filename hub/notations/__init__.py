@@ -13,5 +13,7 @@ from .nasbench_strings import from_nasbench101 as from_nasbench101
 from .nasbench_strings import from_nasbench201 as from_nasbench201
 from .nasbench_strings import to_nasbench101 as to_nasbench101
 from .nasbench_strings import to_nasbench201 as to_nasbench201
+from .recurrent_genotypes import from_recurrent_genotype as from_recurrent_genotype
+from .recurrent_genotypes import to_recurrent_genotype as to_recurrent_genotype
 from .sparse_genotypes import from_sparse_genotype as from_sparse_genotype
 from .sparse_genotypes import to_sparse_genotype as to_sparse_genotype

@@ -205,7 +205,7 @@ def parse_fields(text: str) -> dict[str, Any]:
     expected = [field.name for field in fields(Genotype)]
     if sorted(str(name) for name in names) != sorted(expected):
         raise SpaceError(f"genotype must have the fields {quoted(expected)}, got {short(names)}.")
-    return {str(keyword.arg): _literal(keyword.value, str(keyword.arg), depth=3) for keyword in call.keywords}
+    return {str(keyword.arg): literal(keyword.value, str(keyword.arg), depth=3) for keyword in call.keywords}
 
 
 def parse_call(text: str) -> ast.expr:
@@ -229,14 +229,14 @@ def parse_call(text: str) -> ast.expr:
     raise SpaceError(f"genotype must be written {_FORM}, got {short(text)}.")
 
 
-def _literal(node: ast.expr, field: str, depth: int) -> object:
+def literal(node: ast.expr, field: str, depth: int) -> object:
     """Turn a list, tuple, text, integer, `range(a, b)` or `list(...)` of these into its value."""
     if isinstance(node, ast.Constant) and type(node.value) in (str, int):
         return node.value
     if isinstance(node, (ast.List, ast.Tuple)) and depth > 0:
-        return [_literal(element, field, depth - 1) for element in node.elts]
+        return [literal(element, field, depth - 1) for element in node.elts]
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and not node.keywords and depth > 0:
-        arguments = [_literal(argument, field, depth - 1) for argument in node.args]
+        arguments = [literal(argument, field, depth - 1) for argument in node.args]
         if node.func.id == "range" and 1 <= len(arguments) <= 2 and all(type(a) is int for a in arguments):
             return range(*cast("list[int]", arguments))
         if node.func.id == "list" and len(arguments) == 1:

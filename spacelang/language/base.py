@@ -361,11 +361,11 @@ def further_decisions(space: Space) -> tuple[Decision, ...]:
 
 
 def without_decisions(model: M) -> M:
-    """Make the spaces in a frozen or relaxed copy forget the decisions and constraints of the original."""
+    """Make the spaces in a frozen or relaxed copy forget decisions, constraints and norms of the original."""
     for child in model.modules():
         if isinstance(child, Space):
-            child.__dict__.pop("_decision_space", None)
-            child.__dict__.pop("_own_space", None)
+            for name in ("_decision_space", "_own_space", "_first_norms"):
+                child.__dict__.pop(name, None)
             child._constraints = []
     return model
 

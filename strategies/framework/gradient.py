@@ -19,11 +19,11 @@ from spacelang.randomness import torch_generator
 from spacelang.supernet import Group, Supernet
 
 from .derivation import top_architectures
-from .logits import ArchitectureParameters, clip
+from .logits import ArchitectureParameters
 from .relaxation import Mixture, Moment, Phase, Relaxation, running
 from .search import Extra, OneShot, OneShotSearch, Scored
 from .trainer import release
-from .update import FirstOrder, Step, Update
+from .update import FirstOrder, Step, Update, clip
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -125,11 +125,3 @@ class ArchitectureParameters:
             if label in state["moments"]:
                 moments = {name: value.clone() for name, value in state["moments"][label].items()}
                 self.optimizer.state[parameter] = moments
-
-
-def clip(gradients: Sequence[Tensor], largest: float) -> None:
-    """Scale gradients so that their joint norm is at most `largest`."""
-    if gradients:
-        norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in gradients]))
-        for gradient in gradients:
-            gradient.mul_((largest / (norm + 1e-6)).clamp(max=1.0))

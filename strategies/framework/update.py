@@ -69,6 +69,17 @@ def gradients_of_logits(step: Step, loss: Callable[[], Tensor]) -> Sequence[Tens
         return torch.autograd.grad(value, step.logits, allow_unused=True)
 
 
+def clip(gradients: Sequence[Tensor], largest: float) -> Tensor | float:
+    """Scale gradients so that their joint norm is at most `largest`; return the factor."""
+    if not gradients:
+        return 1.0
+    norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in gradients]))
+    factor: Tensor = (largest / (norm + 1e-6)).clamp(max=1.0)
+    for gradient in gradients:
+        gradient.mul_(factor)
+    return factor
+
+
 @contextmanager
 def constant(tensors: Iterable[Tensor]) -> Iterator[None]:
     """Take no gradients of these tensors inside."""
@@ -95,11 +106,14 @@ class SecondOrder:
         hvp: Second derivative: "finite" for the paper's central difference with eps = 0.01 / ||v||; "exact"
             for a forward-mode derivative of the reverse pass. Across the kinks of ReLU and max-pooling they
             differ much.
+        clip: Largest norm of grad_w L_train in the virtual step, and of v = grad_w' L_val; None for no limit.
+            The factor c <= 1 of the first is a constant, so it multiplies the second derivative, too.
 
-    Source: DARTS, arXiv:1806.09055, eq. 7 and 8.
+    Source: DARTS, arXiv:1806.09055, eq. 7 and 8; clipping as in its authors' search of recurrent cells.
     """
 
     hvp: Literal["finite", "exact"] = "finite"
+    clip: float | None = None
 
     def gradients(self, step: Step) -> Sequence[Tensor | None]:
         """See `Update`.
@@ -111,20 +125,26 @@ class SecondOrder:
         weights = [weight for weight in rates if weight.requires_grad]
         with restored(step.module, weights, step.generator) as start:
             descent = torch.autograd.grad(step.train_loss(), weights, allow_unused=True)
+            factor = self._clipped(descent)
             with torch.no_grad():
                 for weight, gradient in zip(weights, descent, strict=True):
                     weight.sub_(rates[weight].displacement(weight, gradient))
             found = torch.autograd.grad(step.val_loss(), [*step.logits, *weights], allow_unused=True)
             first, v = found[: len(step.logits)], found[len(step.logits) :]
+            self._clipped(v)
             # xi may differ between parameter groups, so the direction carries it.
             direction = [
-                torch.zeros_like(w) if g is None else rates[w].learning_rate * g
+                torch.zeros_like(w) if g is None else factor * rates[w].learning_rate * g
                 for w, g in zip(weights, v, strict=True)
             ]
             start.restore()
             product = self._finite if self.hvp == "finite" else self._exact
             second = product(step, weights, direction, start)
         return [_difference(a, b) for a, b in zip(first, second, strict=True)]
+
+    def _clipped(self, gradients: Sequence[Tensor | None]) -> Tensor | float:
+        """Clip gradients in place, and return the factor that did it."""
+        return 1.0 if self.clip is None else clip([g for g in gradients if g is not None], self.clip)
 
     @staticmethod
     def _finite(

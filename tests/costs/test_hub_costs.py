@@ -32,7 +32,7 @@ def frozen_cost(space: ModelSpace, metric: Metric, arch: Mapping[str, Any], smal
     return (
         sum(p.numel() for p in model.parameters())
         if metric == "params"
-        else profile(model, small.images(1)).flops
+        else profile(model, small.inputs(1)).flops
     )
 
 
@@ -51,7 +51,7 @@ def test_sampled_architectures(name: str, metric: Metric) -> None:
     if (name, metric) == ("FairDARTS-width", "flops"):
         pytest.skip("a minute of traces; DARTS-sizes and FairDARTS have the same parts")
     small, space = SMALL[name], small_space(name)
-    cost, supernet = expected_cost(space, metric, small.images(1)), Supernet(space, memory_format=None)
+    cost, supernet = expected_cost(space, metric, small.inputs(1)), Supernet(space, memory_format=None)
     rng = np.random.default_rng(0)
     for arch in [space.default(), *(space.sample(rng) for _ in range(5))]:
         check(space, supernet, cost, arch, small)
@@ -76,7 +76,7 @@ def test_published_architectures(first: str, metric: Metric) -> None:
     if metric == "flops" and small.kind not in (ENAS, NASBench201):
         pytest.skip("traces of minutes in all; FLOPs of smaller spaces of this kind are above")
     space = small.make()
-    cost, supernet = expected_cost(space, metric, small.images(1)), Supernet(space, memory_format=None)
+    cost, supernet = expected_cost(space, metric, small.inputs(1)), Supernet(space, memory_format=None)
     for name in PUBLISHED[first]:
         check(space, supernet, cost, read_entry(name).architecture, small)
 

@@ -47,6 +47,12 @@ def n_parameters(model: nn.Module) -> int:
 
 def n_macs(model: nn.Module, *image: int) -> int:
     """Count the multiply-accumulates of a network's convolutions and linear layers for one image."""
+    weight = next(model.parameters())
+    return n_macs_of(model, torch.zeros(1, *image, dtype=weight.dtype, device=weight.device))
+
+
+def n_macs_of(model: nn.Module, *inputs: torch.Tensor) -> int:
+    """Count the multiply-accumulates of a network's convolutions and linear layers for these inputs."""
     total = 0
 
     def count(layer: nn.Module, inputs: object, output: torch.Tensor) -> None:
@@ -57,19 +63,19 @@ def n_macs(model: nn.Module, *image: int) -> int:
     layers = [layer for layer in model.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
     handles = [layer.register_forward_hook(count) for layer in layers]
     with torch.no_grad():
-        model.eval()(torch.zeros(1, *image, device=next(model.parameters()).device))
+        model.eval()(*inputs)
     for handle in handles:
         handle.remove()
     return total
 
 
-def use_statistics_of(images: torch.Tensor, model: nn.Module) -> None:
-    """Let batch norms have the statistics of these images, under which signals neither vanish nor explode."""
+def use_statistics_of(model: nn.Module, *inputs: torch.Tensor) -> None:
+    """Let batch norms have the statistics of these inputs, under which signals neither vanish nor explode."""
     for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
             module.momentum = 1.0
     with torch.no_grad():
-        model.train()(images)
+        model.train()(*inputs)
 
 
 def one_hot(supernet: Supernet, arch: Mapping[str, Any]) -> dict[str, torch.Tensor]:

@@ -36,7 +36,7 @@ def test_a_selected_path_has_the_gradients_of_its_network(name: str) -> None:
     supernet.select(arch)
     stem = "layers.0.0.weight" if isinstance(space, NASBench101) else "stem0.0.weight"
     for model in (supernet, frozen):
-        model(SMALL[name].images()).square().sum().backward()
+        model(*SMALL[name].inputs()).square().sum().backward()
     gradients = [network.get_parameter(stem).grad for network in (supernet.network, frozen)]
     torch.testing.assert_close(*gradients, rtol=0, atol=1e-10)
 
@@ -73,8 +73,8 @@ def test_auxiliary_head_of_chosen_widths_and_depths() -> None:
     for arch in (space.sample(rng) for _ in range(5)):
         supernet.select(arch)
         frozen = supernet.freeze(arch)
-        torch.testing.assert_close(supernet(row.images()), frozen(row.images()), rtol=0, atol=1e-10)
-        assert len(frozen(row.images())) == 2
+        torch.testing.assert_close(supernet(*row.inputs()), frozen(*row.inputs()), rtol=0, atol=1e-10)
+        assert len(frozen(*row.inputs())) == 2
 
 
 CELLS = [
@@ -238,7 +238,7 @@ def test_empty_nodes_leave_the_output(fair: ModelSpace) -> None:
     arch = sparse(_0_2="skip_connect", _3_4="sep_conv_3x3", _0_5="max_pool_3x3", _3_5="sep_conv_3x3")
     model: Any = SPARSE.build(arch, fair)
     assert model.cells[0].num_outputs == 2  # node 3 is empty, so node 4 is, too
-    x = SPARSE.images(2)
+    (x,) = SPARSE.inputs(2)
     assert model.cells[0]([model.stem0(x), model.stem0(x)]).shape == (2, 2 * 2, 8, 8)
     without = SPARSE.build({**arch, "normal/3_4": "none", "normal/3_5": "none"}, fair)
     shared = {k: v for k, v in model.state_dict().items() if k in without.state_dict()}

@@ -50,7 +50,8 @@ def test_entries_are_complete(name: str) -> None:
         assert result["evidence"]
         assert "recall" not in result["evidence"]
     for row in entry.counts:
-        assert {"arguments", "parameters"} <= row.keys() <= {"arguments", "parameters", "image", "macs"}
+        known = {"arguments", "parameters", "macs", "image", "tokens"}
+        assert {"arguments", "parameters"} <= row.keys() <= known
 
 
 def test_architectures_are_independent_copies() -> None:

@@ -275,7 +275,7 @@ def test_labels_are_those_of_published_dicts() -> None:
 
 @pytest.mark.parametrize("name", ["MobileNetV3Space", "MobileNetV3Space-fixed"])
 def test_a_mixture_with_one_candidate_each_is_the_frozen_network(name: str) -> None:
-    space, x = small_space(name), SMALL[name].images()
+    space, (x,) = small_space(name), SMALL[name].inputs()
     supernet = Supernet(space, memory_format=None)
     assert supernet.soft_refusals() == []
     arch = space.sample(np.random.default_rng(6))
@@ -331,7 +331,7 @@ def test_mobilenetv3_computes_what_torchvision_computes(
     torch.manual_seed(5)
     theirs = reference()
     x = torch.randn(4, 3, 64, 64)
-    use_statistics_of(x, theirs)
+    use_statistics_of(theirs, x)
     ours = hub.load(name, bn_eps=1e-3)  # as torchvision has it
     own, given = ours.state_dict(), theirs.state_dict()
     ours.load_state_dict(

@@ -154,6 +154,14 @@ def test_a_frozen_space(space_class: Any, conv_arch: dict[str, Any]) -> None:
     assert found.macs == 64 * 9 * 4 * (1 + 3 * 4) + 8 * 3  # stem, three convolutions, head
 
 
+def test_a_frozen_space_is_counted_without_data(space_class: Any, conv_arch: dict[str, Any]) -> None:
+    """The copy of tensors without data is the whole copy: nothing with data is left in the model."""
+    model = space_class().freeze(conv_arch)
+    tensors = {id(t) for t in (*model.parameters(), *model.buffers())}
+    kept = [value for part in model.modules() for value in vars(part).values() if isinstance(value, Tensor)]
+    assert {id(value) for value in kept} <= tensors
+
+
 @pytest.mark.parametrize("bad", [None, "x", (), (torch.ones(0, 3),), torch.tensor(1.0)])
 def test_bad_example_inputs(bad: Any) -> None:
     with pytest.raises(SpaceError, match="example_inputs"):

@@ -32,6 +32,7 @@ def unrolled(
     alpha: list[float],
     losses: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
     hvp: Any = "finite",
+    clip: float | None = None,
 ) -> tuple[Tensor, Weights]:
     """Gradient of the logits with the weight optimiser of the oracles."""
     module = Weights()
@@ -45,7 +46,7 @@ def unrolled(
         module,
         [optimizer],
     )
-    (gradient,) = SecondOrder(hvp).gradients(step)
+    (gradient,) = SecondOrder(hvp, clip).gradients(step)
     return gradient, module
 
 
@@ -70,6 +71,26 @@ def test_oracle_1b(hvp: str) -> None:
     gradient, module = unrolled([0.4, -0.2], bilinear, hvp)
     assert gradient.tolist() == pytest.approx([0.03754425, -0.08440616], abs=5e-9)
     assert module.w.tolist() == [0.3, -0.7]
+
+
+@pytest.mark.parametrize("hvp", ["finite", "exact"])
+def test_a_clipped_virtual_step(hvp: str) -> None:
+    """Of the bilinear losses in closed form: c (A w - B' alpha) moves w; c B v corrects, v clipped."""
+    w, alpha, buffer = (
+        torch.tensor(x, dtype=torch.float64) for x in ([0.3, -0.7], [0.4, -0.2], [0.05, -0.02])
+    )
+    descent = A @ w - B.T @ alpha
+    c = 0.1 / (descent.norm() + 1e-6)
+    v = w - XI * (MU * buffer + c * descent + WD * w) - T
+    v = v * 0.1 / (v.norm() + 1e-6)
+    assert c < 1
+    gradient, module = unrolled([0.4, -0.2], bilinear, hvp, clip=0.1)
+    assert gradient.tolist() == pytest.approx((0.1 * alpha + XI * c * B @ v).tolist(), abs=1e-12)
+    assert module.w.tolist() == [0.3, -0.7]
+    # A limit that nothing reaches changes nothing: the factor is never above one.
+    assert unrolled([0.4, -0.2], bilinear, hvp, clip=100.0)[0].tolist() == pytest.approx(
+        unrolled([0.4, -0.2], bilinear, hvp)[0].tolist(), abs=1e-15
+    )
 
 
 @pytest.mark.parametrize("hvp", ["finite", "exact"])

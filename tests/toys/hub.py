@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from inspect import signature
-from math import ceil, comb, prod
+from math import ceil, comb, factorial, prod
 from typing import Any
 
 import torch
@@ -27,6 +27,8 @@ from spacelang.hub import (
     NASBench201,
     NASNet,
     ProxylessNAS,
+    RecurrentLM,
+    RNNCell,
     ShuffleNetSpace,
     StagedCells,
 )
@@ -36,12 +38,16 @@ from spacelang.hub.published import Entry
 
 @dataclass(frozen=True)
 class Small:
-    """A space by class and arguments, its number of architectures, and its images (channels, size, size)."""
+    """A space by class and arguments, its number of architectures, and its inputs.
+
+    These are images (channels, size, size), or what `given` makes of a number of samples.
+    """
 
     kind: type[ModelSpace]
     arguments: Mapping[str, Any]
     size: int | None = None
     image: tuple[int, int, int] = (1, 8, 8)
+    given: Callable[[int], tuple[Tensor, ...]] | None = None
 
     def make(self) -> ModelSpace:
         """The space, in float64, with the same first weights every time."""
@@ -51,13 +57,26 @@ class Small:
     def build(self, arch: Mapping[str, Any], space: ModelSpace) -> nn.Module:
         """A network of `space` by its constructor, in float64: of cell spaces the search network."""
         search = {"affine": False} if issubclass(self.kind, CellSpace) else {}
+        search |= {"norm": True} if issubclass(self.kind, RNNCell | RecurrentLM) else {}
         with model_context(dict(arch)):
             return space.rebuild(**search).double()
 
-    def images(self, count: int = 3) -> Tensor:
-        """Random images, always the same."""
-        generator = torch.Generator().manual_seed(1)
-        return torch.randn(count, *self.image, dtype=torch.float64, generator=generator)
+    def inputs(self, count: int = 3) -> tuple[Tensor, ...]:
+        """Random inputs, always the same."""
+        if self.given is not None:
+            return self.given(count)
+        return (normal(count, *self.image),)
+
+
+def normal(*shape: int) -> Tensor:
+    """Random numbers, always the same."""
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+
+def tokens(count: int) -> tuple[Tensor]:
+    """Rows of five of seven words, at least two."""
+    generator = torch.Generator().manual_seed(1)
+    return (torch.randint(7, (max(2, count), 5), generator=generator),)
 
 
 def pairs(operations: int, nodes: int, *, distinct: bool = False) -> int:
@@ -82,6 +101,12 @@ CELLS = {**TINY, "num_cells": 3, "num_nodes": 2}
 MOBILE: dict[str, Any] = {"num_classes": 3, "in_channels": 1, "dropout_rate": 0.0}
 WIDTHS = (8, 8, 8, 16, 16, 24, 24, 32, 40)
 SHUFFLE = {**MOBILE, "stages": ((20, 1), (30, 2), (40, 1))}
+
+LANGUAGE: dict[str, Any] = {
+    "vocabulary": 7,
+    "width": 4,
+    **dict.fromkeys([f"{part}_dropout" for part in ("embedding", "input", "cell", "hidden", "output")], 0.0),
+}
 
 SMALL: dict[str, Small] = {
     "DARTS": Small(DARTS, CELLS, pairs(7, 2, distinct=True) ** 2),
@@ -165,6 +190,19 @@ SMALL: dict[str, Small] = {
         },
         2 * depths(6, 2),
     ),
+    # Each node has an activation and one of the states before it.
+    "RNNCell": Small(
+        RNNCell,
+        {"input_size": 3, "hidden_size": 4, "num_nodes": 3},
+        4**3 * factorial(3),
+        given=lambda count: (normal(max(2, count), 3), normal(max(2, count), 4)),
+    ),
+    "RecurrentLM": Small(
+        RecurrentLM,
+        {**LANGUAGE, "num_nodes": 3, "merge_op": "loose_end", "activations": ["tanh", "relu"]},
+        2**3 * factorial(3),
+        given=tokens,
+    ),
 }
 
 
@@ -177,6 +215,8 @@ def small_space(name: str) -> ModelSpace:
 def narrowed(entry: Entry) -> Small:
     """The space of a published architecture, as small as the architecture allows."""
     kind = getattr(hub, entry.space)
+    if issubclass(kind, RecurrentLM):
+        return Small(kind, {**entry.arguments, **LANGUAGE}, given=tokens)
     if issubclass(kind, MobileNetV3Space | ProxylessNAS):
         widths = entry.arguments.get("base_widths", signature(kind).parameters["base_widths"].default)
         smaller = {**MOBILE, "base_widths": [8 * ceil(width / 128) for width in widths]}
