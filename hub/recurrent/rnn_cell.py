@@ -152,4 +152,4 @@ class MeanOf(nn.Module):
         self.width = width
 
     def forward(self, states: Tensor, given: Any) -> Tensor:
-        return states.view(len(states), -1, self.width).mean(dim=1)
+        return states.view(states.shape[0], -1, self.width).mean(dim=1)
