@@ -18,6 +18,7 @@ from .cells import ENASMacro as ENASMacro
 from .cells import FairDARTS as FairDARTS
 from .cells import NASNet as NASNet
 from .loading import load as load
+from .mobile import DenseNAS as DenseNAS
 from .mobile import MobileNetV3Space as MobileNetV3Space
 from .mobile import ProxylessNAS as ProxylessNAS
 from .mobile import ShuffleNetSpace as ShuffleNetSpace

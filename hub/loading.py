@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from .cells import DARTS, ENAS, PNAS, AmoebaNet, ENASMacro, FairDARTS, NASNet
-from .mobile import MobileNetV3Space, ProxylessNAS, ShuffleNetSpace
+from .mobile import DenseNAS, MobileNetV3Space, ProxylessNAS, ShuffleNetSpace
 from .nasbench import NASBench101, NASBench201
 from .published import Pretrained, build, read_entry
 from .recurrent import RecurrentLM
@@ -26,6 +26,7 @@ SPACES: dict[str, Any] = {
     "AutoFormer": AutoFormer,
     "MobileNetV3Space": MobileNetV3Space,
     "ProxylessNAS": ProxylessNAS,
+    "DenseNAS": DenseNAS,
     "ShuffleNetSpace": ShuffleNetSpace,
     "RecurrentLM": RecurrentLM,
 }

@@ -72,6 +72,7 @@ if TYPE_CHECKING:
     from .one_shot import SPOS as SPOS
     from .one_shot import ZODARTS as ZODARTS
     from .one_shot import DARTSMinus as DARTSMinus
+    from .one_shot import DenseNAS as DenseNAS
     from .one_shot import DrNAS as DrNAS
     from .one_shot import DropNAS as DropNAS
     from .one_shot import FairDARTS as FairDARTS

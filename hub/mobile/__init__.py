@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from .densenas import MOBILE_BLOCKS as MOBILE_BLOCKS
+from .densenas import Block as Block
+from .densenas import DenseNAS as DenseNAS
 from .mobilenetv3 import MobileNetV3Space as MobileNetV3Space
 from .proxylessnas import ProxylessNAS as ProxylessNAS
 from .shufflenet import ShuffleNetSpace as ShuffleNetSpace

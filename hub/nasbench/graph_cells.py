@@ -14,6 +14,7 @@ from spacelang.graph import Wire, Wiring
 from spacelang.language import Categorical, Condition, Constraint, Decision, Primitive, Relaxer
 from spacelang.supernet import Group, Mixed
 
+from ..operations.held import Held
 from .matrices import OPERATIONS, Allowed, CellGraph, GraphLimits, Reads
 
 
@@ -164,23 +165,6 @@ class GraphCellChoice(Primitive):
         """Compute with the smallest graph, input to output."""
         y: Tensor = self.freeze({self.limits.num_vertices.label: 2, self.limits.inputs(1).label: [0]})(x)
         return y
-
-
-class Held(Primitive):
-    """One decision of a cell; it is a primitive of its own, because it exists under a condition."""
-
-    def __init__(self, decision: Decision) -> None:
-        super().__init__()
-        self.decision = decision
-
-    def decisions(self) -> tuple[Decision, ...]:
-        return (self.decision,)
-
-    def freeze(self, arch: Mapping[str, Any]) -> nn.Module:
-        return nn.Identity()
-
-    def relax(self, builder: Relaxer) -> nn.Module:
-        return nn.Identity()
 
 
 class MixedGraphCell(Mixed):

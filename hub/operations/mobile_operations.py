@@ -29,15 +29,19 @@ class Style:
         activation: Makes an activation.
         eps: Epsilon of batch norms.
         momentum: Momentum of batch norms.
+        affine: Whether batch norms have parameters.
     """
 
     activation: Callable[[], nn.Module]
     eps: float = 1e-5
     momentum: float = 0.1
+    affine: bool = True
 
     def norm(self, channels: Size) -> nn.Module:
         """Build a batch norm of this network."""
-        norm: nn.Module = space_nn.BatchNorm2d(channels, eps=self.eps, momentum=self.momentum)
+        norm: nn.Module = space_nn.BatchNorm2d(
+            channels, eps=self.eps, momentum=self.momentum, affine=self.affine
+        )
         return norm
 
 

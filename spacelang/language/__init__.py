@@ -11,6 +11,7 @@ from .choices import ChosenInputs as ChosenInputs
 from .choices import InputChoice as InputChoice
 from .choices import LayerChoice as LayerChoice
 from .conditions import ALWAYS as ALWAYS
+from .conditions import AnyOf as AnyOf
 from .conditions import Condition as Condition
 from .conditions import Constraint as Constraint
 from .conditions import Is as Is

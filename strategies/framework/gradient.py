@@ -285,7 +285,7 @@ class GradientSearch(OneShotSearch):
         """Step the logits if they precede the weights, then set the mixture of the weights' step."""
         strategy = self.strategy
         if not (strategy.weights_first or strategy.single_level) and self._is_time(batch_idx):
-            self._step_logits(batch, batch_idx)
+            self.step_logits(batch, batch_idx)
         self._joint = strategy.single_level and strategy.moves_logits(trainer.current_epoch)
         self.mix_weights(batch, batch_idx)
 
@@ -305,7 +305,7 @@ class GradientSearch(OneShotSearch):
     ) -> None:
         """Step the logits if they follow the weights."""
         if self.strategy.weights_first and self._is_time(batch_idx + 1):
-            self._step_logits(batch, batch_idx)
+            self.step_logits(batch, batch_idx)
             self.mix("weights")
 
     def _is_time(self, batches: int) -> bool:
@@ -431,7 +431,7 @@ class GradientSearch(OneShotSearch):
         self.parameters.optimizer.zero_grad()
         self.step_along(gradients)
 
-    def _step_logits(self, batch: Any, batch_idx: int) -> None:
+    def step_logits(self, batch: Any, batch_idx: int) -> None:
         """Step along the mean gradient over validation batches, one for each accumulated, and processes."""
         training = self.training
         count = training.trainer.accumulate_grad_batches

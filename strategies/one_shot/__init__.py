@@ -3,6 +3,7 @@
 from .darts import DARTS as DARTS
 from .dartsminus import DARTSMinus as DARTSMinus
 from .dartspt import DARTSPT as DARTSPT
+from .densenas import DenseNAS as DenseNAS
 from .drnas import DrNAS as DrNAS
 from .dropnas import DropNAS as DropNAS
 from .enas import ENAS as ENAS

@@ -19,6 +19,7 @@ from spacelang.hub import (
     PNAS,
     AmoebaNet,
     AutoFormer,
+    DenseNAS,
     DigitsCells,
     ENASMacro,
     FairDARTS,
@@ -33,6 +34,7 @@ from spacelang.hub import (
     StagedCells,
 )
 from spacelang.hub.cells import CellSpace
+from spacelang.hub.mobile import MOBILE_BLOCKS
 from spacelang.hub.published import Entry
 
 
@@ -142,6 +144,18 @@ SMALL: dict[str, Small] = {
     "ProxylessNAS": Small(
         ProxylessNAS, {**MOBILE, "base_widths": WIDTHS}, depths(6, 4) ** 5 * 6, image=(1, 32, 32)
     ),
+    # Routes 0 1 3, 0 1 2 3 and 0 2 3; a block with one further layer has 6 * 7 ways to be entered and passed.
+    "DenseNAS": Small(
+        DenseNAS,
+        {
+            "blocks": ((0, 8, 16), (1, 8, 8, 1), (1, 16, 8, 1)),
+            "num_classes": 3,
+            "last_channels": 16,
+            "in_channels": 1,
+        },
+        42 + 42 * 42 + 42,
+        image=(1, 32, 32),
+    ),
     "MobileNetV3Space": Small(
         MobileNetV3Space,
         {
@@ -220,6 +234,9 @@ def narrowed(entry: Entry) -> Small:
     if issubclass(kind, MobileNetV3Space | ProxylessNAS):
         widths = entry.arguments.get("base_widths", signature(kind).parameters["base_widths"].default)
         smaller = {**MOBILE, "base_widths": [8 * ceil(width / 128) for width in widths]}
+    elif kind is DenseNAS:
+        blocks = [(b.stage, 8 * ceil(b.channels / 128), b.size, b.layers) for b in MOBILE_BLOCKS]
+        smaller = {"blocks": blocks, "num_classes": 3, "last_channels": 16, "in_channels": 1}
     elif kind is ShuffleNetSpace:
         smaller = {**MOBILE, "stages": ((20, 4), (40, 4), (60, 8), (80, 4))}
     elif kind is AutoFormer:
