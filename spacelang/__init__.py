@@ -28,6 +28,11 @@ if TYPE_CHECKING:
     from .language import model_context as model_context
     from .language import value_choice as value_choice
     from .language import value_range as value_range
+    from .models import Depth as Depth
+    from .models import OneOf as OneOf
+    from .models import Skip as Skip
+    from .models import Width as Width
+    from .models import searchable as searchable
     from .results import draw as draw
     from .results import export_onnx as export_onnx
     from .results import load_bundle as load_bundle

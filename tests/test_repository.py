@@ -171,6 +171,7 @@ STAIR = (
     ("costs",),
     ("trials", "results"),
     ("space",),
+    ("models",),
     ("experiment",),
     ("testing", "cli", "__main__"),
 )

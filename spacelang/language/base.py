@@ -6,7 +6,7 @@ import copy
 import inspect
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from typing import Any, NamedTuple, Self, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar, cast
 
 import numpy as np
 from torch import nn
@@ -44,7 +44,7 @@ class _Call(NamedTuple):
         return _Call(_copied_argument(self.args, memo), _copied_argument(self.kwargs, memo), self.prefix)
 
 
-def _decided(arguments: T) -> T:
+def decided(arguments: T) -> T:
     """Return a copy of arguments; inside `model_context` choices in them are decided."""
     context = current_context()
     if context is None:
@@ -100,7 +100,8 @@ class _SpaceType(BuilderType):
             space.__dict__["_first_norms"] = norms(space)
         elif context.depth == 0:  # an inner space may be part of a candidate that is not chosen
             _refuse_undecided(space, context)
-            built_as(space, {label: context.arch[label] for label in context.arch if label in context.used})
+            chosen = {label: context.arch[label] for label in context.arch if label in context.used}
+            return built_as(space.plain(), chosen)
         return space
 
 
@@ -205,7 +206,7 @@ class Space(nn.Module, metaclass=_SpaceType):
                 bound.arguments[name] = value
             else:
                 bound.arguments.setdefault(rest, {})[name] = value
-        args, kwargs = _decided((bound.args[1:], bound.kwargs))
+        args, kwargs = decided((bound.args[1:], bound.kwargs))
         built = type(self)(*args, **kwargs | self._prefix)
         if current_context() is not None:
             return built
@@ -334,7 +335,11 @@ class Space(nn.Module, metaclass=_SpaceType):
         own = own_decisions(self)
         chosen = own.canonical({label: arch[label] for label in arch if label in own.by_label})
         chosen |= slot_order(own, arch)
-        return built_as(without_decisions(frozen_copy(self, chosen)), chosen)
+        return cast(Self, built_as(without_decisions(frozen_copy(self, chosen)).plain(), chosen))
+
+    def plain(self) -> nn.Module:
+        """Return the model that this is once all is chosen: itself, or what a space stands around."""
+        return self
 
 
 def is_reserved(space_type: type, name: str) -> bool:

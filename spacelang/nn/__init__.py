@@ -17,6 +17,7 @@ from ..errors import closest
 from .layer import LayerSpec as LayerSpec
 from .layer import ValueLayer as ValueLayer
 from .sizes import Sizes as Sizes
+from .sizes import sizes_of as sizes_of
 
 # Bases and containers have no sizes to choose.
 _PLAIN = {"Module", "Sequential", "ModuleList", "ModuleDict", "ParameterList", "ParameterDict"}

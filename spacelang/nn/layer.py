@@ -17,7 +17,7 @@ from ..language.context import FreezeContext
 from ..language.primitive import Primitive, Relaxer, Undecided
 from ..language.values import decisions_of, evaluate
 from ..randomness import torch_generators_kept
-from .sizes import Sizes
+from .sizes import Sizes, sizes_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -220,6 +220,10 @@ class ValueLayer(Primitive):
 
     def decisions(self) -> tuple[Decision, ...]:
         return self.spec.decisions
+
+    def mixed_sizes(self) -> Sizes | None:
+        """Return the sizes by which a mixture is padded; None where choices are computed one at a time."""
+        return self.sizes or sizes_of(self.largest)
 
     def freeze(self, arch: Mapping[str, Any]) -> nn.Module:
         return self.spec.sliced(self.largest, arch)

@@ -16,8 +16,7 @@ from torch.utils._pytree import tree_map_only
 
 from ..errors import SpaceError
 from ..language.values import evaluate
-from ..nn import ValueLayer
-from ..nn.sizes import Sizes, sizes_of
+from ..nn import Sizes, ValueLayer
 from .elastic_merge import make_plan
 from .elastic_plan import Combination, Plan, scaled, tensors_in
 from .elastic_refusal import Produced, refusal
@@ -69,7 +68,7 @@ class ElasticLayer(Mixed):
         self.groups = list(groups)
         self.spec = layer.spec
         self.largest = layer.largest
-        self.sizes = layer.sizes or sizes_of(layer.largest)
+        self.sizes = layer.mixed_sizes()
         self.produced = Produced() if produced is None else produced
         if produced is not None and self.sizes is not None:
             produced.add(self.spec, self.sizes, self.largest)
@@ -148,7 +147,7 @@ class ElasticLayer(Mixed):
             name = ", ".join(f"{label}={value}" for label, value in arch.items())
             try:
                 with torch.device("meta"):
-                    layer = self.spec.layer_type(**arguments)
+                    layer = self.spec.build(arch)
                 self.spec.slices(self.largest, layer)
             except (SpaceError, AssertionError, RuntimeError, TypeError, ValueError) as error:
                 raise SpaceError(f"{self.name} cannot be built for {name}: {error}") from error

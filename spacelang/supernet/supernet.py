@@ -365,7 +365,7 @@ class Supernet(nn.Module):
             SpaceError: With every problem of `arch`, or it needs a pruned candidate.
         """
         chosen = self._alive(arch) | slot_order(self.decision_space, arch)
-        return built_as(without_decisions(frozen_copy(self.network, chosen)), chosen)
+        return built_as(without_decisions(frozen_copy(self.network, chosen)).plain(), chosen)
 
 
 def edge_by_edge(space: Space) -> Supernet:

@@ -1,0 +1,10 @@
+"""Existing models as spaces: `searchable`, `suggest` and what can be chosen."""
+
+from .passing import Passing as Passing
+from .searchable import AdoptedModel as AdoptedModel
+from .searchable import searchable as searchable
+from .selectors import Depth as Depth
+from .selectors import OneOf as OneOf
+from .selectors import Skip as Skip
+from .selectors import Width as Width
+from .substitutes import FewerHeads as FewerHeads

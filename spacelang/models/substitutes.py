@@ -1,0 +1,107 @@
+"""Modules that stand for those whose class cannot run when it is cut."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class FewerHeads(nn.Module):
+    """Stand-in for an `nn.MultiheadAttention` with fewer heads than its class can have.
+
+    That class computes the size of a head from the width of its inputs. This one keeps it; it has the same
+    parameters under the same names and takes the same calls:
+
+        y = concat_h softmax(q_h k_h^T / sqrt(head_dim) + mask) v_h W_out^T + b_out.
+
+    Args:
+        attention: Module whose weights are already cut, with `num_heads` as it is to be.
+        head_dim: Features of one head.
+    """
+
+    in_proj_weight: Tensor
+    in_proj_bias: Tensor | None
+
+    def __init__(self, attention: nn.MultiheadAttention, head_dim: int) -> None:
+        super().__init__()
+        for name, parameter in attention._parameters.items():
+            self.register_parameter(name, parameter)
+        self.out_proj = attention.out_proj
+        self.num_heads, self.head_dim = attention.num_heads, head_dim
+        self.embed_dim, self.dropout = attention.embed_dim, attention.dropout
+        self.batch_first = attention.batch_first
+        self.training = attention.training
+        self._qkv_same_embed_dim = False  # so that nn.TransformerEncoderLayer calls it
+
+    def extra_repr(self) -> str:
+        whole = self.embed_dim // self.head_dim
+        return f"{self.num_heads} of {whole} heads of {self.head_dim}, in place of MultiheadAttention"
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        key_padding_mask: Tensor | None = None,
+        need_weights: bool = True,
+        attn_mask: Tensor | None = None,
+        average_attn_weights: bool = True,
+        is_causal: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        """See `nn.MultiheadAttention.forward`."""
+        given = [x if self.batch_first else x.transpose(0, 1) for x in (query, key, value)]
+        weights = self.in_proj_weight.chunk(3)
+        biases = (None,) * 3 if self.in_proj_bias is None else self.in_proj_bias.chunk(3)
+        q, k, v = (
+            functional.linear(x, w, b).view(*x.shape[:2], self.num_heads, self.head_dim).transpose(1, 2)
+            for x, w, b in zip(given, weights, biases, strict=True)
+        )  # each (B, heads, length, head_dim)
+        mask = _joint_mask(attn_mask, key_padding_mask, q)
+        dropout = self.dropout if self.training else 0.0
+        if need_weights:
+            scores = q @ k.transpose(-2, -1) / self.head_dim**0.5
+            shares = functional.softmax(scores if mask is None else scores + mask, dim=-1)
+            heads = functional.dropout(shares, dropout) @ v
+            returned = shares.mean(1) if average_attn_weights else shares
+        else:
+            heads = functional.scaled_dot_product_attention(q, k, v, mask, dropout)
+            returned = None
+        output = self.out_proj(heads.transpose(1, 2).flatten(2))
+        return (output if self.batch_first else output.transpose(0, 1)), returned
+
+
+def _joint_mask(mask: Tensor | None, padding: Tensor | None, like: Tensor) -> Tensor | None:
+    """Return what is added to the scores, (B or 1, heads or 1, L, S)."""
+    joint = None
+    if mask is not None:
+        joint = _added(mask, like)
+        joint = joint.view(like.shape[0], -1, *joint.shape[1:]) if joint.dim() == 3 else joint
+    if padding is not None:
+        hidden = _added(padding, like)[:, None, None]
+        joint = hidden if joint is None else joint + hidden
+    return joint
+
+
+def _added(mask: Tensor, like: Tensor) -> Tensor:
+    return (
+        torch.zeros_like(mask, dtype=like.dtype).masked_fill(mask, -torch.inf)
+        if mask.dtype == torch.bool
+        else mask
+    )
+
+
+def runnable(module: nn.Module, whole: Any) -> nn.Module:
+    """Return a cut module, or what stands for it because its class cannot run so.
+
+    Args:
+        module: Cut module.
+        whole: The module before.
+    """
+    for name, child in list(module.named_children()):
+        setattr(module, name, runnable(child, whole.get_submodule(name)))
+    if isinstance(module, nn.MultiheadAttention) and module.num_heads != whole.num_heads:
+        return FewerHeads(module, whole.head_dim)
+    return module

@@ -1,0 +1,202 @@
+"""Which atom a width chooses, and what is cut with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from ..errors import SpaceError, listed
+from ..language import Categorical, Value
+from ..language.values import Choice
+from .atoms import Atom, size_of
+from .carving import Cut
+from .couplings import Couplings
+
+HEADS = ("num_heads", "num_attention_heads", "n_heads", "n_head", "nhead")
+"""Attributes that count the heads of attention."""
+_GROUPED_HEADS = ("num_key_value_heads", "num_kv_heads")
+_HEAD_FEATURES = ("all_head_size", "attn_dim", "split_size", "inner_dim")
+_READ = ("in_features", "in_channels", "num_features", "num_channels", "normalized_shape", "nx")
+
+
+@dataclass(frozen=True, eq=False)
+class Target:
+    """What a width at some place chooses.
+
+    Args:
+        atom: The atom that is cut.
+        total: Size as the user counts it: channels, or heads.
+        maker: Path of the module it was named for.
+        step: Entries of that size for one of the atom.
+        attention: Path of the module whose heads they are; None for channels.
+    """
+
+    atom: Atom
+    total: int
+    maker: str
+    step: int = 1
+    attention: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class ChosenWidth:
+    """A decision on an atom.
+
+    Args:
+        decision: Sizes as the user counts them.
+        target: What is chosen.
+    """
+
+    decision: Categorical
+    target: Target
+
+    @property
+    def kept(self) -> Value:
+        """Number of entries of the atom that are kept."""
+        chosen = Choice(self.decision)
+        return chosen // self.target.step if self.target.step > 1 else chosen
+
+
+def target_of(module: nn.Module, path: str, attribute: str, couplings: Couplings) -> Target:
+    """Return what a width at a place chooses.
+
+    Raises:
+        SpaceError: There is no width, or it is not free; says why, and where.
+    """
+    made = produced(module)
+    if attribute in _READ:
+        raise SpaceError(
+            "it is what the layer reads. Name the layer that makes it, by out_features or out_channels"
+        )
+    if made is None or attribute in HEADS:
+        return _heads(module, path, couplings)
+    atoms = couplings.dims(f"{path}.{made[0]}")[made[1]]
+    if not atoms:
+        raise SpaceError("there is only one")
+    groups = [atom for atom in atoms if atom.is_group]
+    if len(atoms) > 1 and not groups:
+        product = " x ".join(str(atom.size) for atom in atoms)
+        raise SpaceError(f"{size_of(atoms)} is taken apart as {product}; for heads name the attention module")
+    return _free(Target(atoms[-1], size_of(atoms), path, size_of(atoms[:-1])))
+
+
+def produced(module: nn.Module) -> tuple[str, int] | None:
+    """Return the parameter and its dimension that a layer's output has, or None if it is not such a layer."""
+    if isinstance(module, nn.modules.conv._ConvNd):
+        return ("weight", 1 if module.transposed else 0)
+    if isinstance(module, nn.Linear):
+        return ("weight", 0)
+    if isinstance(module, nn.Embedding):
+        return ("weight", 1)
+    is_conv1d = type(getattr(module, "nf", None)) is int and "weight" in module._parameters
+    return ("weight", 1) if is_conv1d else None  # Conv1D of transformers
+
+
+def consumed(module: nn.Module) -> tuple[str, int] | None:
+    """Return the parameter and its dimension over which a layer sums its input, or None."""
+    made = produced(module)
+    if made is None or isinstance(module, nn.Embedding):
+        return None
+    return made[0], 1 - made[1]
+
+
+def _heads(module: nn.Module, path: str, couplings: Couplings) -> Target:
+    """Return the heads of attention: the outer factor of what its output projection reads."""
+    if isinstance(module, nn.MultiheadAttention) and (
+        not module._qkv_same_embed_dim or module.bias_k is not None or module.add_zero_attn
+    ):
+        raise SpaceError("attention with added keys or keys of another size keeps its heads")
+    found: dict[int, Target] = {}
+    for name, child in module.named_modules():
+        read = consumed(child)
+        full = ".".join(filter(None, (path, name, read[0]))) if read else ""
+        if read is None or full not in couplings.tensors:
+            continue
+        atoms = couplings.dims(full)[read[1]]
+        if len(atoms) > 1 and not any(atom.is_group for atom in atoms):
+            found[id(atoms[0])] = Target(atoms[0], atoms[0].size, path, attention=path)
+    if len(found) != 1:
+        raise SpaceError(
+            f"{type(module).__name__} neither returns channels of its own nor is it attention whose heads "
+            "can be told. Name a convolution, a linear layer, or the module of the attention"
+        )
+    return _free(next(iter(found.values())))
+
+
+def _free(target: Target) -> Target:
+    if target.atom.reason:
+        raise SpaceError(f"it is not free to choose: {target.atom.reason}")
+    return target
+
+
+def sizes_from(given: object, target: Target) -> list[int]:
+    """Return the sizes that a width offers, shares as numbers.
+
+    Raises:
+        SpaceError: One is impossible; lists those that are possible.
+    """
+    if not isinstance(given, Sequence) or isinstance(given, str) or not given:
+        raise SpaceError(f"Width({given!r}) needs a list of sizes, such as Width([0.5, 1.0])")
+    return [_size(size, target) for size in given]
+
+
+def _size(given: Any, target: Target) -> int:
+    known = isinstance(given, int | float) and not isinstance(given, bool)
+    exact = given * target.total if isinstance(given, float) else given
+    size = round(exact) if known and abs(exact) < 1e9 else 0
+    if not known or abs(exact - size) > 1e-6 or not 0 < size <= target.total or size % target.step:
+        possible = range(target.step, target.total + 1, target.step)
+        raise SpaceError(
+            f"{given!r} of {target.total} cannot be had; possible are {listed(possible)}, or such shares"
+        )
+    return size
+
+
+def cuts_of(widths: Iterable[ChosenWidth], couplings: Couplings) -> dict[str, dict[int, Cut]]:
+    """Return what is cut in every parameter and buffer.
+
+    Raises:
+        SpaceError: A dimension has two of the atoms, or one of them twice.
+    """
+    cuts: dict[str, dict[int, Cut]] = {}
+    for width in widths:
+        atom = width.target.atom
+        for name, dim in couplings.members(atom):
+            atoms = couplings.dims(name)[dim]
+            at = atoms.index(atom)
+            if dim in cuts.setdefault(name, {}) or atoms.count(atom) > 1:
+                raise SpaceError(
+                    f"{width.decision.label!r} cannot be chosen: dimension {dim} of {name} has two chosen "
+                    "sizes."
+                )
+            cuts[name][dim] = Cut(size_of(atoms[:at]), atom.size, size_of(atoms[at + 1 :]), width.kept)
+    return cuts
+
+
+def head_attributes(module: nn.Module, width: ChosenWidth, couplings: Couplings) -> dict[str, Any]:
+    """Return the attributes of attention that count its heads or their features, and their values."""
+    path, atom = width.target.attention or "", width.target.atom
+    atoms = _projected(module, path, atom, couplings)
+    heads, features = size_of(atoms[:-1]), size_of(atoms)
+    found: dict[str, Any] = {}
+    for name, child in module.named_modules():
+        prefix = f"{name}." if name else ""
+        for names, size in ((HEADS, heads), (_GROUPED_HEADS, atom.size), (_HEAD_FEATURES, features)):
+            for attribute in names:
+                if vars(child).get(attribute) == size:
+                    factor = size // atom.size
+                    found[prefix + attribute] = width.kept * factor if factor > 1 else width.kept
+    return found
+
+
+def _projected(module: nn.Module, path: str, atom: Atom, couplings: Couplings) -> tuple[Atom, ...]:
+    for name, child in module.named_modules():
+        read = consumed(child)
+        if read is not None:
+            atoms = couplings.dims(".".join(filter(None, (path, name, read[0]))))[read[1]]
+            if atom in atoms and len(atoms) > 1:
+                return atoms
+    raise AssertionError(path)
