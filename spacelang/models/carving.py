@@ -240,7 +240,6 @@ def attributes(module: nn.Module, cuts: Cuts) -> dict[str, Any]:
     elif {"nf", "nx", "weight"} <= {*vars(module), *module._parameters}:  # Conv1D of transformers
         found = {"nf": length("weight", 1), "nx": length("weight", 0)}
     elif cuts.get("weight") and isinstance(getattr(module, "normalized_shape", None), tuple):
-        found["normalized_shape"] = tuple(
-            length("weight", dim) for dim in range(len(module.normalized_shape))
-        )
+        rank = module.get_parameter("weight").dim()
+        found["normalized_shape"] = tuple(length("weight", dim) for dim in range(rank))
     return {name: value for name, value in found.items() if decisions_of(value)}

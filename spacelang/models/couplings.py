@@ -36,7 +36,7 @@ class Recorded:
 
 @dataclass(frozen=True, eq=False)
 class Couplings:
-    """What a run of a network has shown.
+    """Results of a run of a network.
 
     Args:
         tensors: Atoms of each parameter and buffer, by all its names.

@@ -1,4 +1,4 @@
-"""What stands where an optional block is not there."""
+"""Stand-ins for blocks that are left out."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Passing(nn.Module):
 
     Args:
         keyword: Name of the argument that is passed on; None for the first positional one.
-        rest: What the block returns behind its first output; None if it returns a tensor alone.
+        rest: Further outputs of the block, behind the first; None if it returns a tensor alone.
     """
 
     def __init__(self, keyword: str | None, rest: tuple[Any, ...] | None) -> None:
@@ -65,7 +65,7 @@ class KeptBlock(Primitive):
 
     Args:
         block: The block.
-        without: What stands in its place.
+        without: Module that stands in its place.
         depth: Number of blocks that are kept.
         index: Place of this one in the container.
     """

@@ -1,4 +1,4 @@
-"""What can be chosen in an existing model, and the paths at which it is."""
+"""Choices in an existing model, and the paths at which they are."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which atom a width chooses, and what is cut with it."""
+"""Atoms that widths choose, and everything that is cut with them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _READ = ("in_features", "in_channels", "num_features", "num_channels", "normaliz
 
 @dataclass(frozen=True, eq=False)
 class Target:
-    """What a width at some place chooses.
+    """Size that a width at some place chooses.
 
     Args:
         atom: The atom that is cut.
@@ -47,7 +47,7 @@ class ChosenWidth:
 
     Args:
         decision: Sizes as the user counts them.
-        target: What is chosen.
+        target: Size that it chooses.
     """
 
     decision: Categorical
