@@ -17,8 +17,7 @@ from types import FrameType
 from typing import Any
 
 from .errors import closest
-
-_LEAVES = ("strategies", "hub", "evaluators")
+from .plugins import LEAVES, loaded, plugins
 
 
 @cache
@@ -37,6 +36,8 @@ def exports(package: str) -> dict[str, str]:
 def open_door(namespace: dict[str, Any]) -> None:
     """Let a package load its names when they are first used, and tell the nearest of a misspelt one.
 
+    Names that other packages add (`plugins.py`) come after its own.
+
     Args:
         namespace: `globals()` of the package's `__init__`; gets `__all__`, `__dir__` and `__getattr__`. They
             are hidden from type checkers, which so report misspelt names too. Modules are not in `__all__`:
@@ -49,6 +50,8 @@ def open_door(namespace: dict[str, Any]) -> None:
         if name in homes:
             home = homes[name]
             value = import_module(f"{home}.{name}") if home == package else getattr(import_module(home), name)
+        elif not name.startswith("_") and (point := plugins(package).get(name)):
+            value = loaded(point)
         else:
             problem = f"module {package!r} has no attribute {name!r}{_hint(package, name)}"
             # Of an AttributeError `from package import name` would keep nothing but that it failed.
@@ -57,7 +60,7 @@ def open_door(namespace: dict[str, Any]) -> None:
         return value
 
     def listed() -> list[str]:
-        return sorted({*namespace, *homes})
+        return sorted({*namespace, *homes, *plugins(package)})
 
     names = sorted(name for name, home in homes.items() if home != package)
     namespace.update(__all__=names, __getattr__=load, __dir__=listed)
@@ -78,7 +81,7 @@ def _hint(package: str, name: str) -> str:
     if places:
         return f"; it is in {' and '.join(places)}"
     everywhere = [f"{door}.{other}" for door in _doors() for other in exports(door)]
-    nearest = closest(name, exports(package), cutoff=0.6) or closest(name, everywhere)
+    nearest = closest(name, [*exports(package), *plugins(package)], cutoff=0.6) or closest(name, everywhere)
     return nearest and f".{nearest}"
 
 
@@ -86,4 +89,4 @@ def _doors() -> list[str]:
     """Return the packages that export something: the root, the leaves and those of the core."""
     root = __name__.rpartition(".")[0]
     core = [m.name for m in pkgutil.iter_modules(import_module(root).__path__) if m.ispkg]
-    return [root, *(f"{root}.{name}" for name in dict.fromkeys((*_LEAVES, *core)))]
+    return [root, *(f"{root}.{name}" for name in dict.fromkeys((*LEAVES, *core)))]

@@ -1,4 +1,4 @@
-"""`spacelang list`: the run folders below a folder."""
+"""`spacelang list`: the run folders below a folder, and the names that a configuration may use."""
 
 from __future__ import annotations
 
@@ -17,10 +17,16 @@ _DEPTH = 3  # levels of folders that are looked through
     "folder", type=click.Path(exists=True, file_okay=False, path_type=Path), default=None, required=False
 )
 def command(folder: Path | None) -> None:
-    """List the runs in FOLDER and up to three levels below.  [default: runs without a folder of their own]"""
+    """List the runs in FOLDER and up to three levels below.
+
+    Without FOLDER: the strategies, spaces and evaluators that a configuration may name, those that plug-ins
+    add, and the runs that were given no folder.
+    """
     from ..experiment import Experiment  # late: `spacelang --help` stays quick
     from ..files import cache_folder
 
+    if folder is None:
+        _say_names()
     root = folder or cache_folder() / "runs"
     found = sorted(
         path.parent
@@ -44,3 +50,15 @@ def command(folder: Path | None) -> None:
         except SpaceError as error:
             rows.append((directory, f"unreadable: {error}", "", "", "", ""))
     say_table(("run", "state", "strategy", "space", "progress", "result"), rows)
+
+
+def _say_names() -> None:
+    """Write what there is to name in a configuration."""
+    from .catalogue import added, catalogue
+
+    names = [(group.rpartition(".")[2], ", ".join(names)) for group, names in catalogue().items()]
+    say_table(("", ""), names)
+    rows = [(name, group, package, problem or "ok") for name, group, package, problem in added()]
+    if rows:
+        say_table(("plug-in", "in", "package", "state"), rows)
+    click.echo()

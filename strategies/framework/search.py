@@ -6,12 +6,13 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar, Generic, Literal, TypeAlias, TypeVar
+from typing import Any, ClassVar, Generic, Literal, TypeAlias
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
+from typing_extensions import TypeVar
 
 from spacelang import ModelSpace, SpaceError
 from spacelang.arguments import KnownArguments
@@ -43,7 +44,7 @@ class OneShot(KnownArguments):
         mode: Whether "max" or "min" of `metric` is best.
     """
 
-    extras: tuple[Extra[Any], ...] = ()
+    extras: tuple[Extra, ...] = ()
     metric: str | None = None
     mode: Literal["max", "min"] | None = None
 
@@ -390,7 +391,8 @@ class OneShotSearch(pl.Callback):
         self.ending = state.get("ending")
 
 
-Search = TypeVar("Search", bound=OneShotSearch, contravariant=True)
+# The default lets hints say `Extra`: from `Extra[Any]` jsonargparse would make objects of the base class.
+Search = TypeVar("Search", bound=OneShotSearch, contravariant=True, default=Any)
 """The kind of search that an extra works with."""
 
 
