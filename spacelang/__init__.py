@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from .doors import open_door
 from .namesake import told_of_namesake
+from .version import __version__ as __version__
 
 if TYPE_CHECKING:
     from . import nn as nn
@@ -39,8 +40,6 @@ if TYPE_CHECKING:
     from .results import save_bundle as save_bundle
     from .space import ModelSpace as ModelSpace
     from .supernet import Supernet as Supernet
-
-__version__ = "0.1.0"
 
 if told := told_of_namesake(__path__[0]):
     import warnings  # late: almost nobody needs it

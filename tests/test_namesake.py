@@ -20,7 +20,7 @@ def mixed(tmp_path: Path) -> Path:
     """Return a folder like site-packages in which both programs were installed, ours last."""
     package = tmp_path / "spacelang"
     (package / "step").mkdir(parents=True)
-    for name in ("__init__.py", "doors.py", "errors.py", "namesake.py"):
+    for name in ("__init__.py", "doors.py", "errors.py", "namesake.py", "plugins.py", "version.py"):
         shutil.copy(Path(spacelang.__path__[0]) / name, package)
     shutil.copy(REPOSITORY / "spacelang_nas.py", tmp_path)
     return tmp_path

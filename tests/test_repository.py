@@ -163,7 +163,18 @@ def test_leaves_import_only_the_core_and_themselves_relatively() -> None:
 
 
 STAIR = (
-    ("files", "errors", "quiet", "randomness", "finite", "doors", "arguments", "namesake", "plugins"),
+    (
+        "files",
+        "errors",
+        "quiet",
+        "randomness",
+        "finite",
+        "doors",
+        "arguments",
+        "namesake",
+        "plugins",
+        "version",
+    ),
     ("language",),
     ("nn",),
     ("graph",),

@@ -104,7 +104,7 @@ def read_configuration(file: Path | None, words: Sequence[str] = ()) -> Configur
 
     Args:
         file: YAML file; None where the words say everything.
-        words: Such as `--strategy.population 50 --seed=3`.
+        words: Words of the command line, such as `--strategy.population 50 --seed=3`.
 
     Raises:
         SpaceError: Something in it does not exist or has the wrong type; names it.
@@ -131,7 +131,7 @@ def help_on(words: Sequence[str], file: Path | None) -> str:
     """Return the help of the configuration that a file and the words name, or of a single section.
 
     Args:
-        words: With `--strategy.help NAME` on that class alone; otherwise every argument of all classes.
+        words: Words of the command line; `--strategy.help NAME` asks for the help of that class alone.
         file: YAML file; None for none.
     """
     for section in SECTIONS:

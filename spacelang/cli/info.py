@@ -8,8 +8,8 @@ from importlib.metadata import PackageNotFoundError, requires, version
 
 import click
 
-from .. import __version__
 from ..namesake import DISTRIBUTION
+from ..version import __version__
 
 
 @click.command("info")

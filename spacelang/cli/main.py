@@ -7,8 +7,8 @@ from importlib import import_module
 
 import click
 
-from .. import __version__
 from ..errors import SpaceError, closest, quoted
+from ..version import __version__
 
 COMMANDS = {
     "compare": "compare_command",

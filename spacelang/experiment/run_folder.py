@@ -11,11 +11,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from .. import __version__
 from ..errors import SpaceError
 from ..files import differences, dump_yaml, load_yaml, write_atomic
 from ..language import Architecture, DecisionSpace
 from ..trials.ledger import new_owner, process_is_dead
+from ..version import __version__
 from .recorded_decisions import RecordedDecisions, dumped_decisions, read_decisions
 
 # What must agree between a run and its resumption.

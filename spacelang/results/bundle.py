@@ -18,13 +18,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from .. import __version__
 from ..arguments import known_arguments
 from ..errors import SpaceError, quoted
 from ..files.plain import plain
 from ..files.storage import file_errors, write_atomic
 from ..files.yaml_files import dump_yaml, load_yaml
 from ..language import Space, is_frozen, model_context, require_frozen
+from ..version import __version__
 
 WEIGHTS = "model.safetensors"
 DESCRIPTION = "architecture.yaml"
