@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from spacelang.hub.loading import SPACES
+from spacelang.hub.mobile import OnceForAll
 from spacelang.hub.nasbench import DigitsCells, StagedCells
 from spacelang.hub.published import Entry, list_models, read_entry
 
 MARKER = "<!-- Everything below is written by `python docs/hub_page.py docs/hub.md`. -->\n"
+WITHOUT_ENTRIES = (OnceForAll, StagedCells, DigitsCells)
 HEADER = "| name | parameters | multiply-accumulates | published | source |\n|---|---|---|---|---|\n"
 
 
@@ -31,7 +33,7 @@ def tables() -> str:
     notes: dict[str, int] = {}
     sections = [
         _section(space, [entry for entry in entries if entry.space == name], notes)
-        for name, space in [*SPACES.items(), ("StagedCells", StagedCells), ("DigitsCells", DigitsCells)]
+        for name, space in [*SPACES.items(), *((space.__name__, space) for space in WITHOUT_ENTRIES)]
     ]
     return "\n".join(sections) + "".join(f"\n[^{number}]: {text}" for text, number in notes.items()) + "\n"
 

@@ -20,6 +20,7 @@ from .cells import NASNet as NASNet
 from .loading import load as load
 from .mobile import DenseNAS as DenseNAS
 from .mobile import MobileNetV3Space as MobileNetV3Space
+from .mobile import OnceForAll as OnceForAll
 from .mobile import ProxylessNAS as ProxylessNAS
 from .mobile import ShuffleNetSpace as ShuffleNetSpace
 from .nasbench import DigitsCells as DigitsCells

@@ -77,8 +77,11 @@ if TYPE_CHECKING:
     from .one_shot import DropNAS as DropNAS
     from .one_shot import FairDARTS as FairDARTS
     from .one_shot import GumbelDARTS as GumbelDARTS
+    from .one_shot import Opening as Opening
+    from .one_shot import ProgressiveShrinking as ProgressiveShrinking
     from .one_shot import ProxylessNAS as ProxylessNAS
     from .one_shot import RandomOneShot as RandomOneShot
+    from .one_shot import Sandwich as Sandwich
     from .one_shot import ZODARTSPlus as ZODARTSPlus
     from .one_shot import ZODARTSPlusPlus as ZODARTSPlusPlus
 

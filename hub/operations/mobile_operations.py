@@ -23,19 +23,21 @@ Size: TypeAlias = Any
 
 @dataclass(frozen=True)
 class Style:
-    """Activation and batch norm of a network's blocks.
+    """Activation, batch norm and depthwise convolution of a network's blocks.
 
     Args:
         activation: Makes an activation.
         eps: Epsilon of batch norms.
         momentum: Momentum of batch norms.
         affine: Whether batch norms have parameters.
+        depthwise: Class of depthwise convolutions, called as `Conv2d` is.
     """
 
     activation: Callable[[], nn.Module]
     eps: float = 1e-5
     momentum: float = 0.1
     affine: bool = True
+    depthwise: Callable[..., nn.Module] = space_nn.Conv2d
 
     def norm(self, channels: Size) -> nn.Module:
         """Build a batch norm of this network."""
@@ -61,13 +63,10 @@ def conv_norm(
     kernel: Size = 1,
     stride: int = 1,
     *,
-    groups: Size = 1,
     style: Style,
 ) -> list[nn.Module]:
     """Build convolution and batch norm: (B, C_in, H, W) -> (B, C_out, ceil(H / stride), ceil(W / stride))."""
-    conv = space_nn.Conv2d(
-        in_channels, out_channels, kernel, stride, padding=kernel // 2, groups=groups, bias=False
-    )
+    conv = space_nn.Conv2d(in_channels, out_channels, kernel, stride, padding=kernel // 2, bias=False)
     return [conv, style.norm(out_channels)]
 
 
@@ -77,11 +76,10 @@ def conv_norm_act(
     kernel: Size = 1,
     stride: int = 1,
     *,
-    groups: Size = 1,
     style: Style,
 ) -> nn.Sequential:
     """Build `conv_norm` and the activation."""
-    layers = conv_norm(in_channels, out_channels, kernel, stride, groups=groups, style=style)
+    layers = conv_norm(in_channels, out_channels, kernel, stride, style=style)
     return nn.Sequential(*layers, style.activation())
 
 
@@ -173,8 +171,11 @@ def _depthwise_project(
     style: Style,
     squeeze_excite: Callable[[Size], nn.Module] | None,
 ) -> list[nn.Module]:
+    depthwise = style.depthwise(
+        channels, channels, kernel, stride, padding=kernel // 2, groups=channels, bias=False
+    )
     return [
-        *conv_norm_act(channels, channels, kernel, stride, groups=channels, style=style),
+        *(depthwise, style.norm(channels), style.activation()),
         *([] if squeeze_excite is None else [squeeze_excite(channels)]),
         *conv_norm(channels, out_channels, style=style),
     ]

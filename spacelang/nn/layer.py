@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -27,10 +27,15 @@ class LayerSpec:
     Args:
         layer_type: Class of torch.nn.
         arguments: Constructor arguments by name.
+
+    Attributes:
+        nested: Whether the weights of a smaller choice are entries of those of a larger one, so that one call
+            with masked weights may compute a mixture. A subclass whose `slices` computes says no.
     """
 
     layer_type: type[nn.Module]
     arguments: Mapping[str, Any]
+    nested: ClassVar[bool] = True
 
     def __str__(self) -> str:
         return f"{self.layer_type.__name__}({self.written})"
@@ -192,14 +197,18 @@ class ValueLayer(Primitive):
         class Scaled(ValueLayer):
             layer_type = Scale  # Scale(features) multiplies (..., features) by a vector
             sizes = Sizes({"x": {-1: "features"}}, ({-1: "features"},))
+
+    One whose smaller choices are computed from the largest weights has a subclass of `LayerSpec` with its own
+    `slices` as its `spec_type`.
     """
 
     layer_type: type[nn.Module]
     sizes: Sizes | None = None
+    spec_type: type[LayerSpec] = LayerSpec
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__()
-        self.spec = _spec(self.layer_type, args, kwargs)
+        self.spec = self._spec(args, kwargs)
         self.largest = self.spec.build_largest()
 
     @classmethod
@@ -208,9 +217,13 @@ class ValueLayer(Primitive):
             return cls.layer_type(*args, **kwargs)
         if context is None:
             return None
-        spec = _spec(cls.layer_type, args, kwargs)
+        spec = cls._spec(args, kwargs)
         problems = context.problems(spec.decisions)
         return Undecided(problems) if problems else spec.build(context.arch)
+
+    @classmethod
+    def _spec(cls, args: tuple[Any, ...], kwargs: dict[str, Any]) -> LayerSpec:
+        return cls.spec_type(cls.layer_type, _arguments(cls.layer_type, args, kwargs))
 
     def extra_repr(self) -> str:
         return f"{self.spec.written}; {super().extra_repr()}"
@@ -236,7 +249,8 @@ class ValueLayer(Primitive):
         return self.freeze(first)(*args, **kwargs)
 
 
-def _spec(layer_type: type[nn.Module], args: tuple[Any, ...], kwargs: dict[str, Any]) -> LayerSpec:
+def _arguments(layer_type: type[nn.Module], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a layer by name."""
     try:
         bound = inspect.signature(layer_type).bind(*args, **kwargs)
     except TypeError as error:
@@ -257,4 +271,4 @@ def _spec(layer_type: type[nn.Module], args: tuple[Any, ...], kwargs: dict[str, 
                 "bidirectional",
             )
             arguments |= dict(zip(names, arguments.pop(name), strict=False))
-    return LayerSpec(layer_type, arguments)
+    return arguments

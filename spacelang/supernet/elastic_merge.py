@@ -71,7 +71,7 @@ def _calls(
     """Return few calls that together compute every combination; `like` has the weights' dtype."""
     buckets: dict[Hashable, list[int]] = {}
     for position, combination in enumerate(combinations):
-        key = _key(combination.layer, largest)
+        key = _key(combination.layer, largest) if spec.nested else None
         buckets.setdefault(position if key is None else key, []).append(position)
     calls = []
     for key, members in buckets.items():

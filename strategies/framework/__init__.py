@@ -50,6 +50,13 @@ from .search import Extra as Extra
 from .search import OneShot as OneShot
 from .search import OneShotSearch as OneShotSearch
 from .search import Scored as Scored
+from .several_sizes import Call as Call
+from .several_sizes import ElasticSearch as ElasticSearch
+from .several_sizes import ElasticTraining as ElasticTraining
+from .several_sizes import Sizes as Sizes
+from .several_sizes import sizes as sizes
+from .several_sizes import soft_cross_entropy as soft_cross_entropy
+from .several_sizes import with_sizes as with_sizes
 from .stages import load_optimizer_states as load_optimizer_states
 from .stages import optimizer_states as optimizer_states
 from .trainer import Training as Training

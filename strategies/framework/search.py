@@ -356,7 +356,7 @@ class OneShotSearch(pl.Callback):
         Raises:
             SpaceError: it trained nothing, for a reason that could not be seen before.
         """
-        self._let_go()
+        self.let_go()
         if trainer.global_step == 0:
             raise SpaceError(NOTHING_TRAINED.format(reason="its training data have no batch"))
 
@@ -365,9 +365,10 @@ class OneShotSearch(pl.Callback):
     ) -> None:
         """Let go of the Trainer."""
         if self._training is not None:
-            self._let_go()
+            self.let_go()
 
-    def _let_go(self) -> None:
+    def let_go(self) -> None:
+        """Let go of the Trainer, at the end of a fit and after an exception in it."""
         self.training.close()
         self._training = self._watch = None
         self.supernet.set_transform(None)

@@ -15,9 +15,12 @@ from .gumbel import GDAS as GDAS
 from .gumbel import GumbelDARTS as GumbelDARTS
 from .pcdarts import PCDARTS as PCDARTS
 from .pdarts import PDARTS as PDARTS
+from .progressive_shrinking import Opening as Opening
+from .progressive_shrinking import ProgressiveShrinking as ProgressiveShrinking
 from .proxyless import ProxylessNAS as ProxylessNAS
 from .random_oneshot import RandomOneShot as RandomOneShot
 from .rdarts import RDARTS as RDARTS
+from .sandwich import Sandwich as Sandwich
 from .sdarts import SDARTS as SDARTS
 from .setn import SETN as SETN
 from .sgas import SGAS as SGAS

@@ -23,9 +23,10 @@ def make(
     seed: int = 0,
     callbacks: Any = (),
     method: Any = None,
+    space: Any = None,
     **trainer: Any,
 ) -> Any:
-    """Experiment over three cells on 192 digits: 3 training batches an epoch."""
+    """Experiment over three cells, or a given space, on 192 digits: 3 training batches an epoch."""
     from spacelang import Experiment
     from spacelang.evaluators import DartsTrainingModule, Lightning
     from spacelang.evaluators.data import digits, search_loaders
@@ -43,7 +44,7 @@ def make(
     }
     settings |= {"enable_progress_bar": False, "enable_model_summary": False, "num_sanity_val_steps": 0}
     evaluator = Lightning(module, train_dataloaders=train, val_dataloaders=val, **(settings | trainer))
-    space = DartsSpace(4, 3, (1, 8, 10), num_nodes=2, drop_path_prob=0.2)
+    space = space or DartsSpace(4, 3, (1, 8, 10), num_nodes=2, drop_path_prob=0.2)
     return Experiment(space, evaluator, method or DARTS(learning_rate=0.01), directory=directory, seed=seed)
 
 
@@ -123,6 +124,25 @@ def strategies() -> dict[str, Any]:
     }
 
 
+def elastic_strategies() -> dict[str, Any]:
+    """Strategies that search sizes, for `elastic_space`."""
+    from spacelang.strategies import Opening, ProgressiveShrinking, Sandwich
+
+    few = {"calibration_batches": 1, "validation_batches": 1, "candidates": 1}
+    return {
+        "sandwich": Sandwich(random=1, **few),
+        "shrinking": ProgressiveShrinking(phases=(Opening("*_exp", networks=2), Opening("*")), **few),
+    }
+
+
+def elastic_space() -> Any:
+    """Five inverted residuals with kernels and expansions to choose."""
+    from spacelang.hub import OnceForAll
+
+    sizes = {"kernel_sizes": (3, 5), "expand_ratios": (1, 2), "depths": (1,)}
+    return OnceForAll(10, width_multiplier=0.1, in_channels=1, **sizes)
+
+
 def outcome(experiment: Any) -> dict[str, Any]:
     """Everything a search ends with, bit for bit."""
     weights = experiment.supernet.state_dict()
@@ -147,9 +167,11 @@ def main() -> None:
     directory, output, names, *flags = sys.argv[1:]
     torch.set_num_threads(1)
     distributed = {"strategy": "ddp", "devices": 2} if "ddp" in flags else {}
+    elastic = elastic_strategies()
     for name in names.split(","):
         folder = Path(directory.replace("NAME", name))
-        experiment = make(folder, method=strategies()[name], **distributed)
+        method, space = (elastic | strategies())[name], elastic_space() if name in elastic else None
+        experiment = make(folder, method=method, space=space, **distributed)
         experiment.run(resume="resume" in flags)
         path = output.replace("RANK", os.environ.get("LOCAL_RANK", "0")).replace("NAME", name)
         Path(path).write_text(json.dumps(outcome(experiment)))

@@ -1,0 +1,182 @@
+"""Progressive shrinking: the training of once-for-all networks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor, nn
+
+from spacelang import SpaceError
+from spacelang.errors import quoted, require_integer, require_number
+from spacelang.language import Architecture
+from spacelang.supernet import Supernet, sort_channels
+
+from ..framework import Call, ElasticSearch, ElasticTraining, sizes
+
+
+@dataclass(frozen=True)
+class Opening:
+    """A phase of progressive shrinking: some decisions may choose smaller sizes from then on.
+
+    Args:
+        labels: Pattern of their labels, as in file names.
+        sizes: Number of the largest candidates that may be chosen; None for all.
+        networks: Number of networks that each batch trains.
+    """
+
+    labels: str
+    sizes: int | None = None
+    networks: int = 1
+
+    def __post_init__(self) -> None:
+        require_integer("sizes", self.sizes, least=1, optional=True)
+        require_integer("networks", self.networks, least=1)
+
+    def opens(self, label: str) -> bool:
+        """Return whether it opens a decision."""
+        return fnmatchcase(label, self.labels)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProgressiveShrinking(ElasticTraining):
+    """Progressive shrinking: first the full network, then also smaller kernels, depths and widths.
+
+    The first stage trains the largest network alone. Each phase after it is a stage of its own (`max_epochs`
+    of the evaluator, new optimisers) that begins with the weights before, lets some decisions choose smaller
+    sizes, and trains `networks` random networks on each batch by
+
+        L = sum_i [ loss(y_i, t) + distillation * distance(y_i, f(x)) ],
+
+    where f is the full network as it was after the first stage, in training mode. Before a phase that opens
+    numbers of channels, these are sorted by importance (`spacelang.supernet.sort_channels`), so that narrow
+    networks begin with the best; what was trained so far computes the same after it.
+
+    `filter` limits what is found in the end, not what is trained. Every decision of the space must be a size
+    that some phase opens. The defaults fit
+    `spacelang.hub.OnceForAll`: kernels, then two and three depths, then two and three widths.
+
+    Differences from the authors' code: all phases are as long as `max_epochs` (theirs have 180, 120, 25, 120,
+    25 and 120) with the learning rate of the module (theirs falls for depth and width); images have the size
+    that the data have.
+
+    Args:
+        phases: Phases after the first stage, in order; each keeps open what those before it opened.
+        distillation: Weight of the distance to the full network's output; 0 for none.
+        sandwich: Whether the largest network of the phase, and then the smallest, take the places of random
+            ones in each batch; one random one is left.
+
+    Source: once-for-all, Cai et al. 2020, arXiv:1908.09791, section 3.3.
+    """
+
+    phases: tuple[Opening, ...] = (
+        Opening("*_ks", networks=1),
+        Opening("*_depth", 2, networks=2),
+        Opening("*_depth", 3, networks=2),
+        Opening("*_exp", 2, networks=4),
+        Opening("*_exp", 3, networks=4),
+    )
+    distillation: float = 1.0
+    sandwich: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_number("distillation", self.distillation, least=0)
+        if not self.phases or not all(isinstance(phase, Opening) for phase in self.phases):
+            raise SpaceError(f"phases={self.phases!r} must be a tuple of Opening('*_ks'), ..., at least one.")
+
+    @property
+    def stages(self) -> int:
+        return 1 + len(self.phases)
+
+    def check(self, supernet: Supernet) -> None:
+        super().check(supernet)
+        known = sizes(supernet)
+        for phase in self.phases:
+            if not any(map(phase.opens, known)):
+                raise SpaceError(
+                    f"no size of this space is named as in Opening({phase.labels!r}); its sizes are "
+                    f"{quoted(known)}."
+                )
+        unopened = [
+            label
+            for label in supernet.decision_space.by_label
+            if label not in known or not any(phase.opens(label) for phase in self.phases)
+        ]
+        self.refuse(
+            map(repr, unopened),
+            "trains the largest network first, and smaller sizes phase by phase",
+            "They are no sizes, or no phase opens them: name them in phases=, or use Sandwich.",
+        )
+
+    def opened(self, supernet: Supernet, stage: int) -> dict[str, tuple[Any, ...]]:
+        """Return the candidates that may be chosen in a stage by label, largest first."""
+        found = {}
+        for label, values in sizes(supernet).items():
+            counts = [phase.sizes for phase in self.phases[:stage] if phase.opens(label)]
+            found[label] = values[: counts[-1] if counts else 1]
+        return found
+
+    def make_search(self, supernet: Supernet, previous: Any, **settings: Any) -> ShrinkingSearch:
+        return ShrinkingSearch(self, supernet, previous=previous, **settings)
+
+
+class ShrinkingSearch(ElasticSearch):
+    """One phase of progressive shrinking.
+
+    Args:
+        previous: Search of the phase before, with whose weights this one begins.
+
+    Attributes:
+        teacher: The full network after the first stage; None in it.
+        sizes: Candidates that may be chosen in this phase, largest first.
+    """
+
+    strategy: ProgressiveShrinking
+
+    def __init__(self, *args: Any, previous: ShrinkingSearch | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.sizes = self.strategy.opened(self.supernet, self.stage)
+        self.teacher: nn.Module | None = None
+        if previous is not None:
+            self.supernet.load_state_dict(previous.supernet.state_dict())
+            largest = {label: values[0] for label, values in self.sizes.items()}
+            self.teacher = previous.teacher or previous.supernet.freeze(largest)
+            opening = [label for label in self.sizes if self.strategy.phases[self.stage - 1].opens(label)]
+            sort_channels(self.supernet, opening, previous.sizes)
+
+    def paths(self) -> list[Architecture]:
+        """Return the networks of a batch: random ones, or with the sandwich rule the ends first."""
+        phase = self.strategy.phases[self.stage - 1] if self.stage else None
+        if phase is None:
+            return [self.of_size(lambda values: values[0])]
+        ends = self.extremes()[: phase.networks - 1] if self.strategy.sandwich else ()
+        return [*ends, *(self.random() for _ in range(phase.networks - len(ends)))]
+
+    def random(self) -> Architecture:
+        """Return a random architecture of the sizes that are open."""
+        return self.of_size(lambda values: values[int(self.rng.integers(len(values)))])
+
+    @property
+    def accepts(self) -> Callable[[Architecture], bool] | None:
+        """The strategy's `filter` in the last phase; before, what it accepts may not be open yet."""
+        return self.strategy.filter if self.stage + 1 == self.strategy.stages else None
+
+    def path_loss(self, place: int, loss: Tensor, call: Call) -> Tensor:
+        """Return the module's loss and the distance to the full network."""
+        if self.teacher is None or not self.strategy.distillation:
+            return loss
+        with torch.no_grad():
+            output = self.teacher.train()(*call.args, **call.kwargs)
+        soft = output[0] if isinstance(output, tuple) else output
+        return loss + self.strategy.distillation * self.strategy.distance(call.output, soft)
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Move the teacher to the device."""
+        super().on_fit_start(trainer, pl_module)
+        if self.teacher is not None:
+            self.teacher.to(pl_module.device)
