@@ -127,7 +127,7 @@ def outputs(supernet: Supernet, archs: list[dict[str, Any]]) -> torch.Tensor:
     found = []
     for arch in archs:
         supernet.select(arch)
-        found.append(supernet(SMALL["OnceForAll"].images()))
+        found.append(supernet(*SMALL["OnceForAll"].inputs()))
     return torch.stack(found)
 
 

@@ -172,7 +172,7 @@ def check_gradients(supernet: Supernet, loss: Any, gradients: dict[str, Tensor])
 
 def test_elastic_transformers_are_trained(tmp_path: Path) -> None:
     supernet = Supernet(SMALL["AutoFormer"].make(), memory_format=None)
-    images = SMALL["AutoFormer"].images(4)
+    (images,) = SMALL["AutoFormer"].inputs(4)
     data = DataLoader([(images, torch.tensor([0, 1, 2, 0]))], batch_size=None)
     search = Sandwich(**FEW).attach(supernet)
     trainer(tmp_path, search, num_sanity_val_steps=0).fit(Classifier(supernet), data, data)
