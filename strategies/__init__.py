@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .extras import StopOnEigenvalue as StopOnEigenvalue
     from .extras import StopOnSkips as StopOnSkips
     from .extras import StopOnStableRanking as StopOnStableRanking
+    from .framework import CostReward as CostReward
     from .framework import Differentiable as Differentiable
     from .framework import Extra as Extra
     from .framework import LogitsExtra as LogitsExtra
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from .framework import top_architectures as top_architectures
     from .multi_trial import ASHA as ASHA
     from .multi_trial import BOGCN as BOGCN
+    from .multi_trial import BOHB as BOHB
     from .multi_trial import NAO as NAO
     from .multi_trial import PNAS as PNAS
     from .multi_trial import PPO as PPO
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
     from .multi_trial import LocalSearch as LocalSearch
     from .multi_trial import Optuna as Optuna
     from .multi_trial import PolicyGradient as PolicyGradient
+    from .multi_trial import Promising as Promising
     from .multi_trial import Random as Random
     from .multi_trial import RegularizedEvolution as RegularizedEvolution
     from .multi_trial import Reinforce as Reinforce

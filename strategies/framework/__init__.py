@@ -44,6 +44,7 @@ from .relaxation import offered_mask as offered_mask
 from .relaxation import rate_at as rate_at
 from .relaxation import require_rate as require_rate
 from .relaxation import running as running
+from .reward import CostReward as CostReward
 from .scoring import Scorer as Scorer
 from .scoring import untouched as untouched
 from .search import Extra as Extra

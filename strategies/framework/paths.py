@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -18,6 +18,7 @@ from spacelang.language import Architecture, DecisionSpace
 from spacelang.randomness import numpy_generator_from, torch_generator
 from spacelang.supernet import Supernet
 
+from .reward import CostReward
 from .search import OneShot, OneShotSearch, Scored
 from .trainer import progress
 
@@ -47,16 +48,32 @@ class PathSampling(OneShot):
             kept in memory. None for all batches.
         filter: Function that returns whether an architecture may be trained and found: it may compare its
             parameters with a limit, for example.
+        reward: Trade of quality for cost by which architectures are compared, more is better; None for the
+            metric or the loss alone.
     """
 
     calibration_batches: int = 20
     validation_batches: int | None = None
     filter: Callable[[Architecture], bool] | None = None
+    reward: CostReward | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require_integer("calibration_batches", self.calibration_batches, least=0)
         require_integer("validation_batches", self.validation_batches, least=1, optional=True)
+        if self.reward is not None and not isinstance(self.reward, CostReward):
+            raise SpaceError(f"reward={self.reward!r} must be a CostReward: CostReward('params', 1e6).")
+        if self.reward is not None and self.mode == "min":
+            raise SpaceError(
+                f"reward needs a metric of which more is better, and {self.metric!r} has mode='min'; "
+                "set another metric, or none: exp(-loss) is then the quality."
+            )
+
+    def best_first(self, scored: Iterable[Scored]) -> list[Scored]:
+        """Sort by the reward, the metric or the loss; NaN comes last."""
+        if self.reward is None:
+            return super().best_first(scored)
+        return sorted(scored, key=lambda pair: (math.isnan(pair[0]), -pair[0]))
 
     @property
     def samples_paths(self) -> bool:
@@ -118,6 +135,8 @@ class PathSearch(OneShotSearch):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.ranking = []
+        reward = self.strategy.reward
+        self._cost = None if reward is None else reward.cost(self.supernet)
 
     # -- results -------------------------------------------------------------------------------------
 
@@ -138,7 +157,12 @@ class PathSearch(OneShotSearch):
     def summary(self) -> dict[str, Any]:
         """Return plain values for a report, with the first ten of the ranking."""
         best = [{"value": value, "architecture": arch} for value, arch in self.ranking[:10]]
-        return {**super().summary(), "compared_by": self.strategy.metric or "loss", "ranking": best}
+        return {**super().summary(), "compared_by": self._compared_by, "ranking": best}
+
+    @property
+    def _compared_by(self) -> str:
+        value = self.strategy.metric or "loss"
+        return value if self.strategy.reward is None else f"{value} and cost"
 
     # -- Lightning hooks -----------------------------------------------------------------------------
 
@@ -193,7 +217,7 @@ class PathSearch(OneShotSearch):
             def measure(arch: Architecture, batches: int | None = strategy.validation_batches) -> float:
                 value = scorer.measure_architecture(arch, batches)
                 advance()
-                return value
+                return value if self._cost is None else self.worth(value, arch)
 
             # A last 1: epochs are seeded from three numbers.
             generator = torch_generator(self.seed, self.stage, trainer.current_epoch, 1)
@@ -210,6 +234,22 @@ class PathSearch(OneShotSearch):
     def _select_first(self) -> None:
         """Select the best architecture, or the space's default while there is no ranking."""
         self.supernet.select(self.ranking[0][1] if self.ranking else self.supernet.decision_space.default())
+
+    def worth(self, value: float, arch: Architecture) -> float:
+        """Return the reward of an architecture: its quality, traded for its cost where the strategy says so.
+
+        Args:
+            value: Its metric, or its loss where the strategy has no metric.
+            arch: The architecture.
+        """
+        strategy = self.strategy
+        if strategy.metric is None:
+            quality = math.exp(-value)
+        else:
+            quality = value if strategy.mode == "max" else -value
+        if strategy.reward is None or self._cost is None:
+            return quality
+        return strategy.reward.worth(quality, self._cost(arch))
 
     # -- what differs between strategies ---------------------------------------------------------------
 

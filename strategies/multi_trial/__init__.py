@@ -14,11 +14,13 @@ from .policy_gradient import Reinforce as Reinforce
 from .random import Random as Random
 from .seminas import SemiNAS as SemiNAS
 from .wrappers import ASHA as ASHA
+from .wrappers import BOHB as BOHB
 from .wrappers import Deduplicate as Deduplicate
 from .wrappers import FewerEpochs as FewerEpochs
 from .wrappers import Filter as Filter
 from .wrappers import Hyperband as Hyperband
 from .wrappers import LearningCurveStopping as LearningCurveStopping
+from .wrappers import Promising as Promising
 from .wrappers import Repeated as Repeated
 from .wrappers import Retry as Retry
 from .wrappers import SmallerSpace as SmallerSpace

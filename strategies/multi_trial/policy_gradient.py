@@ -81,8 +81,8 @@ class PolicyGradient(KnownArguments):
     After each batch of trials the controller learns from the advantages A = R - b. The reward is
     R = reward(score) - entropy_weight * log pi(draw), where the expectation of the second part is the entropy
     of the policy. The baseline b is a moving average of the rewards including R, corrected for its beginning
-    at 0. Trials that failed, gave NaN or broke a constraint teach nothing. Draws that break a constraint of
-    the space are drawn again. With several objectives the first decides.
+    at 0. Trials that failed, gave NaN or broke a limit teach nothing, or get `reward_for_invalid`. Draws that
+    break a constraint of the space are drawn again. With several objectives the first decides.
 
     When a search is resumed the controller learns again from all batches, in a few hundredths of a second for
     each trial.
@@ -95,6 +95,8 @@ class PolicyGradient(KnownArguments):
         baseline_decay: Decay of the moving average.
         entropy_weight: Weight of the bonus for undecided controllers.
         reward: Reward from a score, for which more is better; NAS-RL uses the cube of the accuracy.
+        reward_for_invalid: Reward of trials that failed, gave NaN or broke a limit; None learns nothing from
+            them. It should lie below the rewards of others.
 
     Source: NASNet, Zoph et al. 2018, arXiv:1707.07012, appendix A.2; the moving average as in NATS-Bench.
     """
@@ -106,11 +108,19 @@ class PolicyGradient(KnownArguments):
     baseline_decay: float = 0.95
     entropy_weight: float = 1e-5
     reward: Callable[[float], float] | None = None
+    reward_for_invalid: float | None = None
 
     def __post_init__(self) -> None:
         require_all(require_integer, self, "batch", "hidden", least=1)
         require_number("learning_rate", self.learning_rate, above=0)
         require_number("baseline_decay", self.baseline_decay, least=0, below=1)
+        require_number("reward_for_invalid", self.reward_for_invalid, optional=True)
+
+    def reward_of(self, trial: Trial, history: History) -> float | None:
+        """Return the reward of a finished trial; None where it teaches nothing."""
+        if trial.state == "done" and math.isfinite(history.score(trial)):
+            return float((self.reward or float)(history.score(trial)))
+        return self.reward_for_invalid
 
     def start(self, space: ModelSpace) -> Proposer:
         """Begin a search."""
@@ -187,19 +197,31 @@ class _Policy:
             trials = [history[self._learnt + k] for k in range(self.settings.batch)]
             if not all(trial.is_finished for trial in trials):
                 return
-            self._learn_from([trial for trial in trials if _teaches(trial, history)], history)
+            rewards = [self.settings.reward_of(trial, history) for trial in trials]
+            self._learn_from(
+                [
+                    (trial.note["draws"], reward)
+                    for trial, reward in zip(trials, rewards, strict=True)
+                    if "draws" in trial.note and reward is not None
+                ]
+            )
             self._learnt += self.settings.batch
 
-    def _learn_from(self, trials: list[Trial], history: History) -> None:
-        if not trials:
+    def _learn_from(self, pairs: list[tuple[list[int], float]]) -> None:
+        """Take the steps of one batch.
+
+        Args:
+            pairs: Draws of each trial, and its reward.
+        """
+        if not pairs:
             return
         settings = self.settings
-        draws = [trial.note["draws"] for trial in trials]
+        draws = [drawn for drawn, _ in pairs]
         with torch.no_grad():
             old = self._log_p(draws)
         rewards = [
-            (settings.reward or float)(history.score(trial)) - settings.entropy_weight * float(log_p)
-            for trial, log_p in zip(trials, old, strict=True)
+            reward - settings.entropy_weight * float(log_p)
+            for (_, reward), log_p in zip(pairs, old, strict=True)
         ]
         advantages = torch.tensor([reward - self.baseline.update(reward) for reward in rewards])
         for _ in range(settings.update.steps):
@@ -209,11 +231,6 @@ class _Policy:
 
     def _log_p(self, draws: list[list[int]]) -> Tensor:
         return torch.stack([self.controller.sample(draws=drawn).log_prob for drawn in draws])  # (batch,)
-
-
-def _teaches(trial: Trial, history: History) -> bool:
-    measured = trial.state == "done" and "draws" in trial.note
-    return measured and math.isfinite(history.score(trial))
 
 
 def _controller(space: DecisionSpace, hidden: int, generator: torch.Generator) -> Controller:

@@ -43,9 +43,9 @@ class ENAS(PathSampling):
         -grad log pi(arch) * (R - b) + skip_weight * grad KL,    R = reward + entropy_weight * H(pi),
 
     with b moved a share 1 - `baseline_decay` towards R before its use, and H without gradient. The reward is
-    taken on one validation batch, whose own statistics normalise it: the metric, or exp(-loss). At the end
-    the best of `candidates` draws is the result. Draws that break a constraint of the space, or that
-    `filter` rejects, are drawn again.
+    taken on one validation batch, whose own statistics normalise it: the metric or exp(-loss), which `reward`
+    may trade for cost. At the end the best of `candidates` draws is the result. Draws that break a constraint
+    of the space, or that `filter` rejects, are drawn again.
 
     Args:
         controller_steps: Steps of the controller after each epoch; with `samples` 300 forward passes by
@@ -237,10 +237,7 @@ class ControllerSearch(PathSearch):
 
     def _reward(self, scorer: Scorer, arch: Architecture) -> float:
         self.supernet.select(arch)
-        value = scorer.measure_on(self.training.validation_batch())
-        if self.strategy.metric is None:
-            return math.exp(-value)
-        return value if self.strategy.mode == "max" else -value
+        return self.worth(scorer.measure_on(self.training.validation_batch()), arch)
 
     def _drawn(self, generator: torch.Generator) -> Architecture:
         with torch.no_grad():

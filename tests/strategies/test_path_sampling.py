@@ -19,10 +19,13 @@ from torch.utils.data import DataLoader
 from torchmetrics import MeanMetric
 
 from spacelang import Experiment, LayerChoice, ModelSpace, SpaceError, Supernet, value_choice
+from spacelang.costs import expected_cost
 from spacelang.evaluators import Lightning
-from spacelang.strategies import SPOS, PathSampling, RandomOneShot
+from spacelang.strategies import SPOS, CostReward, PathSampling, RandomOneShot
 from spacelang.strategies.framework import Unseen
 from spacelang.supernet import recalibrate
+from spacelang.testing import toy_spaces
+from spacelang.testing.toy_evaluators import Fit
 
 from ..toys.paths import Anything, Small, rows, searched, trainer
 from ..toys.search_script import outcome
@@ -385,3 +388,45 @@ def test_the_best_is_selected_at_the_end(tmp_path: Path) -> None:
     best, x = search.derive()[0], torch.randn(5, 3)
     supernet = module.model.eval()
     assert torch.equal(supernet(x), supernet.freeze(best).eval()(x))
+
+
+def test_oracle_of_rewards_with_a_cost() -> None:
+    """Accuracy .75; 100 and 84 for 84, 85 for 80, weight -.07."""
+    soft, tunas, hard = (CostReward("params", 84, form=form) for form in ("power", "absolute", "above"))
+    assert soft.worth(0.75, 100) == pytest.approx(0.74090208, abs=5e-9)
+    assert tunas.worth(0.75, 100) == pytest.approx(0.73666667, abs=5e-9)
+    assert CostReward("params", 80, form="power").worth(0.75, 85) == pytest.approx(0.74682395, abs=5e-9)
+    assert hard.worth(0.75, 100) == soft.worth(0.75, 100)
+    assert hard.worth(0.75, 42) == 0.75
+    assert tunas.worth(0.75, 42) == pytest.approx(0.75 - 0.07 / 2)
+
+
+def test_a_reward_trades_quality_for_cost(tmp_path: Path) -> None:
+    """The value of the ranking is exp(-loss) + weight |c / target - 1|; with much weight the size decides."""
+    space = toy_spaces()["Cells"]
+    params = expected_cost(space, "params").of
+    target = min(params(space.sample(np.random.default_rng(seed))) for seed in range(20))
+    settings: dict[str, Any] = {
+        "candidates": 12,
+        "first_batches": 1,
+        "finalists": 12,
+        "calibration_batches": 0,
+    }
+    found = {}
+    for weight in (-1e-9, -1e3):
+        strategy = RandomOneShot(reward=CostReward("params", target, weight=weight), **settings)
+        experiment: Any = Experiment(space, Fit(1), strategy, directory=tmp_path / str(weight))
+        experiment.run()
+        found[weight] = experiment.search.ranking
+        values = [value for value, _ in found[weight]]
+        assert values == sorted(values, reverse=True)
+        with experiment.search.supernet.mixture_kept():
+            assert experiment.search.worth(0.5, found[weight][0][1]) == pytest.approx(
+                math.exp(-0.5) + weight * abs(params(found[weight][0][1]) / target - 1)
+            )
+    costs = [params(arch) for _, arch in found[-1e3]]
+    assert costs == sorted(costs, key=lambda cost: abs(cost / target - 1))
+    with pytest.raises(SpaceError, match="has mode='min'"):
+        RandomOneShot(reward=CostReward("params", 1.0), metric="val_loss", mode="min")
+    with pytest.raises(SpaceError, match="must be a CostReward"):
+        RandomOneShot(reward=1.0)  # type: ignore[arg-type]

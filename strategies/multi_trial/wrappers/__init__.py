@@ -1,5 +1,6 @@
 """Strategies around a strategy, which change its proposals, its trials, or its view of them."""
 
+from .bohb import BOHB as BOHB
 from .fidelity import ASHA as ASHA
 from .fidelity import Hyperband as Hyperband
 from .fidelity import SuccessiveHalving as SuccessiveHalving
@@ -11,4 +12,5 @@ from .repeating import Repeated as Repeated
 from .repeating import Retry as Retry
 from .screening import Deduplicate as Deduplicate
 from .screening import Filter as Filter
+from .screening import Promising as Promising
 from .warm_start import WarmStart as WarmStart

@@ -10,6 +10,7 @@ import pytest
 
 from spacelang import SpaceError
 from spacelang.strategies import RegularizedEvolution
+from spacelang.testing import check_strategy
 from spacelang.trials import History, Maximize, Minimize, Trial
 
 from ...toys.trials import Chain
@@ -104,3 +105,40 @@ def test_evolution_climbs() -> None:
 def test_settings_are_checked() -> None:
     with pytest.raises(SpaceError, match="sample=0 must be"):
         RegularizedEvolution(sample=0)
+
+
+def test_each_decision_may_mutate_with_a_probability() -> None:
+    """With probability 1 all six are drawn again; 2 of 3 values then differ, 4 of 6."""
+    history = History(Chain(6).decision_space, [Maximize("value")])
+    measured(history, 6)
+    strategy = RegularizedEvolution(population=4, sample=100, mutation_prob=1.0)
+    changed = []
+    for seed in range(200):
+        proposal = strategy.ask(history, np.random.default_rng(seed))
+        assert proposal.note == {"parent": 5}
+        changed.append(sum(proposal.arch[label] != value for label, value in history[5].arch.items()))
+    assert np.mean(changed) == pytest.approx(4, abs=5 * (6 * 2 / 9 / 200) ** 0.5)
+
+
+def test_crossover_mixes_two_parents_and_mutates() -> None:
+    """Of parents that differ everywhere, a child has each label from one of them, except the mutated one."""
+    history = History(Chain(6).decision_space, [Maximize("value")])
+    ones, twos = ({f"layer{i}": name for i in range(6)} for name in ("one", "two"))
+    for number, arch in enumerate((ones, twos)):
+        history.add(Trial(number, arch, 0, "done", metrics={"value": 1.0}))
+    strategy = RegularizedEvolution(population=2, sample=1, crossover=True)
+    seen = set()
+    for seed in range(40):
+        proposal = strategy.ask(history, np.random.default_rng(seed))
+        names = list(proposal.arch.values())
+        seen.add((proposal.note["parent"], proposal.note["other"]))
+        assert names.count("three") <= 1
+        if proposal.note["parent"] == proposal.note["other"]:
+            assert sum(name != names[0] for name in names) in (1, 5)
+    assert seen == {(0, 0), (0, 1), (1, 0), (1, 1)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("settings", [{"mutation_prob": 0.3}, {"crossover": True}])
+def test_options_keep_the_promises(settings: Any) -> None:
+    check_strategy(RegularizedEvolution(population=4, sample=2, **settings), trials=12)

@@ -137,3 +137,28 @@ def test_settings_are_checked() -> None:
         PPO(clip=1.5)
     with pytest.raises(SpaceError, match="baseline_decay=1"):
         PolicyGradient(baseline_decay=1)
+
+
+def test_invalid_trials_may_have_a_reward() -> None:
+    """Where nothing is measured the controller learns from failures alone, if they have a reward."""
+    space = Chain(2)
+
+    def after(**settings: Any) -> list[float]:
+        given: Any = {"update": Reinforce(), "batch": 4, "hidden": 8, "learning_rate": 0.1} | settings
+        strategy = PolicyGradient(**given)
+        proposer: Any = strategy.start(space)
+        history = History(space.decision_space, [Maximize("value")])
+        for number in range(5):
+            trial = enter(history, proposer.ask(history, np.random.default_rng(number)))
+            finish(history, trial, lambda trial: {"value": float("nan")} if trial.number % 2 else None)
+        return [float(p.detach().abs().sum()) for p in proposer._policy.controller.parameters()]
+
+    untouched = after()
+    assert after(learning_rate=0.2) == untouched
+    assert after(reward_for_invalid=-1.0) != untouched
+    trial = Trial(0, {}, 0, "done", metrics={"value": 0.5})
+    history = History(space.decision_space, [Maximize("value")])
+    cubed = PolicyGradient(reward=lambda score: score**3, reward_for_invalid=-2)
+    assert cubed.reward_of(trial, history) == 0.125
+    assert cubed.reward_of(Trial(0, {}, 0, "infeasible"), history) == -2
+    assert PolicyGradient().reward_of(Trial(0, {}, 0, "failed"), history) is None

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sklearn.linear_model import Ridge
 
 from spacelang import Experiment, ModelSpace, SpaceError
 from spacelang.costs import CostLimit
@@ -21,12 +22,14 @@ from spacelang.strategies import (
     LocalSearch,
     Optuna,
     PolicyGradient,
+    Promising,
     Random,
     RegularizedEvolution,
     Repeated,
     Retry,
     WarmStart,
 )
+from spacelang.testing import check_strategy
 from spacelang.trials import Exhausted, History, Proposal, Trial
 
 from ...toys import trials as toy
@@ -274,3 +277,53 @@ def test_an_interrupted_experiment_resumes_exactly(tmp_path: Path, strategy: Any
         assert toy.trials_of(run(str(at), 0, resume=True)) == toy.trials_of(whole)
     assert any(json.dumps(dict(trial.note)) != "{}" for trial in whole.history)
     assert whole.history.count("failed") > 0
+
+
+def test_promising_tries_what_a_regressor_rates_high() -> None:
+    """A sum is linear, so a regression knows it; what is tried is in the upper half of all proposals."""
+    value = {"one": 0.0, "two": 1.0, "three": 2.0}
+
+    def total(arch: Any) -> float:
+        return sum(value[v] for v in arch.values())
+
+    strategy = Promising(Random(distinct=False), Ridge(alpha=1e-2), share=0.5, initial=12, tries=30)
+    history = search(strategy, Chain(3), lambda trial: {"value": total(trial.arch)}, 30)
+    proposed: list[float] = []
+    for trial in history:
+        passed_over = trial.note["passed_over"]
+        proposed += [total(entry["arch"]) for entry in passed_over]
+        assert all(entry["state"] == "infeasible" for entry in passed_over)
+        if trial.number >= 12:
+            assert trial.metrics["value"] >= np.quantile(proposed, 0.5) - 0.1
+        else:
+            assert not passed_over
+        proposed.append(trial.metrics["value"])
+    assert len(proposed) > 30
+
+
+def test_promising_tries_something_after_many_rejections() -> None:
+    class Disappointed:
+        """Rates a proposal below all others."""
+
+        def get_params(self, deep: bool = True) -> dict[str, Any]:
+            return {}
+
+        def set_params(self, **params: Any) -> Any:
+            return self
+
+        def fit(self, x: Any, y: Any) -> Any:
+            return self
+
+        def predict(self, x: Any) -> Any:
+            return np.array([-1.0, *np.zeros(len(x) - 1)])
+
+    strategy = Promising(Random(distinct=False), Disappointed(), initial=2, tries=3)
+    history = search(strategy, Chain(3), lambda trial: {"value": 1.0}, 5)
+    assert [len(trial.note["passed_over"]) for trial in history] == [0, 0, 3, 3, 3]
+    with pytest.raises(SpaceError, match="Promising needs a scikit-learn regressor"):
+        Promising(Random(), Ridge)
+
+
+@pytest.mark.slow
+def test_promising_keeps_the_promises_of_a_strategy() -> None:
+    check_strategy(Promising(EVOLUTION, Ridge(), initial=4, tries=5), trials=14)
