@@ -173,9 +173,12 @@ class Undecided(nn.Module):
         raise SpaceError(" ".join(self.problems))
 
 
+_OF_EVERY_MODULE = frozenset(vars(nn.Module()))  # hooks, parameters, submodules: no values are in them
+
+
 def held_values(module: nn.Module) -> tuple[Decision, ...]:
     """Return the decisions of the values a module keeps as plain attributes."""
-    return decisions_of(list(vars(module).values()))
+    return decisions_of([each for name, each in vars(module).items() if name not in _OF_EVERY_MODULE])
 
 
 def is_frozen(module: nn.Module) -> bool:

@@ -369,18 +369,23 @@ def merge_decisions(groups: Iterable[Iterable[Decision]]) -> tuple[Decision, ...
 
 def decisions_of(value: object) -> tuple[Decision, ...]:
     """Return the decisions in a value, a plain constant or a list, tuple or dict of them."""
-    if not isinstance(value, Value | list | tuple | dict):
-        return ()
-    return merge_decisions(found.decisions() for found in _values_in(value))
+    found = _values_in(value)
+    return merge_decisions(each.decisions() for each in found) if found else ()
 
 
-def _values_in(value: Any) -> Iterator[Value]:
-    """Yield the values in a value, or in a list, tuple or dict of them."""
-    if isinstance(value, Value):
-        yield value
-    elif isinstance(value, list | tuple | dict):
-        for item in value.values() if isinstance(value, dict) else value:
-            yield from _values_in(item)
+def _values_in(value: object) -> list[Value]:
+    """Return the values in a value, or in a list, tuple or dict of them, in their order."""
+    found: list[Value] = []
+    waiting = [value]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, Value):
+            found.append(part)
+        elif isinstance(part, list | tuple):
+            waiting += reversed(part)
+        elif isinstance(part, dict):
+            waiting += reversed(part.values())
+    return found
 
 
 def evaluate(value: Any, arch: Mapping[str, Any]) -> Any:
