@@ -156,7 +156,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--decisions", type=int, nargs="+", default=[10, 100, 1_000, 10_000])
     parser.add_argument("--depths", type=int, nargs="+", default=[10, 100, 1_000])
-    parser.add_argument("--levels", type=int, nargs="+", default=[12, 25, 50, 100])
+    parser.add_argument("--levels", type=int, nargs="+", default=[25, 50, 100, 200])
     parser.add_argument("--trials", type=int, nargs="+", default=[100, 1_000, 10_000, 100_000])
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     args = parser.parse_args()

@@ -13,6 +13,7 @@ from ..errors import SpaceError
 from ..graph.flop_mode import META, Known, Operations
 from ..graph.tensors import map_tensors, tensors_in, without_data
 from ..language import Space
+from ..language.base import frozen_space
 from .prices import Measure
 
 
@@ -45,12 +46,11 @@ def frozen_flops(space: Space, inputs: Sequence[Any], known: Known | None = None
         known: Results found before.
     """
     results = known or Known()
-    data = (*space.parameters(), *space.buffers())
-    twin = copy.deepcopy(space, {id(tensor): without_data(tensor) for tensor in data})
+    no_data = {id(t): without_data(t) for t in (*space.parameters(), *space.buffers())}
 
     def measure(arch: Mapping[str, Any]) -> int:
         try:
-            return _count_on(META, twin.freeze(arch), tuple(inputs), results)[0]
+            return _count_on(META, frozen_space(space, arch, no_data), tuple(inputs), results)[0]
         except Exception:  # any network code may run here; with weights it may run, or say what is wrong
             return count_flops(space.freeze(arch), tuple(inputs))[0]
 

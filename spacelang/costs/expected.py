@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from functools import reduce
+from operator import mul
 from typing import Any
 
 import numpy as np
@@ -82,8 +83,8 @@ class ExpectedCost:
 
     def _labels(self) -> set[str]:
         """Labels of the groups whose tables are read."""
-        forms = [form for term in self._terms for form in (term.total, term.possible) if form is not None]
-        forms += [decided.present for decided in self._decided]
+        forms = [form for term in self._terms for form in (*term.total, term.possible) if form is not None]
+        forms += [form for decided in self._decided for form in decided.present]
         found = {*self._tables, *(label for form in forms for label, _ in form.axes)}
         found |= {d.label for decided in self._decided for d in decided.price.decisions}
         counted = {d.label for label in found & self._tallies.keys() for d in self._tallies[label].decisions}
@@ -122,11 +123,11 @@ class ExpectedCost:
             for label, cost in self._tables.items()
         ]
         for term in self._terms:
-            total = self._value(term.total, counts)
+            total = self._product(term.total, counts)
             parts.append(total if term.possible is None else total / self._value(term.possible, counts))
         for decided in self._decided:
             cost = next(iter(tables.values())).new_tensor(decided.cost(tables))
-            parts.append(cost * self._value(decided.present, counts) if decided.present.axes else cost)
+            parts.append(cost * self._product(decided.present, counts))
         return torch.stack(parts).sum() + self._fixed
 
     def _checked(self, label: str, probabilities: Mapping[str, Tensor]) -> Tensor:
@@ -166,8 +167,12 @@ class ExpectedCost:
             return tuple(map(any, self._groups[label].alive))
         return (True,) * len(self._cells[label].edges)
 
+    def _product(self, forms: Iterable[Form], counts: Mapping[str, Tensor]) -> Tensor:
+        return reduce(mul, (self._value(form, counts) for form in forms))
+
     def _value(self, form: Form, counts: Mapping[str, Tensor]) -> Tensor:
-        value = self._tensor(form, form.values, counts[form.axes[0][0]])
+        like = counts[form.axes[0][0]] if form.axes else next(iter(counts.values()))
+        value = self._tensor(form, form.values, like)
         for label, row in reversed(form.axes):
             value = (value * counts[label][row]).sum(-1)  # no matrix product: autocast would round it
         return value
@@ -217,16 +222,17 @@ def _summed(
         term = expectations.term(price)
         if isinstance(term, Decided):
             decided.append(term)
-        elif term is not None and term.possible is not None:
+        elif term is not None and (term.possible is not None or len(term.total) > 1):
             terms.append(term)
         elif term is not None:
-            known = sums.get(term.total.axes)
-            sums[term.total.axes] = term.total if known is None else term.total + known
+            (total,) = term.total
+            known = sums.get(total.axes)
+            sums[total.axes] = total if known is None else total + known
     tables: dict[str, Array] = {}
     for axes, form in sums.items():
         if len(axes) == 1 and axes[0][0] not in expectations.tallies:
             (label, row) = axes[0]
             tables.setdefault(label, np.zeros(expectations.shape(label)))[row] += form.values
         elif axes:
-            terms.append(Term(form))
+            terms.append(Term((form,)))
     return float(sums[()].values) if () in sums else 0.0, tables, terms, decided

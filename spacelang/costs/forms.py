@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
+from operator import mul
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -15,6 +18,8 @@ from ..language import Architecture, CellTopology, Condition, Decision, Decision
 from ..language.decisions import exported
 from .prices import MOST_COMBINATIONS, Price, combinations, count_of, parts, untallied, variants
 from .tallies import results_of
+
+_MOST_COEFFICIENTS = 4096  # of one array; choices inside one another would have 2 to the number of levels
 
 Axis: TypeAlias = tuple[str, int]
 """A row of a table: label of the group, index of the row."""
@@ -50,11 +55,27 @@ class Form:
         return values.reshape([next(sizes) if axis in order else 1 for axis in axes])
 
 
+def product(forms: Iterable[Form]) -> tuple[Form, ...]:
+    """Return forms in different rows whose product is that of `forms`: a single one unless it were large."""
+    apart: list[Form] = []
+    for form in forms:
+        shared = [other for other in apart if set(other.axes) & set(form.axes)]
+        apart = [other for other in apart if other not in shared] + [reduce(mul, shared, form)]
+    if math.prod(form.values.size for form in apart) <= _MOST_COEFFICIENTS:
+        return (reduce(mul, apart, Form()),)
+    return tuple(apart)
+
+
 @dataclass(frozen=True, eq=False)
 class Term:
-    """Expected cost of an edge: `total`, or where constraints leave combinations out, `total / possible`."""
+    """Expected cost of an edge.
 
-    total: Form
+    Args:
+        total: Its factors.
+        possible: What their product is divided by where constraints leave combinations out; None elsewhere.
+    """
+
+    total: tuple[Form, ...]
     possible: Form | None = None
 
 
@@ -62,7 +83,7 @@ class Term:
 class Decided:
     """Cost of an edge that too many decisions make together to be a form: known once they are decided."""
 
-    present: Form
+    present: tuple[Form, ...]
     price: Price
 
     def cost(self, tables: Mapping[str, Tensor]) -> float:
@@ -109,16 +130,16 @@ class Expectations:
         Raises:
             SpaceError: it is no sum over candidates.
         """
-        present = (
-            Form() if price.edge is None or price.place is None else self._present(price.edge, price.place)
-        )
+        present: list[Form] = []
+        if price.edge is not None and price.place is not None:
+            present = self._present(price.edge, price.place)
         plain = untallied(price.decisions, price.tallies)
         if count_of(plain) > MOST_COMBINATIONS or any(isinstance(d, Subset) for d in plain):
-            return Decided(present, price)
+            return Decided(product(present), price)
         cost, possible = self._priced(price)
         if not cost.values.any():
             return None
-        return Term(present * cost, None if possible.values.all() else possible)
+        return Term(product([*present, cost]), None if possible.values.all() else possible)
 
     def shape(self, label: str) -> tuple[int, int]:
         """(rows, columns) of the table of a group."""
@@ -129,18 +150,17 @@ class Expectations:
 
     # -- whether an edge is there --------------------------------------------------------------------
 
-    def _present(self, edge: Edge, place: Place) -> Form:
-        """How often an edge is in the model: its own choice, times the candidates it is inside of."""
-        form, stated = self._chosen(edge), {str(edge.local)}
+    def _present(self, edge: Edge, place: Place) -> list[Form]:
+        """Factors of how often an edge is in the model: its own choice, and those of what it is in."""
+        forms, stated = [self._chosen(edge)], {str(edge.local)}
         condition = place.condition
         while place.inside is not None and place.within is not None:
-            form = self._chosen(place.inside) * form
+            forms.append(self._chosen(place.inside))
             stated.add(str(place.inside.local))
             place = place.within
-        for part in parts(condition):  # what a primitive of the user's own says of its branches
-            if str(part) not in stated:
-                form = self._holds(part) * form
-        return form
+        # What a primitive of the user's own says of its branches:
+        forms += [self._holds(part) for part in parts(condition) if str(part) not in stated]
+        return forms
 
     def _chosen(self, edge: Edge) -> Form:
         groups: list[str] = edge.attributes.get("groups", [])

@@ -89,35 +89,41 @@ class Survey:
 class Total:
     """A sum of prices, of which a change of a few decisions computes again only what reads them.
 
+    Prices that read the same decisions are added up once for each of their values.
+
     Args:
         prices: The sum.
     """
 
     def __init__(self, prices: Prices) -> None:
-        self._items = prices.items
-        self._reads = [sorted(_labels_read(price)) for price in self._items]
-        self._known: list[dict[str, float]] = [{} for _ in self._items]
-        self._readers: dict[str, list[int]] = {}
-        for i, labels in enumerate(self._reads):
+        self._items: dict[tuple[str, ...], list[Price]] = {}
+        for price in prices.items:
+            self._items.setdefault(tuple(sorted(_labels_read(price))), []).append(price)
+        self._known: dict[tuple[str, ...], dict[str, float]] = {labels: {} for labels in self._items}
+        self._readers: dict[str, list[tuple[str, ...]]] = {}
+        for labels in self._items:
             for label in labels:
-                self._readers.setdefault(label, []).append(i)
+                self._readers.setdefault(label, []).append(labels)
 
     def __call__(self, arch: Mapping[str, Any]) -> float:
         """Return the cost of an architecture."""
-        return self._sum(range(len(self._items)), arch)
+        return self._sum(self._items, arch)
 
     def part(self, labels: Iterable[str], arch: Mapping[str, Any]) -> float:
         """Return the sum of the prices that read some of the labels."""
-        return self._sum(dict.fromkeys(i for label in labels for i in self._readers.get(label, ())), arch)
+        return self._sum(
+            dict.fromkeys(read for label in labels for read in self._readers.get(label, ())), arch
+        )
 
-    def _sum(self, items: Iterable[int], arch: Mapping[str, Any]) -> float:
+    def _sum(self, groups: Iterable[tuple[str, ...]], arch: Mapping[str, Any]) -> float:
         total: float = 0
-        for i in items:
-            key = repr([arch.get(label) for label in self._reads[i]])
-            if key not in self._known[i]:
-                count = self._items[i].count(arch)
-                self._known[i][key] = count * self._items[i].at(arch) if count else 0
-            total += self._known[i][key]
+        for labels in groups:
+            key = repr([arch.get(label) for label in labels])
+            known = self._known[labels]
+            if key not in known:
+                items = self._items[labels]
+                known[key] = sum(count * item.at(arch) for item in items if (count := item.count(arch)))
+            total += known[key]
         return total
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..language import Cell, Condition, LayerChoice, Primitive, Repeat, Space
 from ..language.context import copy_with
-from ..language.primitive import walk
+from ..language.primitive import own_attributes, walk
 from ..language.values import decisions_of, evaluate
 from ..nn import ValueLayer
 from .choice_regions import base_name, held_region
@@ -178,10 +178,11 @@ def _held(module: nn.Module) -> dict[str, Any]:
 
     A choice reads its public expressions itself, under the architecture that it is asked for.
     """
-    names = [name for name in vars(module) if name.startswith("_") or not isinstance(module, Primitive)]
-    held = {name: value for name in names if decisions_of(value := vars(module)[name])}
-    held.pop("_call", None)  # arguments a space was made with
-    return held
+    is_read = not isinstance(module, Primitive)
+    attributes = own_attributes(module)
+    attributes.pop("_call", None)  # arguments a space was made with
+    names = [name for name in attributes if is_read or name.startswith("_")]
+    return {name: attributes[name] for name in names if decisions_of(attributes[name])}
 
 
 def _outside(module: nn.Module, later: Mapping[int, nn.Module]) -> Iterator[nn.Module]:

@@ -331,15 +331,26 @@ class Space(nn.Module, metaclass=_SpaceType):
         Raises:
             SpaceError: With every problem of `arch`.
         """
-        self.validate(arch)
-        own = own_decisions(self)
-        chosen = own.canonical({label: arch[label] for label in arch if label in own.by_label})
-        chosen |= slot_order(own, arch)
-        return cast(Self, built_as(without_decisions(frozen_copy(self, chosen)).plain(), chosen))
+        return cast(Self, frozen_space(self, arch))
 
     def plain(self) -> nn.Module:
         """Return the model that this is once all is chosen: itself, or what a space stands around."""
         return self
+
+
+def frozen_space(space: Space, arch: Mapping[str, Any], memo: Mapping[int, Any] | None = None) -> nn.Module:
+    """Return what `Space.freeze` does.
+
+    Args:
+        space: Left untouched.
+        arch: Architecture dict.
+        memo: What takes the place of parts of the space, such as its tensors, by identity.
+    """
+    space.validate(arch)
+    own = own_decisions(space)
+    chosen = own.canonical({label: arch[label] for label in arch if label in own.by_label})
+    chosen |= slot_order(own, arch)
+    return built_as(without_decisions(frozen_copy(space, chosen, memo)).plain(), chosen)
 
 
 def is_reserved(space_type: type, name: str) -> bool:

@@ -41,7 +41,25 @@ class Is:
     def labels(self) -> frozenset[str]:
         return frozenset(decision.label for decision in self.value.decisions())
 
+    @cached_property
+    def _known(self) -> dict[Any, bool]:
+        """Whether it is true, by the type and value of the only label it depends on."""
+        return {}
+
+    @cached_property
+    def _label(self) -> str | None:
+        return next(iter(self.labels)) if len(self.labels) == 1 else None
+
     def holds(self, arch: Mapping[str, Any]) -> bool:
+        given = None if self._label is None else arch.get(self._label)
+        if not isinstance(given, str | int):
+            return self._is_true(arch)
+        key = type(given), given
+        if key not in self._known:
+            self._known[key] = self._is_true(arch)
+        return self._known[key]
+
+    def _is_true(self, arch: Mapping[str, Any]) -> bool:
         return self.labels <= arch.keys() and self.value.evaluate(arch) in self.accepted
 
     def __str__(self) -> str:
@@ -91,7 +109,11 @@ def both(outer: Condition, inner: Condition) -> Condition:
     """Return the condition that both hold."""
     if outer == ALWAYS:
         return inner
-    return outer if inner == ALWAYS else AllOf((outer, inner))
+    return outer if inner == ALWAYS else AllOf((*_parts(outer), *_parts(inner)))
+
+
+def _parts(condition: Condition) -> tuple[Condition, ...]:
+    return condition.parts if isinstance(condition, AllOf) else (condition,)
 
 
 def either(conditions: list[Condition]) -> Condition:

@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -43,6 +44,7 @@ def _checked_candidates(label: str, candidates: Sequence[Any]) -> tuple[Any, ...
         return type(value) in _SCALARS or (isinstance(value, tuple) and all(map(plain, value)))
 
     frozen = tuple(tuple(c) if isinstance(c, list) else c for c in candidates)
+    seen = dict[Any, list[Any]]()
     if not frozen:
         raise SpaceError(f"{label!r} has no candidates; pass at least one.")
     for candidate in frozen:
@@ -51,10 +53,39 @@ def _checked_candidates(label: str, candidates: Sequence[Any]) -> tuple[Any, ...
                 f"{label!r}: candidate {short(candidate)} is a {type(candidate).__name__}; candidates "
                 "are strings, numbers, booleans, None or tuples of them, so that they can be saved."
             )
-    for position, candidate in enumerate(frozen):
-        if any(_same(candidate, other) or _same(other, candidate) for other in frozen[:position]):
+    for candidate in frozen:
+        alike = seen.setdefault(candidate, [])
+        if any(_same(candidate, other) or _same(other, candidate) for other in alike):
             raise SpaceError(f"{label!r}: candidate {candidate!r} is given twice.")
+        alike.append(candidate)
     return frozen
+
+
+class _Candidates:
+    """Candidates of a decision, each found at once however many there are."""
+
+    candidates: tuple[Any, ...]
+
+    @cached_property
+    def _alike(self) -> dict[Any, list[int]]:
+        """Positions of the candidates that are equal; 1 and True are, and yet are different candidates."""
+        positions = dict[Any, list[int]]()
+        for position, candidate in enumerate(self.candidates):
+            positions.setdefault(candidate, []).append(position)
+        return positions
+
+    def _named(self, value: object) -> int | None:
+        """Return the position of the candidate that a value of an architecture dict names, or None."""
+        try:
+            alike = self._alike.get(_as_candidate(value), ())
+        except TypeError:  # no candidate is without a hash
+            return None
+        return next((i for i in alike if _same(value, self.candidates[i])), None)
+
+
+def _as_candidate(value: object) -> object:
+    """Return a value of an architecture dict with tuples for its lists, as candidates have them."""
+    return tuple(map(_as_candidate, value)) if isinstance(value, list | tuple) else value
 
 
 def _checked_prior(label: str, prior: Sequence[float] | None, count: int) -> tuple[float, ...] | None:
@@ -69,7 +100,7 @@ def _checked_prior(label: str, prior: Sequence[float] | None, count: int) -> tup
 
 
 @dataclass(frozen=True, init=False)
-class Categorical:
+class Categorical(_Candidates):
     """One of several candidates: a layer, a value, a depth or a single input.
 
     Args:
@@ -117,25 +148,27 @@ class Categorical:
         Raises:
             SpaceError: It names none; the message lists the candidates and the closest.
         """
-        # A single input may be written as a one-element list.
-        listed = isinstance(value, list | tuple) and len(value) == 1 and self._is_index
-        named = value[0] if listed else value  # type: ignore[index]
-        for candidate in self.candidates:
-            if _same(named, candidate):
-                return candidate
-        raise SpaceError(
-            f"{self.label!r} got {short(value)}; candidates are {quoted(self.candidates)}."
-            + (closest(value, self.candidates) if isinstance(value, str) else "")
-        )
-
-    @property
-    def _is_index(self) -> bool:
-        return all(type(c) is int and c == i for i, c in enumerate(self.candidates))
+        return self.candidates[self.position(value)]
 
     def position(self, value: object) -> int:
-        """Return the position of the candidate that `value` names."""
-        parsed = self.parse(value)
-        return next(i for i, candidate in enumerate(self.candidates) if candidate is parsed)
+        """Return the position of the candidate that `value` names.
+
+        Raises:
+            SpaceError: As `parse`.
+        """
+        # A single input may be written as a one-element list.
+        listed = isinstance(value, list | tuple) and len(value) == 1 and self._is_index
+        found = self._named(value[0] if listed else value)  # type: ignore[index]
+        if found is None:
+            raise SpaceError(
+                f"{self.label!r} got {short(value)}; candidates are {quoted(self.candidates)}."
+                + (closest(value, self.candidates) if isinstance(value, str) else "")
+            )
+        return found
+
+    @cached_property
+    def _is_index(self) -> bool:
+        return all(type(c) is int and c == i for i, c in enumerate(self.candidates))
 
     def sample(self, rng: np.random.Generator) -> Any:
         """Draw a value by the prior."""
@@ -157,7 +190,7 @@ class Categorical:
 
 
 @dataclass(frozen=True, init=False)
-class Subset:
+class Subset(_Candidates):
     """Several of `n` candidates: `n_chosen` of them, or with None any non-empty set.
 
     In an architecture dict the value is the list of those chosen, in the order of the candidates.
@@ -240,7 +273,7 @@ class Subset:
             SpaceError: As `parse`.
         """
         given = value if isinstance(value, list | tuple) else ()
-        found = [next((i for i, c in enumerate(self.candidates) if _same(v, c)), None) for v in given]
+        found = [self._named(each) for each in given]
         chosen = sorted({i for i in found if i is not None})
         if not chosen or len(chosen) < len(given) or self.n_chosen not in (None, len(chosen)):
             wanted = "one or more" if self.n_chosen is None else str(self.n_chosen)

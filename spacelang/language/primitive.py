@@ -178,7 +178,12 @@ _OF_EVERY_MODULE = frozenset(vars(nn.Module()))  # hooks, parameters, submodules
 
 def held_values(module: nn.Module) -> tuple[Decision, ...]:
     """Return the decisions of the values a module keeps as plain attributes."""
-    return decisions_of([each for name, each in vars(module).items() if name not in _OF_EVERY_MODULE])
+    return decisions_of(list(own_attributes(module).values()))
+
+
+def own_attributes(module: nn.Module) -> dict[str, Any]:
+    """Return the plain attributes of a module, without those that every module has."""
+    return {name: each for name, each in vars(module).items() if name not in _OF_EVERY_MODULE}
 
 
 def is_frozen(module: nn.Module) -> bool:
@@ -216,19 +221,25 @@ def collect(module: nn.Module) -> DecisionSpace:
     return DecisionSpace(tuple(sites), tuple(rules), tuple(symmetries))
 
 
-def frozen_copy(module: M, arch: Mapping[str, Any]) -> M:
-    """Return an independent copy of `module` with the choices of `arch`; weights are inherited."""
+def frozen_copy(module: M, arch: Mapping[str, Any], memo: Mapping[int, Any] | None = None) -> M:
+    """Return an independent copy of `module` with the choices of `arch`; weights are inherited.
+
+    Args:
+        module: Left untouched.
+        arch: Values of its decisions.
+        memo: What takes the place of parts of the module, by identity.
+    """
 
     def replace(item: Any) -> Any:
         return item.evaluate(arch) if isinstance(item, Value) else item.freeze(arch)
 
-    return copied(module, replace)
+    return copied(module, replace, memo)
 
 
-def copied(module: M, replace: Callable[[Any], Any]) -> M:
+def copied(module: M, replace: Callable[[Any], Any], memo: Mapping[int, Any] | None = None) -> M:
     """Return a deep copy of `module` with a copy of `replace(x)` in place of each choice and value `x`."""
     with copy_with(replace):
-        return copy.deepcopy(module)
+        return copy.deepcopy(module, dict(memo or {}))
 
 
 def require_frozen(model: nn.Module, purpose: str) -> None:

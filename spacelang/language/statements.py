@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import reduce
+from functools import partial, reduce
 from typing import Any
 
 from ..errors import SpaceError
@@ -54,6 +54,7 @@ class Encoder:
         self._ranks: dict[Variable, int] = {}
         self._conditions = conditions
         self._left = _MOST_TOGETHER
+        self._joints: dict[tuple[Any, Variable, Variable], Variable] = {}
         self._known: dict[int, tuple[object, Variable]] = {}  # parts by identity; kept alive, it is theirs
         for decision in decisions.values():
             self._add_decision(decision)
@@ -109,12 +110,18 @@ class Encoder:
             found = self._part([self._term(condition.value)], lambda x: x is not _ABSENT and x in accepted)
         elif isinstance(condition, AllOf | AnyOf) and condition.parts:
             join = all if isinstance(condition, AllOf) else any
-            truths = map(self._truth, condition.parts)
-            found = reduce(lambda a, b: self._part([a, b], lambda *both: join(both)), truths)
+            found = reduce(partial(self._joined, join), map(self._truth, condition.parts))
         else:
             found = self._part_of(condition.labels, condition.holds)
         self._known[id(condition)] = condition, found
         return found
+
+    def _joined(self, join: Callable[[Iterable[Any]], bool], one: Variable, other: Variable) -> Variable:
+        """Return the variable of two together; conditions inside one another begin with the same parts."""
+        key = join, one, other
+        if key not in self._joints:
+            self._joints[key] = self._part([one, other], lambda *both: join(both))
+        return self._joints[key]
 
     # -- constraints and values ------------------------------------------------------------------------
 

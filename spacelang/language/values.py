@@ -92,7 +92,7 @@ class Value:
     ) -> Any:
         if args and isinstance(args[0], Tensor) and function.__name__ in _TENSOR_OPERATORS:
             return NotImplemented  # so that Python asks the value, which makes an expression of it
-        value = next(_values_in([args, kwargs]))
+        value = _values_in([args, kwargs])[0]
         raise value._unknown(f"be an argument of torch's {function.__name__}; {_USES}")
 
     def _unknown(self, purpose: str) -> SpaceError:

@@ -11,9 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from torch import nn as plain
 
 from spacelang import InputChoice, LayerChoice, ModelSpace, Repeat, SpaceError, value_choice
+from spacelang.costs import expected_cost
 from spacelang.language import Categorical, DecisionSpace, Is, Site, Subset, Value, component
 from spacelang.language.conditions import Constraint
 from spacelang.language.values import Choice
@@ -273,3 +275,59 @@ def test_work_grows_with_the_number_of_decisions(
         return asked[number]
 
     assert work(800) < 2.5 * work(400)
+
+
+def test_many_candidates_are_found_without_comparing_them_all() -> None:
+    decision = Categorical("seed", range(100_000))
+    assert decision.parse(99_999) == 99_999
+    assert decision.position(70_000) == 70_000
+    assert decision.indicator(5)[5] == 1 == sum(decision.indicator(5))
+
+
+@pytest.mark.parametrize("given", [1.0, True, "1", [1, 2], {}, None])
+def test_what_only_looks_like_a_candidate_is_none(given: object) -> None:
+    with pytest.raises(SpaceError, match="got"):
+        Categorical("x", [0, 1, 2]).parse(given)
+
+
+def test_equal_candidates_of_different_types() -> None:
+    decision = Categorical("x", [True, 1, False, 0, (1, 2), (True, 2)])
+    found = [decision.position(each) for each in (1, True, 0, False, [1, 2], [True, 2])]
+    assert found == [1, 0, 3, 2, 4, 5]
+    assert Categorical("y", [0.5, 1.0]).parse(1) == 1.0
+    for twice in ([1, 1.0], [[1.0, 2], [1, 2]]):
+        with pytest.raises(SpaceError, match="given twice"):
+            Categorical("z", twice)
+
+
+class Nested(ModelSpace):
+    def __init__(self, levels: int) -> None:
+        super().__init__()
+        layer: plain.Module = plain.Linear(1, 1)
+        for level in range(levels):
+            layer = LayerChoice({"inner": layer, "linear": plain.Linear(level + 1, 1)}, label=f"level{level}")
+        self.layer = layer
+
+
+def test_expected_cost_of_choices_inside_one_another() -> None:
+    """P(level l is reached) = 2^-(levels - l), so that its "linear" of l + 2 numbers has half of that."""
+    levels = 200
+    space = Nested(levels)
+    tables = {f"level{level}": torch.full((1, 2), 0.5, dtype=torch.float64) for level in range(levels)}
+    wanted = 2 * 2.0**-levels + sum((level + 2) * 2.0 ** -(levels - level) for level in range(levels))
+    cost = expected_cost(space, "params")
+    assert cost(tables).item() == pytest.approx(wanted, rel=1e-12)
+    assert cost.of(space.default()) == 2
+    assert space.size() == levels + 1
+    assert [arch[f"level{levels - 1}"] for arch in itertools.islice(space.neighbours(space.default()), 2)]
+
+
+def test_conditions_inside_one_another_stay_flat() -> None:
+    conditions = Nested(30).decision_space.conditions
+    assert str(conditions["level27"]) == "level29 = 'inner' and level28 = 'inner'"
+    assert [len(getattr(conditions[f"level{level}"], "parts", ())) for level in (29, 28, 27, 0)] == [
+        0,
+        0,
+        2,
+        29,
+    ]
