@@ -62,6 +62,7 @@ PLACES = {
     "Experiment": (
         "directory",
         "executor",
+        "inherit",
         "keep_weights",
         "ledger",
         "limits",

@@ -6,12 +6,12 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from torch import nn
 
 from ..costs import CostLimit, ExpectedCost, LatencyTable, expected_cost, measure_latency
-from ..errors import SpaceError, require_integer, short
+from ..errors import SpaceError, require_integer, require_one_of, short
 from ..files import remove_leftovers
 from ..language import Architecture, Space, open_decisions
 from ..trials import (
@@ -63,6 +63,7 @@ class TrialOptions(TypedDict, total=False):
     study: str
     example_inputs: Any
     keep_weights: int
+    inherit: Literal["parent"] | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +84,10 @@ class TrialSettings(Budget):
             search; other settings need another name.
         example_inputs: Example for costs that depend on the input, such as FLOPs.
         keep_weights: How many of the best trials keep their trained weights.
+        inherit: "parent" to begin each model with the weights of the trial from which its architecture was
+            made, if the strategy says so (`note["parent"]`, as `RegularizedEvolution` does). A model
+            with a method `inherit(parent)` says how; others copy what fits (`inherit_weights`). The weights
+            of all trials are kept, so that the search can be continued.
 
     Raises:
         SpaceError: A setting is of the wrong kind or out of range.
@@ -95,10 +100,12 @@ class TrialSettings(Budget):
     study: str = DEFAULT_STUDY
     example_inputs: Any = None
     keep_weights: int = 1
+    inherit: Literal["parent"] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require_integer("keep_weights", self.keep_weights, least=0)
+        require_one_of("inherit", self.inherit, ("parent", None))
         if not isinstance(self.study, str) or not 0 < len(self.study) <= _LONGEST_NAME:
             raise SpaceError(f"study={short(self.study)} must be a name of 1 to {_LONGEST_NAME} characters.")
         _require_list("objectives", self.objectives, Objective, "Maximize(metric) or Minimize(metric)")
@@ -164,10 +171,16 @@ class TrialRun:
         self.seed = seed
         self._folder = RunFolder(directory)
         directory = directory.absolute()  # workers may stand elsewhere
-        self._weights = directory / "weights" if settings.keep_weights else None
+        self._weights = directory / "weights" if settings.keep_weights or settings.inherit else None
         self._given = directory / "given.safetensors" if given else None
         self._work = Work(
-            type(space), dict(space.arguments), evaluator, self._weights, directory / "trials", self._given
+            type(space),
+            dict(space.arguments),
+            evaluator,
+            self._weights,
+            directory / "trials",
+            self._given,
+            settings.inherit == "parent",
         )
         self._strategy = strategy
         strategy.start(space)  # refuses now, before any work, a space it cannot search
@@ -308,7 +321,7 @@ class TrialRun:
     def _changed(self, search: TrialSearch, progress: TrialProgress) -> None:
         progress.update(search)
         self._report.update()
-        if self._weights is not None:
+        if self._weights is not None and not self.settings.inherit:
             drop_weights(self._weights, search.history, keep=self.settings.keep_weights)
 
     # -- results ---------------------------------------------------------------------------------------

@@ -1,5 +1,8 @@
 """Existing models as spaces: `searchable`, `suggest` and what can be chosen."""
 
+from .net2net import deeper as deeper
+from .net2net import undo_norm as undo_norm
+from .net2net import wider as wider
 from .passing import Passing as Passing
 from .searchable import AdoptedModel as AdoptedModel
 from .searchable import searchable as searchable

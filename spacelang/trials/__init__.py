@@ -10,6 +10,8 @@ from .executors import InProcess as InProcess
 from .export import from_optuna as from_optuna
 from .history import History as History
 from .history import key_of as key_of
+from .inheritance import Heir as Heir
+from .inheritance import inherit_weights as inherit_weights
 from .ledger import Ledger as Ledger
 from .objectives import Maximize as Maximize
 from .objectives import Minimize as Minimize

@@ -19,8 +19,9 @@ from ..files import write_atomic
 from ..language import Architecture, Space, Tunable, model_context, open_decisions
 from ..language.context import count_as_used
 from ..language.given_weights import copy_weights
-from ..randomness import seed_global_generators
+from ..randomness import seed_global_generators, torch_generators_kept
 from .evaluator import ArchitectureEvaluator, Reporter, TrialEvaluator, as_metrics
+from .inheritance import Heir, inherit_weights
 from .trial import Report, Trial, storable
 
 OnReport: TypeAlias = Callable[[int, Report], bool]
@@ -58,6 +59,7 @@ class Work:
         weights: Folder that keeps the weights of trained models; None to drop them.
         folder: Folder with a folder of each trial, named by its number; None for no such folders.
         given: File of the weights with which models begin; None for newly drawn ones.
+        inherits: Whether models begin with the weights of the trial that their note names as "parent".
     """
 
     space_type: type[Space]
@@ -66,6 +68,7 @@ class Work:
     weights: Path | None = None
     folder: Path | None = None
     given: Path | None = None
+    inherits: bool = False
 
     def run(self, trial: Trial, on_report: OnReport) -> Outcome:
         """Build and evaluate one architecture; what it raises becomes the outcome's error.
@@ -108,11 +111,13 @@ class Work:
         if isinstance(evaluator, ArchitectureEvaluator):
             return evaluator.evaluate_architecture(trial.arch, report)
         model = self.build(trial.arch, trial.overrides)
+        if self.inherits and "parent" in trial.note:
+            self._inherit(model, int(trial.note["parent"]))
         try:
             found: Mapping[str, float] = evaluator.evaluate(model, report)
             return found
         finally:
-            self._keep(trial.number, model)
+            self._keep(trial, model)
 
     def build(self, arch: Architecture, overrides: Mapping[str, Any] = MappingProxyType({})) -> nn.Module:
         """Return the plain model of an architecture, its weights given or drawn from torch's generator.
@@ -137,7 +142,28 @@ class Work:
         known = space.decision_space.by_label
         return space.freeze({label: value for label, value in arch.items() if label in known})
 
-    def _keep(self, number: int, model: nn.Module) -> None:
+    def _inherit(self, model: nn.Module, parent: int) -> None:
+        from safetensors import safe_open
+        from safetensors.torch import load_model
+
+        assert self.weights is not None
+        path = weights_file(self.weights, parent)
+        if not path.exists():
+            raise SpaceError(
+                f"the weights of trial {parent} are to be inherited, and {str(path)!r} is not there. With "
+                "several machines the run folder must be on a disk that all of them see."
+            )
+        with safe_open(path, "pt") as file:
+            origin = json.loads(file.metadata()["trial"])
+        with torch_generators_kept():  # the training draws the same whoever the parent was
+            theirs = self.build(origin["arch"], origin["overrides"])
+            load_model(theirs, str(path))
+            if isinstance(model, Heir):
+                model.inherit(theirs)
+            else:
+                inherit_weights(model, theirs)
+
+    def _keep(self, trial: Trial, model: nn.Module) -> None:
         if self.weights is not None:
             from safetensors.torch import save  # not `save_model`: a kill leaves its temporary files behind
 
@@ -145,7 +171,8 @@ class Work:
             whole = torch.contiguous_format
             tensors = {name: value.clone(memory_format=whole) for name, value in model.state_dict().items()}
             self.weights.mkdir(parents=True, exist_ok=True)
-            write_atomic(weights_file(self.weights, number), save(tensors))
+            origin = json.dumps({"arch": trial.arch, "overrides": dict(trial.overrides)})
+            write_atomic(weights_file(self.weights, trial.number), save(tensors, {"trial": origin}))
 
 
 def weights_file(folder: Path, number: int) -> Path:
