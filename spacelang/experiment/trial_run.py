@@ -236,6 +236,8 @@ class TrialRun:
         """Search; `record` describes the run."""
         self._folder.create()
         record = {**record, **self._record()}
+        if self.settings.inherit:
+            record["weights"] += ", then inherited"
         ledger = self._ledger(record)
         try:
             self._begin(record, ledger, resume=resume)

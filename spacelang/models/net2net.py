@@ -331,7 +331,7 @@ def rectified(mean: Tensor, deviation: Tensor) -> tuple[Tensor, Tensor]:
 
 def _call(graph: fx.Graph, name: str) -> fx.Node:
     """Return the one call of a module."""
-    calls = [node for node in graph.nodes if node.op == "call_module" and node.target == name]
+    calls: list[fx.Node] = [n for n in graph.nodes if n.op == "call_module" and n.target == name]
     if len(calls) != 1:
         raise SpaceError(f"{name!r} is called {len(calls)} times; expected once.")
     return calls[0]

@@ -135,6 +135,9 @@ def test_evolution_inherits_and_resumes(tmp_path: Path) -> None:
     search("parts", 3)
     parts = search("parts", 6)
     assert [t.metrics for t in parts.history] == [t.metrics for t in whole.history]
+    alone = Experiment(Net(), Sum(), parts.strategy, directory=tmp_path / "parts", max_trials=7, seed=1)
+    with pytest.raises(SpaceError, match="weights was fresh, then inherited, now fresh"):
+        alone.run(resume=True)
 
 
 def test_misuse(tmp_path: Path) -> None:
