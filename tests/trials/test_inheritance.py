@@ -136,7 +136,7 @@ def test_evolution_inherits_and_resumes(tmp_path: Path) -> None:
     parts = search("parts", 6)
     assert [t.metrics for t in parts.history] == [t.metrics for t in whole.history]
     alone = Experiment(Net(), Sum(), parts.strategy, directory=tmp_path / "parts", max_trials=7, seed=1)
-    with pytest.raises(SpaceError, match="weights was fresh, then inherited, now fresh"):
+    with pytest.raises(SpaceError, match="weights was 'fresh, then inherited', now 'fresh'"):
         alone.run(resume=True)
 
 
