@@ -52,11 +52,11 @@ def _section(space: type, entries: list[Entry], notes: dict[str, int]) -> str:
 
 def _row(entry: Entry, notes: dict[str, int]) -> str:
     """Return the table row of an entry, with the counts of `load(name)` without further arguments."""
-    counts = [row for row in entry.counts if not row["arguments"] and "macs" in row]
+    counts = [row for row in entry.counts if not row["arguments"]]
     cells = (
         f"`{entry.name}`{' (weights)' if entry.weights else ''}",
         f"{counts[0]['parameters']:,}",
-        "<br>".join(f"{row['macs']:,} {_of(row)}" for row in counts),
+        "<br>".join(f"{row['macs']:,} {_of(row)}" for row in counts if "macs" in row),
         "<br>".join(f"{_result(row)}{_note(row['evidence'], notes)}" for row in entry.published),
         _note(entry.source, notes),
     )

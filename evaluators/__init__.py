@@ -5,6 +5,7 @@ An evaluator has one method, `evaluate(model, report=None) -> dict[str, float]`.
     Classification(train_dataloaders=train, val_dataloaders=val, max_epochs=10)   images and class labels
     Regression(train_dataloaders=train, val_dataloaders=val, max_epochs=10)       inputs and real numbers
     Language(train_dataloaders=train, val_dataloaders=val, max_epochs=10)         tokens, to predict the next
+    Nodes(train_dataloaders=train, val_dataloaders=val, max_epochs=10)            nodes of graphs, and labels
     Lightning(module, trainer, train_dataloaders=...)                             any LightningModule
     Functional(function)                                                          any Python function
     Inherited(supernet, evaluator)                           architectures with the weights of a supernet
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
     from .training.classification import Classification as Classification
     from .training.classification import ClassificationModule as ClassificationModule
     from .training.darts_recipe import DartsTrainingModule as DartsTrainingModule
+    from .training.graph_nodes import GraphBatch as GraphBatch
+    from .training.graph_nodes import NodeModule as NodeModule
+    from .training.graph_nodes import Nodes as Nodes
     from .training.language_model import Language as Language
     from .training.language_model import LanguageModule as LanguageModule
     from .training.lightning_training import Lightning as Lightning

@@ -17,6 +17,7 @@ from .cells import AmoebaNet as AmoebaNet
 from .cells import ENASMacro as ENASMacro
 from .cells import FairDARTS as FairDARTS
 from .cells import NASNet as NASNet
+from .graphs import GraphCells as GraphCells
 from .loading import load as load
 from .mobile import DenseNAS as DenseNAS
 from .mobile import MobileNetV3Space as MobileNetV3Space

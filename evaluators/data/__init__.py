@@ -14,6 +14,8 @@ from __future__ import annotations
 from .cifar import Cutout as Cutout
 from .cifar import cifar10 as cifar10
 from .digits import digits as digits
+from .karate import NodeSplits as NodeSplits
+from .karate import karate_club as karate_club
 from .penn_treebank import penn_treebank as penn_treebank
 from .splits import DataSplits as DataSplits
 from .splits import retrain_loaders as retrain_loaders
@@ -27,12 +29,14 @@ from .text import help_pages as help_pages
 __all__ = [
     "Cutout",
     "DataSplits",
+    "NodeSplits",
     "TextSplits",
     "Window",
     "Windows",
     "cifar10",
     "digits",
     "help_pages",
+    "karate_club",
     "penn_treebank",
     "retrain_loaders",
     "search_loaders",

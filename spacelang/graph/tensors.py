@@ -53,20 +53,6 @@ def tensor_arguments(example_inputs: Tensor | tuple[Tensor, ...]) -> tuple[Tenso
     return inputs
 
 
-def batched_arguments(example_inputs: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Return the positional arguments of a forward pass, tensors with a common batch dimension.
-
-    Raises:
-        SpaceError: from `tensor_arguments`, or the tensors have different batch sizes.
-    """
-    inputs = tensor_arguments(example_inputs)
-    if len({len(tensor) for tensor in inputs}) != 1:
-        raise SpaceError(
-            f"example_inputs has shapes {_written(inputs)}; every tensor starts with the same batch size."
-        )
-    return inputs
-
-
 def _written(inputs: Iterable[Tensor]) -> str:
     return ", ".join(str(tuple(tensor.shape)) for tensor in inputs) or "nothing"
 

@@ -20,7 +20,7 @@ from ..arguments import known_arguments
 from ..errors import SpaceError
 from ..files.plain import plain
 from ..files.storage import file_errors, target_path, write_atomic
-from ..graph.tensors import batched_arguments, tensors_in
+from ..graph.tensors import tensor_arguments, tensors_in
 from ..language import require_frozen
 from ..quiet import quiet
 
@@ -56,6 +56,8 @@ def export_onnx(
     *,
     arch: Mapping[str, Any] | None = None,
     batch_sizes: Sequence[int] = (1, 3),
+    dynamic: Sequence[Mapping[int, str]] | None = None,
+    compared: Sequence[tuple[Tensor, ...]] = (),
     tolerance: float = 1e-4,
     opset: int | None = None,
 ) -> OnnxExport:
@@ -64,12 +66,20 @@ def export_onnx(
     The file is checked by onnx, run by onnxruntime beside PyTorch at each of `batch_sizes`, and only then put
     in place. A copy on the CPU is exported: `model` keeps its mode and device.
 
+    Inputs without a common batch, such as the nodes and edges of a graph, need `dynamic`, as in
+    `dynamic=[{0: "nodes"}, {1: "edges"}]`. No batches can be made up for them, so they are compared with
+    PyTorch as given, and so is everything in `compared`.
+
     Args:
-        model: a frozen network; every tensor it takes and returns has the batch first.
+        model: a frozen network; unless `dynamic` is given, every tensor it takes and returns has the batch
+            first.
         path: file ending in .onnx.
-        example_inputs: a tensor or a tuple of positional tensors, (B, ...).
+        example_inputs: a tensor or a tuple of positional tensors, (B, ...); what `dynamic` names is
+            at least 2.
         arch: architecture dict to keep in the file; `read_onnx_architecture` gives it back.
         batch_sizes: batches compared with PyTorch.
+        dynamic: names of the dimensions that may change, for each input.
+        compared: further inputs of other sizes, to be compared with PyTorch.
         tolerance: largest difference allowed, see `OnnxExport.max_difference`.
         opset: operator set to ask for; None leaves it to the exporter.
 
@@ -86,16 +96,23 @@ def export_onnx(
     if not batch_sizes or min(batch_sizes) < 1:
         raise SpaceError(f"batch_sizes={tuple(batch_sizes)} must be one or more sizes of at least 1.")
     properties = {} if arch is None else {ARCHITECTURE_KEY: _to_json(arch)}
-    inputs = tuple(tensor.detach().cpu() for tensor in batched_arguments(example_inputs))
+    inputs = _checked_inputs(example_inputs, dynamic, compared)
     replica = copy.deepcopy(model).cpu().eval()
-
-    proto = _export(replica, inputs, opset)
+    outputs = len(tensors_in(_run(replica, inputs)))
+    if dynamic is None:
+        # A batch of 1 would be fixed.
+        traced = tuple(_rows(tensor, max(2, len(tensor)), None) for tensor in inputs)
+        proto = _export(replica, traced, [{0: "batch"}] * len(inputs), outputs, opset)
+        given = [tuple(_rows(x, size, seed) for seed, x in enumerate(inputs)) for size in batch_sizes]
+    else:
+        proto = _export(replica, inputs, dynamic, outputs, opset)
+        given = [inputs, *(tuple(tensor.detach().cpu() for tensor in further) for further in compared)]
     found = _read_opset(proto, opset)
     _strip(proto)
     for key, value in properties.items():
         proto.metadata_props.add(key=key, value=value)
     data = _checked(proto)
-    difference = _compare(replica, data, inputs, batch_sizes)
+    difference = _compare(replica, data, given)
     if not difference <= tolerance:  # also true for NaN
         raise SpaceError(
             f"the exported {type(model).__name__} differs from PyTorch by {difference:.3g}, allowed "
@@ -146,20 +163,53 @@ def _to_json(arch: Mapping[str, Any]) -> str:
     return json.dumps(plain(dict(arch), "arch"), ensure_ascii=False)
 
 
-def _export(replica: nn.Module, inputs: tuple[Tensor, ...], opset: int | None) -> ModelProto:
-    outputs = tensors_in(_run(replica, inputs))
-    names = ["output"] if len(outputs) == 1 else [f"output_{index}" for index in range(len(outputs))]
-    batch = torch.export.Dim("batch")
-    traced = tuple(
-        _rows(tensor, max(2, len(tensor)), None) for tensor in inputs
-    )  # a batch of 1 would be fixed
+def _checked_inputs(
+    example_inputs: Tensor | tuple[Tensor, ...],
+    dynamic: Sequence[Mapping[int, str]] | None,
+    compared: Sequence[tuple[Tensor, ...]],
+) -> tuple[Tensor, ...]:
+    """Return the example inputs on the CPU; raise a `SpaceError` if they do not fit the other arguments."""
+    inputs = tuple(tensor.detach().cpu() for tensor in tensor_arguments(example_inputs))
+    if dynamic is None:
+        if len({len(tensor) for tensor in inputs}) > 1:
+            raise SpaceError(
+                f"example_inputs has shapes {', '.join(str(tuple(x.shape)) for x in inputs)}, which have no "
+                "common batch size. Name the dimensions that may change, for each input; for the nodes and "
+                "edges of a graph: dynamic=[{0: 'nodes'}, {1: 'edges'}]."
+            )
+        if compared:
+            raise SpaceError("compared= goes with dynamic=; batches of batch_sizes= are made up.")
+        return inputs
+    fits = len(dynamic) == len(inputs) and all(
+        0 <= dim < tensor.dim() and tensor.shape[dim] > 1
+        for tensor, names in zip(inputs, dynamic, strict=True)
+        for dim in names
+    )
+    if not fits:
+        raise SpaceError(
+            f"dynamic={list(dynamic)!r} must have a dict for each of {len(inputs)} inputs, of dimensions "
+            f"that are at least 2 in the example inputs: {', '.join(str(tuple(x.shape)) for x in inputs)}."
+        )
+    return inputs
+
+
+def _export(
+    replica: nn.Module,
+    inputs: tuple[Tensor, ...],
+    dynamic: Sequence[Mapping[int, str]],
+    outputs: int,
+    opset: int | None,
+) -> ModelProto:
+    names = ["output"] if outputs == 1 else [f"output_{index}" for index in range(outputs)]
+    known = {name: torch.export.Dim(name) for of_input in dynamic for name in of_input.values()}
+    shapes = tuple({dim: known[name] for dim, name in of_input.items()} for of_input in dynamic)
     try:
         with quiet(_NOISY, logging.CRITICAL), torch.no_grad():
             program = torch.onnx.export(
                 replica,
-                traced,
+                inputs,
                 dynamo=True,
-                dynamic_shapes=tuple({0: batch} for _ in inputs),
+                dynamic_shapes=shapes,
                 output_names=names,
                 opset_version=opset,
                 verbose=False,
@@ -169,11 +219,13 @@ def _export(replica: nn.Module, inputs: tuple[Tensor, ...], opset: int | None) -
     if program is None:
         raise SpaceError(f"cannot export {type(replica).__name__} to ONNX: the exporter returned nothing.")
     proto: ModelProto = program.model_proto
-    fixed = [value.name for value in proto.graph.input if not value.type.tensor_type.shape.dim[0].dim_param]
-    if fixed:
-        raise SpaceError(
-            f"{type(replica).__name__} fixes the batch size of input {fixed[0]!r}; use x.shape[0]."
-        )
+    for value, of_input in zip(proto.graph.input, dynamic, strict=True):
+        for dim, name in of_input.items():
+            if not value.type.tensor_type.shape.dim[dim].dim_param:
+                what = "batch size" if name == "batch" else f"number of {name}"
+                raise SpaceError(
+                    f"{type(replica).__name__} fixes the {what} of input {value.name!r}; use x.shape[{dim}]."
+                )
     return proto
 
 
@@ -220,7 +272,7 @@ def _checked(proto: ModelProto) -> bytes:
     return data
 
 
-def _compare(model: nn.Module, data: bytes, inputs: tuple[Tensor, ...], batch_sizes: Sequence[int]) -> float:
+def _compare(model: nn.Module, data: bytes, given: Sequence[tuple[Tensor, ...]]) -> float:
     """Return the largest relative difference between PyTorch and onnxruntime; NaN if any is."""
     import onnxruntime  # late: an extra that only this function needs
 
@@ -230,25 +282,23 @@ def _compare(model: nn.Module, data: bytes, inputs: tuple[Tensor, ...], batch_si
         session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise SpaceError(f"onnxruntime cannot load the exported {type(model).__name__}: {error}") from error
-    gaps = [gap for size in batch_sizes for gap in _differences(model, session, inputs, size)]
+    gaps = [gap for inputs in given for gap in _differences(model, session, inputs)]
     return math.nan if any(map(math.isnan, gaps)) else max(gaps, default=0.0)
 
 
-def _differences(
-    model: nn.Module, session: Any, inputs: tuple[Tensor, ...], batch_size: int
-) -> Iterator[float]:
-    """Yield the relative difference of each output for one made-up batch."""
-    batch = tuple(_rows(tensor, batch_size, seed) for seed, tensor in enumerate(inputs))
+def _differences(model: nn.Module, session: Any, batch: tuple[Tensor, ...]) -> Iterator[float]:
+    """Yield the relative difference of each output for one batch."""
+    what = f"a batch of {len(batch[0])}"
     expected = tensors_in(_run(model, batch))
     feed = {entry.name: tensor.numpy() for entry, tensor in zip(session.get_inputs(), batch, strict=True)}
     try:
         found = [torch.from_numpy(array) for array in session.run(None, feed)]
     except Exception as error:
-        raise SpaceError(f"onnxruntime fails on a batch of {batch_size}: {error}") from error
+        raise SpaceError(f"onnxruntime fails on {what}: {error}") from error
     for ours, theirs in zip(expected, found, strict=True):
         if ours.shape != theirs.shape:
             shapes = f"{tuple(theirs.shape)} in onnxruntime and {tuple(ours.shape)} in PyTorch"
-            raise SpaceError(f"a batch of {batch_size} gives {shapes}.")
+            raise SpaceError(f"{what} gives {shapes}.")
         if ours.numel():
             scale = max(1.0, float(ours.abs().max()))
             yield float((ours.double() - theirs.double()).abs().max()) / scale

@@ -131,7 +131,39 @@ def test_bad_arguments(tmp_path: Path) -> None:
         export_onnx(model, tmp_path / "net.onnx", x, arch={"a": object()})
     with pytest.raises(SpaceError, match=r"fails for an input of shape \(1, 4\)"):
         export_onnx(model, tmp_path / "net.onnx", torch.ones(1, 4))
+    with pytest.raises(SpaceError, match=r"\(4, 3\), \(2, 5\), which have no common batch .* dynamic="):
+        export_onnx(model, tmp_path / "net.onnx", (torch.ones(4, 3), torch.ones(2, 5)))
+    with pytest.raises(SpaceError, match=r"a dict for each of 1 inputs.*\(1, 3\)"):
+        export_onnx(model, tmp_path / "net.onnx", x, dynamic=[{0: "rows"}])
+    with pytest.raises(SpaceError, match=r"compared= goes with dynamic="):
+        export_onnx(model, tmp_path / "net.onnx", x, compared=[(x,)])
     assert not list(tmp_path.iterdir())
+
+
+class Lookup(nn.Module):
+    """The sum of the rows that an index names, and a scale; inputs have no common batch."""
+
+    def forward(self, rows: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+        return rows * rows[index[0]].sum()
+
+
+def test_inputs_without_a_common_batch(tmp_path: Path) -> None:
+    rows, index = torch.arange(6.0).view(3, 2), torch.tensor([[0, 2, 1, 1], [0, 0, 0, 0]])
+    other = torch.ones(5, 2), torch.tensor([[4, 4], [0, 0]])
+    dynamic = [{0: "rows"}, {1: "entries"}]
+    written = export_onnx(Lookup(), tmp_path / "net.onnx", (rows, index), dynamic=dynamic, compared=[other])
+    assert written.max_difference == 0
+    onnx = pytest.importorskip("onnx")
+    inputs = onnx.load(written.path).graph.input
+    names = [[d.dim_param or d.dim_value for d in i.type.tensor_type.shape.dim] for i in inputs]
+    assert names == [["rows", 2], [2, "entries"]]
+
+    class Fixed(Lookup):
+        def forward(self, rows: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+            return super().forward(rows.view(3, 2), index)
+
+    with pytest.raises(SpaceError, match=r"cannot export|fixes the number of rows"):
+        export_onnx(Fixed(), tmp_path / "fixed.onnx", (rows, index), dynamic=dynamic)
 
 
 @pytest.mark.parametrize("package", ["onnx", "onnxscript", "onnxruntime"])

@@ -23,6 +23,7 @@ from spacelang.hub import (
     DigitsCells,
     ENASMacro,
     FairDARTS,
+    GraphCells,
     MobileNetV3Space,
     NASBench101,
     NASBench201,
@@ -104,6 +105,13 @@ CELLS = {**TINY, "num_cells": 3, "num_nodes": 2}
 MOBILE: dict[str, Any] = {"num_classes": 3, "in_channels": 1, "dropout_rate": 0.0}
 WIDTHS = (8, 8, 8, 16, 16, 24, 24, 32, 40)
 SHUFFLE = {**MOBILE, "stages": ((20, 1), (30, 2), (40, 1))}
+
+
+def graph(count: int) -> tuple[Tensor, Tensor]:
+    """Features of six nodes, and edges: a ring, two chords, and a node without any that comes in."""
+    ring = [(0, 1), (1, 2), (2, 3), (3, 4), (4, 0), (0, 2), (3, 1), (5, 0)]
+    return normal(6, 3), torch.tensor(ring).T.contiguous()
+
 
 LANGUAGE: dict[str, Any] = {
     "vocabulary": 7,
@@ -230,6 +238,18 @@ SMALL: dict[str, Small] = {
         2**3 * factorial(3),
         given=tokens,
     ),
+    "GraphCells": Small(
+        GraphCells,
+        {"width": 2, "num_cells": 2, "in_features": 3, "num_classes": 2},
+        pairs(9, 3, distinct=True),
+        given=graph,
+    ),
+    "GraphCells-points": Small(
+        GraphCells,
+        {"width": 2, "num_cells": 2, "form": "points", "num_classes": 2, "neighbours": 3, "dropout": 0.0},
+        pairs(9, 3, distinct=True),
+        given=lambda count: (normal(count, 3, 8),),
+    ),
 }
 
 
@@ -242,6 +262,9 @@ def small_space(name: str) -> ModelSpace:
 def narrowed(entry: Entry) -> Small:
     """The space of a published architecture, as small as the architecture allows."""
     kind = getattr(hub, entry.space)
+    if issubclass(kind, GraphCells):
+        form = entry.arguments.get("form", "graph")
+        return SMALL["GraphCells-points" if form == "points" else "GraphCells"]
     if issubclass(kind, RecurrentLM):
         return Small(kind, {**entry.arguments, **LANGUAGE}, given=tokens)
     if issubclass(kind, MobileNetV3Space | ProxylessNAS):

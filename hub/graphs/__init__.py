@@ -1,0 +1,5 @@
+"""Networks on graphs and on points: the spaces of SGAS."""
+
+from __future__ import annotations
+
+from .graph_cells import GraphCells as GraphCells
