@@ -7,9 +7,8 @@ from typing import Any
 from torch import nn
 
 from .cells import DARTS, ENAS, PNAS, AmoebaNet, ENASMacro, FairDARTS, NASNet
-from .mobile import DenseNAS, MobileNetV3Space, ProxylessNAS, ShuffleNetSpace
 from .graphs import GraphCells
-from .mobile import MobileNetV3Space, ProxylessNAS, ShuffleNetSpace
+from .mobile import DenseNAS, MobileNetV3Space, ProxylessNAS, ShuffleNetSpace
 from .nasbench import NASBench101, NASBench201
 from .published import Pretrained, build, read_entry
 from .recurrent import RecurrentLM

@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-from .graph_cells import GraphCells as GraphCells
+from .sgas_cells import GraphCells as GraphCells

@@ -15,6 +15,7 @@ from spacelang import SpaceError, hub
 from spacelang.hub import GraphCells
 from spacelang.hub.graphs import graph_operations as op
 from spacelang.hub.graphs.neighbours import Edges, Nearest
+from spacelang.hub.graphs.sgas_cells import NodeHead
 from spacelang.hub.published import read_entry
 
 DOUBLE: dict[str, Any] = {"dtype": torch.float64}
@@ -80,7 +81,7 @@ def test_operations_of_the_worked_example(name: str) -> None:
 
 
 def test_the_readout_appends_the_mean_of_channels() -> None:
-    head = hub.graphs.graph_cells.NodeHead(2, 3).double()  # type: ignore[attr-defined]
+    head = NodeHead(2, 3).double()
     seen: list[Tensor] = []
     head.linear.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
     head(X)
