@@ -11,7 +11,7 @@ KILLS ?= 300
 PYTHONS ?= 3.11 3.12 3.13
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test quick lint types pytest faults wheel pythons database browser bench clean
+.PHONY: help demo test quick lint types pytest docs faults wheel pythons database browser bench clean
 
 help:
 	@echo "make demo     search, retrain and export a network on real data (under 4 minutes on 2 cores)"
@@ -21,6 +21,7 @@ help:
 	@echo "make types    mypy, strict, on the four source folders"
 	@echo "make pytest   the tests alone"
 	@echo "make faults   kill searches $(KILLS) times and inspect what they leave (the long form of tests/faults)"
+	@echo "make docs     build the site in build/site: warnings and dead links are errors"
 	@echo "make wheel    build sdist and wheel, install the wheel, try it"
 	@echo "make pythons  install wheel and sdist on Python $(PYTHONS), and try them (needs uv)"
 	@echo "make database installs PostgreSQL from Debian's packages, for the tests of a shared ledger"
@@ -32,7 +33,7 @@ demo: $(INSTALLED)
 	$(BIN)/spacelang demo
 
 # On a machine of its own (CI is set) tests get a database server and a browser where those can be had.
-test: $(if $(CI),database browser) lint types pytest wheel $(if $(CI),pythons)
+test: $(if $(CI),database browser) lint types pytest docs wheel $(if $(CI),pythons)
 	@echo "make test: all passed"
 
 lint: $(INSTALLED)
@@ -46,6 +47,10 @@ types: $(INSTALLED)
 pytest: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist worksteal --durations 40
 
+docs: $(INSTALLED)
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+	@echo "docs: build/site/index.html"
+
 # Tests marked slow, and files of them, are left out.
 quick: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist worksteal -q -m "not slow"
@@ -58,7 +63,7 @@ faults: $(INSTALLED)
 # through a .pth file but not its editable install.
 wheel: $(INSTALLED)
 	@echo "wheel: building sdist and wheel"
-	@rm -rf build dist && mkdir build
+	@rm -rf build/wheel* build/lib build/bdist* dist && mkdir -p build
 	@$(BIN)/python -m build --no-isolation --outdir dist . > build/wheel.log 2>&1 || { cat build/wheel.log; exit 1; }
 	@$(BIN)/python -m venv --without-pip $(WHEEL_ENV)
 	@$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" \

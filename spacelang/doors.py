@@ -77,15 +77,15 @@ def _hint(package: str, name: str) -> str:
         return ""
     if find_spec(f"{package}.{name}"):
         return f"; it is a module of its own: `import {package}.{name}`"
-    places = [door for door in _doors() if name in exports(door)]
+    places = [door for door in public_packages() if name in exports(door)]
     if places:
         return f"; it is in {' and '.join(places)}"
-    everywhere = [f"{door}.{other}" for door in _doors() for other in exports(door)]
+    everywhere = [f"{door}.{other}" for door in public_packages() for other in exports(door)]
     nearest = closest(name, [*exports(package), *plugins(package)], cutoff=0.6) or closest(name, everywhere)
     return nearest and f".{nearest}"
 
 
-def _doors() -> list[str]:
+def public_packages() -> list[str]:
     """Return the packages that export something: the root, the leaves and those of the core."""
     root = __name__.rpartition(".")[0]
     core = [m.name for m in pkgutil.iter_modules(import_module(root).__path__) if m.ispkg]

@@ -12,7 +12,7 @@ import pytest
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FENCE = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"\]\((?!https?:)([^)]+)\)")
 CODE = re.compile(r"^```.*?^```$|^    [^\n]*$", re.DOTALL | re.MULTILINE)
@@ -42,7 +42,7 @@ def programs() -> list[tuple[str, str]]:
             block = match.group(1).splitlines()
             lines[first : first + len(block)] = block
         if any(lines):
-            found.append((page.name, FEWER_EPOCHS[0].sub(FEWER_EPOCHS[1], "\n".join(lines))))
+            found.append((page.relative_to(ROOT).as_posix().removeprefix("docs/"), FEWER_EPOCHS[0].sub(FEWER_EPOCHS[1], "\n".join(lines))))
     return found
 
 
@@ -66,7 +66,8 @@ def check_numbers(name: str, scope: Mapping[str, Any]) -> None:
 
 
 def test_there_are_examples() -> None:
-    assert {name for name, _ in programs()} >= {"README.md", "language.md", "oneshot.md", "results.md"}
+    pages = {"README.md", "index.md", "language.md", "oneshot.md", "results.md", "tutorials/own_data.md"}
+    assert {name for name, _ in programs()} >= pages
 
 
 @pytest.mark.parametrize("page", ALL_PAGES, ids=relative)
