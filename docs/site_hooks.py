@@ -1,4 +1,4 @@
-"""What the site has beyond the pages in this folder: the reference of every public name, and files of the project.
+"""Pages of the site that are not in this folder: the reference of every name, and files of the project.
 
 MkDocs calls the functions named `on_...`; see `mkdocs.yml`.
 """
@@ -18,6 +18,7 @@ from spacelang.plugins import LEAVES
 
 ROOT = Path(__file__).parent.parent
 LISTED = ("CHANGELOG.md", "CONTRIBUTING.md", "benchmarks/README.md")  # in the navigation
+_INTRODUCTION = "{members: false, show_root_heading: false, show_root_toc_entry: false}"
 LINK = re.compile(r"(\]\()(?!https?:|#|mailto:)([^)#\s]+)((?:#[^)\s]*)?\))")
 FENCE = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
 
@@ -34,7 +35,7 @@ def on_config(config: Any) -> Any:
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Add a page of the reference for each package, and a page for each file of the project that is linked."""
+    """Add a page of the reference for each package, and one for each file of the project that is linked."""
     for package in public_packages():
         files.append(File.generated(config, f"reference/{package}.md", content=_reference(package)))
     pages = [Path(file.abs_src_path) for file in files.documentation_pages() if file.abs_src_path]
@@ -105,7 +106,7 @@ def _reference(package: str) -> str:
     The package `spacelang` itself has names of other packages alone; its page leads to them.
     """
     homes = {name: home for name, home in sorted(exports(package).items()) if home.startswith("spacelang.")}
-    head = f"# {package}\n\n::: {package}\n    options: {{members: false, show_root_heading: false, show_root_toc_entry: false}}\n\n"
+    head = f"# {package}\n\n::: {package}\n    options: {_INTRODUCTION}\n\n"
     if "." not in package:
         others = [(name, home) for name, home in homes.items() if exports(home)]
         return head + "\n".join(f"- [`{name}`][{home}.{name}], of `{home}`" for name, home in others)

@@ -42,7 +42,8 @@ def programs() -> list[tuple[str, str]]:
             block = match.group(1).splitlines()
             lines[first : first + len(block)] = block
         if any(lines):
-            found.append((page.relative_to(ROOT).as_posix().removeprefix("docs/"), FEWER_EPOCHS[0].sub(FEWER_EPOCHS[1], "\n".join(lines))))
+            name = relative(page).removeprefix("docs/")
+            found.append((name, FEWER_EPOCHS[0].sub(FEWER_EPOCHS[1], "\n".join(lines))))
     return found
 
 
@@ -50,7 +51,7 @@ def programs() -> list[tuple[str, str]]:
 def test_examples_run(name: str, program: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # examples write where the user stands
     scope: dict[str, Any] = {"__name__": "example"}
-    exec(compile(program, name, "exec"), scope)
+    exec(compile(program, name, "exec", dont_inherit=True), scope)
     check_numbers(name, scope)
 
 
