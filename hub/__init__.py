@@ -48,6 +48,8 @@ from .published import convert_weights as convert_weights
 from .published import list_models as list_models
 from .recurrent import RecurrentLM as RecurrentLM
 from .recurrent import RNNCell as RNNCell
+from .tabular import MLP as MLP
+from .transformers import GPT as GPT
 from .transformers import AutoFormer as AutoFormer
 
 open_door(globals())

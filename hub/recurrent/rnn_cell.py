@@ -8,11 +8,9 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from spacelang import Cell
+from spacelang import Cell, ModelSpace
 from spacelang.errors import require_integer, require_one_of
 from spacelang.language import current_architecture
-
-from ..published import PublishedSpace
 
 Masks: TypeAlias = "tuple[Tensor, Tensor]"
 """Dropout masks of the input, (B, input_size), and of the hidden state, (B, hidden_size)."""
@@ -26,7 +24,7 @@ ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
 RANGE = 0.04  # weights begin uniform between -RANGE and RANGE
 
 
-class RNNCell(PublishedSpace):
+class RNNCell(ModelSpace):
     """The recurrent cell of DARTS and ENAS: for each node an activation and one of the states before it.
 
     (c, h) = [x, h_prev] W_0, s_0 = h_prev + sigmoid(c) (tanh(h) - h_prev); node i with activation f reads

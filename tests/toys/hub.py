@@ -16,6 +16,8 @@ from spacelang import ModelSpace, hub, model_context
 from spacelang.hub import (
     DARTS,
     ENAS,
+    GPT,
+    MLP,
     PNAS,
     AmoebaNet,
     AutoFormer,
@@ -237,6 +239,33 @@ SMALL: dict[str, Small] = {
         {**LANGUAGE, "num_nodes": 3, "merge_op": "loose_end", "activations": ["tanh", "relu"]},
         2**3 * factorial(3),
         given=tokens,
+    ),
+    "GPT": Small(
+        GPT,
+        {
+            "vocabulary": 7,
+            "length": 5,
+            "embed_dim": (8, 12),
+            "num_heads": (1, 2, 3),
+            "mlp_ratio": (1.0, 2.0),
+            "depth": (1, 2),
+            "head_dim": 4,
+        },
+        2 * depths(6, 2),
+        given=tokens,
+    ),
+    "MLP": Small(
+        MLP,
+        {
+            "inputs": 5,
+            "outputs": 2,
+            "width": (4, 6),
+            "hidden": (3, 8),
+            "depth": (1, 2),
+            "activations": ["relu", "tanh"],
+        },
+        2 * depths(2 * 3 * 2 * 2, 2),
+        given=lambda count: (normal(max(2, count), 5),),
     ),
     "GraphCells": Small(
         GraphCells,
