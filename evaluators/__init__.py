@@ -45,6 +45,9 @@ if TYPE_CHECKING:
     from .training.regression import RegressionModule as RegressionModule
     from .training.subset import subset as subset
     from .untrained.inherited import Inherited as Inherited
+    from .untrained.proxy_report import ProxyReport as ProxyReport
+    from .untrained.proxy_report import proxy_report as proxy_report
+    from .untrained.proxy_report import verdict as verdict
     from .untrained.tabular import Tabular as Tabular
     from .untrained.zero_cost import ZeroCost as ZeroCost
 

@@ -13,6 +13,7 @@ from spacelang.doors import open_door
 from .cells import DARTS as DARTS
 from .cells import ENAS as ENAS
 from .cells import PNAS as PNAS
+from .cells import SNAS as SNAS
 from .cells import AmoebaNet as AmoebaNet
 from .cells import ENASMacro as ENASMacro
 from .cells import FairDARTS as FairDARTS

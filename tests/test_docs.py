@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from spacelang import strategies
 
 pytestmark = pytest.mark.slow
 
@@ -93,3 +96,30 @@ def test_files_named_in_a_readme_exist(page: Path) -> None:
     named = set(SCRIPT.findall(page.read_text(encoding="utf-8")))
     missing = [name for name in named if not (ROOT / name).exists() and not any(page.parent.rglob(name))]
     assert missing == []
+
+
+def test_every_strategy_is_in_the_table_of_algorithms() -> None:
+    """The page names each public strategy, extra and wrapper, and the file that defines it."""
+    page = (ROOT / "docs" / "algorithms.md").read_text(encoding="utf-8")
+    rows = [line for line in page.splitlines() if line.startswith("|")]
+    missing = []
+    for name, item in public_strategies():
+        file = inspect.getsourcefile(item)
+        assert file is not None
+        if not any(f"`{name}`" in row and Path(file).name in row for row in rows):
+            missing.append(f"{name} ({Path(file).name})")
+    assert missing == []
+
+
+def public_strategies() -> list[tuple[str, type]]:
+    """Return the strategies, extras and wrappers among the public names, by name."""
+    bases = (strategies.OneShot, strategies.Extra)
+    parts = ("OneShot", "Differentiable", "PathSampling", "Extra", "LogitsExtra")
+    found = []
+    for name in sorted(strategies.__all__):
+        item = getattr(strategies, name)
+        if not isinstance(item, type) or name in parts:
+            continue
+        if issubclass(item, bases) or (hasattr(item, "start") and "multi_trial" in item.__module__):
+            found.append((name, item))
+    return found

@@ -175,10 +175,69 @@ def naswot(model: nn.Module, x: Tensor, y: Tensor, loss: Loss) -> Tensor:
     return logabsdet  # type: ignore[no-any-return]
 
 
+def zen(model: nn.Module, x: Tensor, y: Tensor, loss: Loss) -> Tensor:
+    """Mean over draws of log E ||f(x) - f(x + 0.01 e)|| + sum over batch norms of log sqrt(mean variance).
+
+    Each of 32 draws has new weights N(0, 1), and x and e are Gaussian in the shape of the batch. f ends
+    before the last global pooling, or else with the output. Batch norms use and report the statistics of the
+    batch. The norm is Euclidean, the mean over samples, as in the paper; the authors' code sums absolute
+    values and reads running variances.
+
+    Source: Lin et al. 2021, arXiv:2102.01063, algorithm 1.
+    """
+    scores = [_zen_score(model, torch.randn_like(x), torch.randn_like(x)) for _ in range(_ZEN_DRAWS)]
+    return torch.stack(scores).mean()
+
+
+_ZEN_DRAWS, _ZEN_STEP = 32, 0.01
+_GLOBAL_POOLS = nn.AdaptiveAvgPool1d | nn.AdaptiveAvgPool2d | nn.AdaptiveAvgPool3d
+
+
+@torch.no_grad()
+def _zen_score(model: nn.Module, x: Tensor, noise: Tensor) -> Tensor:
+    """Draw weights; return the score for one batch and one direction, (B, ...) and (B, ...)."""
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+    for weight in _weights(model):
+        weight.normal_()
+    for parameter in (p for m in (*_layers(model), *norms) for n, p in m.named_parameters(recurse=False)
+                      if n == "bias"):  # fmt: skip
+        parameter.zero_()
+    pooled: list[Tensor] = []
+    variances: list[Tensor] = []
+    handles = [
+        norm.register_forward_pre_hook(lambda _, given: variances.append(_channel_variance(given[0])))
+        for norm in norms
+    ]
+    for norm in norms:
+        if norm.affine:
+            norm.weight.fill_(1)
+    handles += [
+        module.register_forward_pre_hook(lambda _, given: pooled.append(given[0]))
+        for module in model.modules()
+        if isinstance(module, _GLOBAL_POOLS) and module.output_size in (1, (1, 1), (1, 1, 1))
+    ]
+    try:
+        output = _output(model, x)
+        first, found = (pooled[-1] if pooled else output), list(variances)
+        moved = _output(model, x + _ZEN_STEP * noise)
+        second = pooled[-1] if pooled else moved
+    finally:
+        for handle in handles:
+            handle.remove()
+    difference = (first - second).flatten(1).norm(dim=1).mean()
+    deviations: Tensor = _total(variance.mean().sqrt().log() for variance in found)
+    return deviations + difference.log()
+
+
+def _channel_variance(x: Tensor) -> Tensor:
+    """Return the variance of each channel, (C,), of (B, C, ...)."""
+    return x.transpose(0, 1).flatten(1).var(dim=1, unbiased=False)
+
+
 PROXIES: dict[str, Proxy] = {
     proxy.__name__: proxy
     for proxy in (
-        params, flops, l2_norm, grad_norm, plain, snip, grasp, synflow, fisher, jacob_cov, naswot
+        params, flops, l2_norm, grad_norm, plain, snip, grasp, synflow, fisher, jacob_cov, naswot, zen
     )
 }  # fmt: skip
 

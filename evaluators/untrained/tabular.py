@@ -124,6 +124,19 @@ class Tabular(KnownArguments):
             self.seconds += 0.0 if math.isnan(spent) else spent
         return final
 
+    def mean(self, arch: Mapping[str, Any]) -> dict[str, float]:
+        """Return the means over all rows of `arch`; nobody waits, and no seconds are added up.
+
+        Raises:
+            SpaceError: The table does not have it.
+        """
+        rows = self._rows.get(key_of(dict(arch)))
+        if rows is None:
+            raise SpaceError(self._unknown(arch))
+        values = np.asarray(self._values[rows].mean(axis=0))
+        epochs = self._reached(values)
+        return {**(epochs[max(epochs)] if epochs else {}), **_at(self._final, values)}
+
     def _row(self, rows: Sequence[int]) -> np.ndarray[Any, Any]:
         if self._average:
             return np.asarray(self._values[rows].mean(axis=0))

@@ -26,10 +26,12 @@ class ZeroCost(KnownArguments):
     | `l2_norm`, `grad_norm` | norms of the weights and of their gradients |
     | `plain`, `snip`, `grasp`, `fisher`, `synflow` | importance of the weights in pruning methods, summed |
     | `jacob_cov`, `naswot` | how differently the model treats different samples |
+    | `zen` | how strongly a network with random weights reacts to its input |
 
-    Their authors rank models by them, largest first. A value that does not exist or is not finite is NaN,
-    which ranks last. The weights are used as they are, so they should be newly drawn. The model runs in
-    training mode, for `synflow` and `flops` in evaluation mode.
+    Their authors rank models by them, largest first; `proxy_report` says how well they do so on a table of
+    results. A value that does not exist or is not finite is NaN, which ranks last. The weights are used as
+    they are, so they should be newly drawn; `zen` draws its own. The model runs in training mode, for
+    `synflow` and `flops` in evaluation mode.
 
     A copy is scored: the model, its statistics and gradients, and torch's generators stay as they were.
 

@@ -9,4 +9,5 @@ from .designs import PNAS as PNAS
 from .designs import AmoebaNet as AmoebaNet
 from .designs import NASNet as NASNet
 from .enas_macro import ENASMacro as ENASMacro
+from .fairdarts import SNAS as SNAS
 from .fairdarts import FairDARTS as FairDARTS

@@ -30,19 +30,24 @@ from ..operations.cell_operations import DARTS_OPERATIONS, Channels, DropPath, Z
 from ..operations.concat import Concat
 from .cell_space import INPUTS, CellDesign, CellPlan, CellSpace
 
-MOST_INPUTS = 2  # of a node
-
 
 @dataclass(frozen=True)
 class SparseNodes:
     """Nodes of a sparse cell, and which of them are in its output: all that are not empty.
 
     A node is empty when every edge into it is "none" or comes from an empty node.
+
+    Args:
+        kind: Label of the cell.
+        operations: Candidates of every edge, "none" among them.
+        num_nodes: Number of nodes.
+        most: Largest number of edges into a node that are not "none"; None for no limit.
     """
 
     kind: str
     operations: tuple[str, ...]
     num_nodes: int
+    most: int | None
 
     @property
     def rows(self) -> list[list[Categorical]]:
@@ -117,7 +122,8 @@ class PresentCount:
         if value != "none":
             state = replace(state, edges=state.edges + 1, fed=state.fed or state.full[source])
         first, last = len(state.full) == INPUTS, source == len(state.full) - 1
-        if state.edges > MOST_INPUTS or (first and last and not state.edges):
+        most = self.nodes.most
+        if (most is not None and state.edges > most) or (first and last and not state.edges):
             return None
         return Fill((*state.full, state.fed)) if last else state
 
@@ -181,11 +187,13 @@ class FairDARTS(CellSpace):
     design: ClassVar[CellDesign] = CellDesign(
         (*DARTS_OPERATIONS, "none"), num_nodes=4, merge_op="all", distinct_inputs=True
     )
+    most_inputs: ClassVar[int | None] = 2
 
     def _cell(self, plan: CellPlan, channels: Channels, inputs: nn.Module) -> nn.Module:
         if "none" not in self._design.operations:
-            raise SpaceError(f"FairDARTS needs 'none' among its operations, got {self._design.operations!r}.")
-        nodes = SparseNodes(plan.kind, self._design.operations, self._design.num_nodes)
+            name = type(self).__name__
+            raise SpaceError(f"{name} needs 'none' among its operations, got {self._design.operations!r}.")
+        nodes = SparseNodes(plan.kind, self._design.operations, self._design.num_nodes, self.most_inputs)
         self._constrain(nodes)
         edges = [
             [self._edge(decision, plan, channels, source) for source, decision in enumerate(row)]
@@ -203,9 +211,10 @@ class FairDARTS(CellSpace):
         """Limit the inputs of each node, edge by edge, so that counting stops early."""
         for position, row in enumerate(nodes.rows):
             name = f"node {INPUTS + position} of cell {nodes.kind!r}"
-            for end in range(MOST_INPUTS + 1, len(row) + 1):
-                text = f"{name} must have at most {MOST_INPUTS} edges that are not 'none'."
-                self._require(EdgesIn(row[:end]) <= MOST_INPUTS, text)
+            most = len(row) if nodes.most is None else nodes.most
+            for end in range(most + 1, len(row) + 1):
+                text = f"{name} must have at most {most} edges that are not 'none'."
+                self._require(EdgesIn(row[:end]) <= most, text)
         self._require(
             EdgesIn(nodes.rows[0]) >= 1,
             f"node {INPUTS} of cell {nodes.kind!r} must have an edge that is not 'none'.",
@@ -222,6 +231,15 @@ class FairDARTS(CellSpace):
         if isinstance(cell.edges[0][0], LayerChoice):
             return Concat(self._design.num_nodes, cell.nodes, channels)
         return cell.num_outputs * channels  # type: ignore[no-any-return]
+
+
+class SNAS(FairDARTS):
+    """The cells of SNAS: a node keeps every edge that is not "none", however many these are.
+
+    Decisions are those of `FairDARTS`. Source: arXiv:1812.09926, section 3.1; its authors list all 14 edges.
+    """
+
+    most_inputs: ClassVar[int | None] = None
 
 
 class SparseCell(nn.Module):

@@ -27,6 +27,7 @@ from .gumbel import gumbel
 from .partial import partial_supernet
 
 _LEAST = 1e-5
+_SMALLEST = torch.finfo(torch.float32).tiny
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +41,7 @@ class GAEA(Differentiable):
 
     Args:
         learning_rate: eta.
+        adapt_lr: Whether eta is divided by the largest absolute gradient of a table.
         entropy_weight: Factor of sum theta log(n theta) in the loss of the logits, n candidates a row.
         none: Zero operation, as in `DARTS`.
 
@@ -47,6 +49,7 @@ class GAEA(Differentiable):
     """
 
     learning_rate: float = 0.1
+    adapt_lr: bool = False
     entropy_weight: float = 0.0
     none: bool = False
 
@@ -60,7 +63,7 @@ class GAEA(Differentiable):
         return Simplex(none=self.none)
 
     def make_optimizer(self, logits: list[nn.Parameter]) -> torch.optim.Optimizer:
-        return ExponentiatedGradient(logits, lr=self.learning_rate)
+        return ExponentiatedGradient(logits, lr=self.learning_rate, adapts=self.adapt_lr)
 
     def objective(self, loss: Tensor, search: GradientSearch, phase: Phase) -> Tensor:
         if phase == "logits" and self.entropy_weight:
@@ -124,10 +127,10 @@ class GAEAGDAS(GAEA):
 
 
 class ExponentiatedGradient(torch.optim.Optimizer):
-    """theta <- theta exp(-eta g); who owns theta normalises it."""
+    """theta <- theta exp(-eta g), with `adapts` exp(-eta g / max |g|); who owns theta normalises it."""
 
-    def __init__(self, params: list[nn.Parameter], lr: float) -> None:
-        super().__init__(params, {"lr": lr})
+    def __init__(self, params: list[nn.Parameter], lr: float, *, adapts: bool = False) -> None:
+        super().__init__(params, {"lr": lr, "adapts": adapts})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
@@ -135,7 +138,8 @@ class ExponentiatedGradient(torch.optim.Optimizer):
         for group in self.param_groups:
             for theta in group["params"]:
                 if theta.grad is not None:
-                    theta.mul_(torch.exp(-group["lr"] * theta.grad))
+                    largest = theta.grad.abs().max() if group["adapts"] else theta.grad.new_ones(())
+                    theta.mul_(torch.exp(-group["lr"] * theta.grad / largest.clamp_min(_SMALLEST)))
 
 
 @dataclass(frozen=True)

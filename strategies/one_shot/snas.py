@@ -20,8 +20,9 @@ class SNAS(GumbelDARTS):
     Mixtures are those of `GumbelDARTS`. One backward pass of E_z[L_train] gives the gradients of weights and
     logits, and both step at once; no validation data decide. It takes half the passes of DARTS; prefer
     that, or `GumbelDARTS`, where training data are few enough to be learnt by heart. `Penalty` adds the
-    paper's cost of resources. A node keeps as many edges as the space says, where the paper removes edges
-    whose most probable candidate is the zero operation.
+    paper's cost of resources. In spaces whose candidates include "none", such as `spacelang.hub.SNAS`, an
+    edge whose most probable candidate is "none" is removed, as in the paper; elsewhere a node keeps as many
+    edges as the space says.
 
     Source: SNAS, Xie et al. 2019, arXiv:1812.09926.
     """

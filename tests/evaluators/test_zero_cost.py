@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from spacelang import SpaceError
-from spacelang.evaluators import ZeroCost
+from spacelang import ModelSpace, SpaceError, value_choice
+from spacelang import nn as space_nn
+from spacelang.evaluators import Tabular, ZeroCost, proxy_report, verdict
 from spacelang.evaluators.untrained.proxies import PROXIES, channel_fisher, jacobian_score
 
 NOTHING = torch.zeros(1)
@@ -281,3 +282,92 @@ class Named(nn.Module):
 def test_refusals(make: Any, message: str) -> None:
     with pytest.raises(SpaceError, match=message):
         make()
+
+
+# -- zen, the ensemble, and reports on a table
+
+
+def test_zen_by_hand() -> None:
+    """One layer of one weight: |w * .01 e| of each draw; a batch norm adds the log of its deviation."""
+    x = torch.zeros(3, 2, 4, 4)
+    conv = nn.Conv2d(2, 2, 1)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        found = score("zen", conv, x)
+        torch.manual_seed(0)
+        logs = []
+        for _ in range(32):
+            noise = (torch.randn_like(x), torch.randn_like(x))[1]
+            weight = torch.empty_like(conv.weight).normal_()
+            moved = 0.01 * nn.functional.conv2d(noise, weight)
+            logs.append(moved.flatten(1).norm(dim=1).mean().log())
+    assert found == pytest.approx(float(torch.stack(logs).mean()), abs=1e-4)
+
+
+def test_zen_ends_before_the_last_pooling_and_adds_deviations() -> None:
+    """Whatever follows a global pooling does not count, and neither do the present weights."""
+
+    def scored(*layers: nn.Module) -> float:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            return score("zen", nn.Sequential(*layers), torch.zeros(8, 3, 6, 6))
+
+    torch.manual_seed(1)
+    body = scored(nn.Conv2d(3, 4, 3))
+    assert scored(nn.Conv2d(3, 4, 3)) == body  # of other weights
+    assert scored(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1)) == pytest.approx(body)
+    assert scored(nn.Conv2d(3, 4, 3), nn.Identity(), nn.AdaptiveAvgPool2d(1), nn.Flatten()) == body
+    # A batch norm divides what it adds: the variances of four channels are nearly alike.
+    assert scored(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)) == pytest.approx(body, abs=0.3)
+    assert scored(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, affine=False)) == scored(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+    )
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "expected"),
+    [
+        ((2, 5), (1, 3), 1),
+        ((1, 3), (2, 5), -1),
+        ((2, 3), (1, 5), 0),
+        ((1, 1), (1, 1), 0),
+        ((2, 2), (1, 2), 0),
+    ],
+)
+def test_an_ensemble_agrees_or_abstains(a: Any, b: Any, expected: int) -> None:
+    names = ("synflow", "snip")
+    assert verdict(dict(zip(names, a, strict=True)), dict(zip(names, b, strict=True)), names) == expected
+
+
+def test_no_value_is_no_vote() -> None:
+    assert verdict({"snip": math.nan}, {"snip": 1.0}, ("snip",)) == 0
+
+
+class Widths(ModelSpace):
+    """Four layers of which the wider has more parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        width = value_choice([1, 2, 3, 4], label="width")
+        self.layers = nn.Sequential(space_nn.Linear(3, width), nn.ReLU(), space_nn.Linear(width, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)  # type: ignore[no-any-return]
+
+
+def test_a_report_on_a_table() -> None:
+    """Accuracies .1, .2, .4, .3 by width: Spearman of the number of parameters is 1 - 6 * 2 / 60 = .8."""
+    archs = [f'{{"width": {width}}}' for width in (1, 2, 3, 4)]
+    table = Tabular({"arch": archs, "acc": [0.1, 0.2, 0.4, 0.3]})
+    batch = torch.randn(4, 3, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 0, 1])
+    found = proxy_report(
+        Widths(), table, "acc", batch=batch, proxies=("params", "flops"), voters=("params", "flops")
+    )
+    assert found.spearman == pytest.approx({"params": 0.8, "flops": 0.8})
+    assert (found.architectures, found.missing) == (4, {"params": 0, "flops": 0})
+    assert (found.decided, found.right) == (1.0, pytest.approx(5 / 6))
+    assert "params, flops agree on 100% of all pairs, 83% of these right" in str(found)
+    again = proxy_report(Widths(), table, "acc", batch=batch, proxies=("snip",), architectures=3)
+    assert again == proxy_report(Widths(), table, "acc", batch=batch, proxies=("snip",), architectures=3)
+    with pytest.raises(SpaceError, match="no metric 'loss'; it has acc"):
+        proxy_report(Widths(), table, "loss", batch=batch)

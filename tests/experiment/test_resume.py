@@ -17,7 +17,7 @@ import torch
 
 from spacelang.experiment import checkpoint
 
-from ..toys.search_script import elastic_strategies, make, outcome, strategies
+from ..toys.search_script import elastic_strategies, further_strategies, make, outcome, strategies
 
 pytestmark = pytest.mark.slow
 
@@ -146,7 +146,7 @@ def test_a_killed_process(tmp_path: Path, uninterrupted: Any, how: signal.Signal
 @pytest.mark.parametrize("half", [0, 1])
 def test_two_processes_derive_the_same_architecture(tmp_path: Path, half: int) -> None:
     """Every strategy; half of them share the time a pair of processes takes to begin."""
-    names = list(strategies() | elastic_strategies())[half::2]
+    names = list(strategies() | elastic_strategies() | further_strategies())[half::2]
     paths = [str(tmp_path / "NAME"), str(tmp_path / "NAME-RANK.json")]
     done = subprocess.run(
         [sys.executable, str(SCRIPT), *paths, ",".join(names), "ddp"],

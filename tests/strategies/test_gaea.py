@@ -100,3 +100,13 @@ def test_the_form_of_gdas_runs_one_candidate_and_takes_the_gradient_of_its_sampl
     (gradient,) = torch.autograd.grad(mixture.weights[0, chosen], theta)
     assert gradient[0, chosen] > 0
     assert (gradient * theta).sum().item() == pytest.approx(0, abs=1e-12)  # a softmax of logarithms
+
+
+def test_the_step_may_adapt_to_the_largest_gradient() -> None:
+    """eta / .8: theta exp(-.1 g / .8), normalised; without any gradient theta stays."""
+    gradient = torch.tensor([[0.8, -0.4, 0.1, 0]], dtype=torch.float64)
+    parameters, _ = stepped(GAEA(adapt_lr=True), {"layer": gradient, "cell": torch.zeros(5, 2).double()})
+    expected = torch.exp(-0.1 * gradient / 0.8)[0]
+    expected = expected / expected.sum()
+    assert parameters.logits["layer"][0].tolist() == pytest.approx(expected.tolist(), abs=1e-12)
+    assert torch.allclose(parameters.logits["cell"], torch.full((5, 2), 0.5, dtype=torch.float64))

@@ -12,10 +12,18 @@ import torch
 from torch import Tensor, nn
 
 from spacelang import LayerChoice, ModelSpace, SpaceError, Supernet
+from spacelang.hub import SNAS as SparseSpace
 from spacelang.strategies import DARTS, DSNAS, GAEA, SNAS, ZODARTS, Moment
 from spacelang.strategies.framework import Training
+from spacelang.strategies.one_shot.gumbel import gumbel
 
 from ..toys.paths import Anything, rows, trainer
+
+
+class FourLayers(ModelSpace):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = LayerChoice([nn.Identity() for _ in range(4)], label="layer")
 
 
 class Blend(ModelSpace):
@@ -107,3 +115,35 @@ def test_a_single_level_takes_one_pass_a_batch(tmp_path: Path) -> None:
         trainer(tmp_path, strategy.attach(supernet)).fit(module, rows(3, 1), rows(2, 2))
         assert len(module.seen) == 3  # training steps with gradients; DARTS would take six
         assert not supernet.groups["layer"].weights.requires_grad  # type: ignore[union-attr]
+
+
+def test_oracle_of_the_concrete_distribution() -> None:
+    """Density of z = (.1, .2, .3, .4) at tau = .5; a sample is softmax((alpha + G) / tau) of one draw."""
+    alpha = torch.tensor([[0.5, -0.2, 0.1, 0.0]], dtype=torch.float64)
+    concrete = torch.distributions.RelaxedOneHotCategorical(torch.tensor(0.5), logits=alpha[0])
+    z = torch.tensor([0.1, 0.2, 0.3, 0.4], dtype=torch.float64)
+    assert concrete.log_prob(z).item() == pytest.approx(-0.2989925305, abs=1e-7)
+    group = Supernet(FourLayers()).groups["layer"]
+    relaxation = SNAS(temperature=0.5, none=False).relaxation
+    moment = Moment(0, 1, torch.Generator().manual_seed(0))
+    mixed = relaxation.mixture(group, alpha, moment).weights
+    noise = gumbel((1, 4), torch.Generator().manual_seed(0)).double()
+    torch.testing.assert_close(mixed, ((alpha + noise) / 0.5).softmax(dim=1), atol=1e-6, rtol=0)
+
+
+def test_edges_of_none_are_removed() -> None:
+    """In the sparse cells of SNAS a node keeps every edge whose most probable candidate is not "none"."""
+    space = SparseSpace(2, 3, (1, 8, 3), num_nodes=2)
+    strategy = SNAS()
+    search: Any = strategy.attach(strategy.supernet(space))
+    kept = {"normal/0_2": "sep_conv_3x3", "normal/0_3": "skip_connect", "normal/1_3": "max_pool_3x3",
+            "normal/2_3": "sep_conv_3x3"}  # fmt: skip
+    for label, logits in search.parameters.logits.items():
+        columns = search.supernet.groups[label].columns
+        logits.data.zero_()
+        chosen = kept.get(label, "sep_conv_3x3" if label == "reduce/1_2" else "none")
+        logits.data[0, columns.index(chosen)] = 1.0
+    arch = search.derive(1)[0]
+    assert {label: value for label, value in arch.items() if value != "none"} == {
+        **kept, "reduce/1_2": "sep_conv_3x3",
+    }  # fmt: skip

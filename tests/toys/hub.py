@@ -19,6 +19,7 @@ from spacelang.hub import (
     GPT,
     MLP,
     PNAS,
+    SNAS,
     AmoebaNet,
     AutoFormer,
     DenseNAS,
@@ -140,6 +141,7 @@ SMALL: dict[str, Small] = {
     "AmoebaNet": Small(AmoebaNet, CELLS, pairs(8, 2) ** 2),
     "PNAS": Small(PNAS, CELLS, pairs(8, 2) ** 2),
     "FairDARTS": Small(FairDARTS, CELLS, sparse(2) ** 2),
+    "SNAS": Small(SNAS, CELLS, ((8**2 - 1) * 8**3) ** 2),  # the first node has an input
     "FairDARTS-width": Small(FairDARTS, {**CELLS, "width": [2, 4]}, 2 * sparse(2) ** 2),
     # 2 to 5 vertices are wired in 1, 2, 10 and 121 ways: each but the last is read, by at most 9 edges.
     "NASBench101": Small(

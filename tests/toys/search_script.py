@@ -135,6 +135,37 @@ def elastic_strategies() -> dict[str, Any]:
     }
 
 
+def further_strategies() -> dict[str, Any]:
+    """Strategies that are like others when they are interrupted; two processes have to agree all the same."""
+    from spacelang.strategies import DSNAS, GAEAGDAS, RDARTS, DARTSMinus, DenseNAS, FairDARTS, ZODARTSPlusPlus
+
+    return {
+        "fairdarts": FairDARTS(learning_rate=0.1),
+        "dartsminus": DARTSMinus(learning_rate=0.01),
+        "dsnas": DSNAS(learning_rate=0.01),
+        "rdarts": RDARTS(learning_rate=0.01),
+        "gaeagdas": GAEAGDAS(warmup_epochs=1),
+        "zodartsplusplus": ZODARTSPlusPlus(rounds=2, opened=1),
+        "densenas": DenseNAS(cost="params", warmup_epochs=1),
+    }
+
+
+def space_of(name: str) -> Any:
+    """Return the space that a strategy is made for; None for those of cells."""
+    from spacelang.hub import DenseNAS, FairDARTS, StagedCells
+
+    if name in elastic_strategies():
+        return elastic_space()
+    if name == "fairdarts":
+        return FairDARTS(2, 3, (1, 8, 10), num_nodes=2)
+    if name == "zodartsplusplus":
+        return StagedCells(2, 2, (1, 8, 10))
+    if name == "densenas":
+        blocks = ((0, 8, 4), (1, 8, 4, 1), (1, 8, 4))
+        return DenseNAS(blocks, 10, last_channels=8, in_channels=1, affine=False)
+    return None
+
+
 def elastic_space() -> Any:
     """Five inverted residuals with kernels and expansions to choose."""
     from spacelang.hub import OnceForAll
@@ -167,11 +198,10 @@ def main() -> None:
     directory, output, names, *flags = sys.argv[1:]
     torch.set_num_threads(1)
     distributed = {"strategy": "ddp", "devices": 2} if "ddp" in flags else {}
-    elastic = elastic_strategies()
+    methods = strategies() | elastic_strategies() | further_strategies()
     for name in names.split(","):
         folder = Path(directory.replace("NAME", name))
-        method, space = (elastic | strategies())[name], elastic_space() if name in elastic else None
-        experiment = make(folder, method=method, space=space, **distributed)
+        experiment = make(folder, method=methods[name], space=space_of(name), **distributed)
         experiment.run(resume="resume" in flags)
         path = output.replace("RANK", os.environ.get("LOCAL_RANK", "0")).replace("NAME", name)
         Path(path).write_text(json.dumps(outcome(experiment)))
