@@ -224,9 +224,8 @@ def _zen_score(model: nn.Module, x: Tensor, noise: Tensor) -> Tensor:
     finally:
         for handle in handles:
             handle.remove()
-    difference = (first - second).flatten(1).norm(dim=1).mean()
-    deviations: Tensor = _total(variance.mean().sqrt().log() for variance in found)
-    return deviations + difference.log()
+    difference: Tensor = (first - second).flatten(1).norm(dim=1).mean().log()
+    return difference + _total(variance.mean().sqrt().log() for variance in found)
 
 
 def _channel_variance(x: Tensor) -> Tensor:
