@@ -57,6 +57,16 @@ class DropPath(nn.Module):
         return f"p={self.p:g}"
 
 
+@torch.fx.wrap  # its branch depends on sizes, which torch.fx does not know
+def _shifted(x: Tensor) -> Tensor:
+    """Return a map without its first row and column, with zeros at the end where its size is odd."""
+    odd_height, odd_width = x.shape[-2] % 2, x.shape[-1] % 2
+    shifted = x[:, :, 1:, 1:]
+    if odd_height or odd_width:
+        shifted = F.pad(shifted, (0, odd_width, 0, odd_height))
+    return shifted
+
+
 class OffsetConvs(nn.Module):
     """Two 1x1 stride-2 convolutions, the second on the map shifted by one pixel, side by side in channels.
 
@@ -75,11 +85,7 @@ class OffsetConvs(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return both halves, (B, C_out, ceil(H / 2), ceil(W / 2))."""
-        odd_height, odd_width = x.shape[-2] % 2, x.shape[-1] % 2
-        shifted = x[:, :, 1:, 1:]
-        if odd_height or odd_width:
-            shifted = F.pad(shifted, (0, odd_width, 0, odd_height))
-        return torch.cat([self.conv0(x), self.conv1(shifted)], dim=1)
+        return torch.cat([self.conv0(x), self.conv1(_shifted(x))], dim=1)
 
     def partial(self, k: int) -> OffsetConvs:
         """Return the same layer on 1/k of the channels, for partial channels; `conv1` has the odd one.

@@ -9,7 +9,7 @@ from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple, Self, TypeVar, cast
 
 import numpy as np
-from torch import nn
+from torch import fx, nn
 
 from ..arguments import refuse_unknown, unknown_explained
 from ..errors import SpaceError
@@ -333,9 +333,31 @@ class Space(nn.Module, metaclass=_SpaceType):
         """
         return cast(Self, frozen_space(self, arch))
 
+    def __prepare_scriptable__(self) -> nn.Module:
+        """Return what `torch.jit.script` compiles.
+
+        In evaluation mode a model with frozen cells or `InputChoice`s, which take any number of inputs as
+        TorchScript does not, is the graph that torch.fx traces.
+        """
+        if self.training or not any(map(_takes_any_number, self.modules())):
+            return self
+        try:
+            traced = fx.symbolic_trace(self)
+        except Exception:  # any forward may run here; TorchScript then says what it cannot compile
+            return self
+        for node in traced.graph.nodes:
+            node.type = None  # annotations are strings here, which TorchScript does not read
+        traced.recompile()
+        return traced
+
     def plain(self) -> nn.Module:
         """Return the model that this is once all is chosen: itself, or what a space stands around."""
         return self
+
+
+def _takes_any_number(module: nn.Module) -> bool:
+    parameters = inspect.signature(module.forward).parameters.values()
+    return any(parameter.kind is parameter.VAR_POSITIONAL for parameter in parameters)
 
 
 def frozen_space(space: Space, arch: Mapping[str, Any], memo: Mapping[int, Any] | None = None) -> nn.Module:

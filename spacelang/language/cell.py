@@ -183,7 +183,7 @@ def _as_list(result: Any, where: str, count: int) -> list[Any]:
 
 
 def _joined(states: Sequence[Any], merge_op: str | tuple[int, ...], dim: int) -> Any:
-    if not isinstance(states[0], Tensor):
+    if isinstance(states[0], tuple | list | dict):
         return tree_map(lambda *leaves: _joined_leaves(leaves, merge_op, dim), *states)
     if merge_op not in ("mean", "sum"):
         return torch.cat(list(states), dim=dim)

@@ -206,7 +206,7 @@ def sum_in_order(terms: Sequence[Any]) -> Any:
     """
     total = terms[0]
     for term in terms[1:]:
-        total = total + term if isinstance(total, Tensor) else tree_map(_added, total, term)
+        total = tree_map(_added, total, term) if isinstance(total, tuple | list | dict) else total + term
     return total
 
 
