@@ -18,7 +18,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning"),
     pytest.mark.filterwarnings(
         "ignore:The TorchScript type system doesn't support instance-level"
-    ),  # of torch.fx
+    ),
 ]
 
 
