@@ -16,9 +16,7 @@ from spacelang import nn as space_nn
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning"),
-    pytest.mark.filterwarnings(
-        "ignore:The TorchScript type system doesn't support instance-level"
-    ),
+    pytest.mark.filterwarnings("ignore:The TorchScript type system doesn't support instance-level"),
 ]
 
 
