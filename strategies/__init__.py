@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from .multi_trial import LocalSearch as LocalSearch
     from .multi_trial import Optuna as Optuna
     from .multi_trial import PolicyGradient as PolicyGradient
+    from .multi_trial import PredictedEvolution as PredictedEvolution
     from .multi_trial import Promising as Promising
     from .multi_trial import Random as Random
     from .multi_trial import RegularizedEvolution as RegularizedEvolution

@@ -23,9 +23,13 @@ from spacelang.trials import Objective, Reporter, Trial
 
 @runtime_checkable
 class Validating(Protocol):
-    """An evaluator that validates a model without training it: a `Lightning`, or one that inherits it."""
+    """An evaluator that trains a model, or only validates it: a `Lightning`, or one that inherits it."""
 
     train_dataloaders: Any
+
+    def fit(self, model: nn.Module, *, callbacks: Sequence[pl.Callback] = ()) -> pl.Trainer:
+        """Train a model in place."""
+        ...
 
     def validate(self, model: nn.Module, *, callbacks: Sequence[pl.Callback] = ()) -> dict[str, float]:
         """Return validation metrics."""
@@ -41,23 +45,33 @@ class Validating(Protocol):
 
 
 class Inherited(KnownArguments):
-    """An evaluator that measures an architecture with a supernet's weights, without training it.
+    """An evaluator that measures an architecture with a supernet's weights.
 
-    The weights of its path are copied, batch-norm statistics are estimated again on training batches, and the
-    validation metrics are those of the evaluator's own LightningModule. The supernet and the global
-    generators are left as they were.
+    The weights of its path are copied and, if asked, trained a little further. Batch-norm statistics are
+    estimated again on training batches, and the validation metrics are those of the evaluator's own
+    LightningModule. The supernet and the global generators are left as they were.
 
     Args:
         supernet: A trained supernet, such as `experiment.supernet`.
         evaluator: A `Lightning` or `Classification`, for its LightningModule, data and Trainer settings.
         calibration_batches: Number of training batches for the statistics; 0 keeps those of the supernet,
             which mix all its paths.
+        finetune_steps: Number of steps of the module's own optimiser on training batches before, on the copy
+            alone; at most as many as the evaluator's `max_epochs` have. A few adapt shared weights to the
+            architecture, at the price of as many training steps for each.
 
     Raises:
         SpaceError: An argument is of the wrong kind.
     """
 
-    def __init__(self, supernet: Supernet, evaluator: Validating, *, calibration_batches: int = 20) -> None:
+    def __init__(
+        self,
+        supernet: Supernet,
+        evaluator: Validating,
+        *,
+        calibration_batches: int = 20,
+        finetune_steps: int = 0,
+    ) -> None:
         if not isinstance(supernet, Supernet):
             raise SpaceError(
                 f"Inherited takes a trained Supernet, such as experiment.supernet; got a "
@@ -68,11 +82,13 @@ class Inherited(KnownArguments):
                 f"Inherited measures with a Lightning or Classification evaluator; got a "
                 f"{type(evaluator).__name__}."
             )
-        require_decided(evaluator, "Inherited trains nothing, so it would make no difference; pass")
+        require_decided(evaluator, "Inherited measures all architectures in one way; pass")
         require_integer("calibration_batches", calibration_batches, least=0)
+        require_integer("finetune_steps", finetune_steps, least=0)
         self.supernet = supernet
         self.evaluator = evaluator
         self.calibration_batches = calibration_batches
+        self.finetune_steps = finetune_steps
 
     @property
     def default_objective(self) -> Objective | None:
@@ -102,6 +118,8 @@ class Inherited(KnownArguments):
         callbacks = [_Recalibration(self.evaluator, self.calibration_batches)]
         frozen = self.supernet.freeze(_architecture(model))
         with global_generators_kept():
+            if self.finetune_steps:
+                self.evaluator.fit(frozen, callbacks=[_StopAfter(self.finetune_steps)])
             metrics = self.evaluator.validate(frozen, callbacks=callbacks if self.calibration_batches else ())
         if report is not None:
             report(metrics, 0)
@@ -116,6 +134,17 @@ def _architecture(model: nn.Module | Mapping[str, Any]) -> Architecture:
             "model from space.freeze(arch) or model_context(arch)."
         )
     return arch
+
+
+class _StopAfter(pl.Callback):
+    """A callback that ends training after some steps of the optimiser."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *args: object) -> None:
+        if trainer.global_step >= self.steps:
+            trainer.should_stop = True
 
 
 class _Recalibration(pl.Callback):

@@ -11,6 +11,7 @@ from .pnas import PNAS as PNAS
 from .policy_gradient import PPO as PPO
 from .policy_gradient import PolicyGradient as PolicyGradient
 from .policy_gradient import Reinforce as Reinforce
+from .predicted_evolution import PredictedEvolution as PredictedEvolution
 from .random import Random as Random
 from .seminas import SemiNAS as SemiNAS
 from .wrappers import ASHA as ASHA

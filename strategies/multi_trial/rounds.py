@@ -86,11 +86,15 @@ class RoundSearch(ABC):
             if chosen:
                 return Proposal(chosen[0], note=note)
         if number < self.settings.initial or not known(history, number, ()).done:
-            return Proposal(new_sample(history, rng))
+            return Proposal(self.random(history, rng))
         running = [trial.number for trial in history.running]
         note = {"round": number, "running": running, "seed": int(rng.integers(2**31))}
         chosen = self._chosen(history, note)
-        return Proposal(chosen[0] if chosen else new_sample(history, rng), note=note)
+        return Proposal(chosen[0] if chosen else self.random(history, rng), note=note)
+
+    def random(self, history: History, rng: np.random.Generator) -> Architecture:
+        """Return an architecture to try where no round proposes one: a random one that was not tried."""
+        return new_sample(history, rng)
 
     def _open_round(self, history: History) -> Mapping[str, Any] | None:
         """Return the note of the latest round."""

@@ -225,7 +225,7 @@ def test_inherited_weights_are_not_trained(data: Any, quiet: Any) -> None:
             self.layer = LayerChoice({"a": nn.Linear(1, 1), "b": nn.Identity()}, label="layer")
 
     evaluator = Classification(learning_rate=LR, max_epochs=1, **data, **quiet)
-    with pytest.raises(SpaceError, match=r"'lr' to be chosen\. Inherited trains nothing"):
+    with pytest.raises(SpaceError, match=r"'lr' to be chosen\. Inherited measures all"):
         Inherited(Supernet(Net()), evaluator)
     Inherited(Supernet(Net()), evaluator.decided({"lr": 0.1}))
 

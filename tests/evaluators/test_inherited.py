@@ -82,6 +82,30 @@ def expected(supernet: Supernet, arch: dict[str, Any], in_order: Any, calibratio
     }
 
 
+@pytest.mark.parametrize("steps", [3, 6])
+def test_a_few_steps_train_the_copy_alone(
+    supernet: Supernet, in_order: Any, quiet: dict[str, Any], steps: int
+) -> None:
+    """Plain gradient descent over the 4 batches of the data, and over them again."""
+    train, validation = in_order
+    settings = {"learning_rate": 0.1, "optimizer": torch.optim.SGD, "max_epochs": 2, **quiet}
+    evaluator = Classification(train_dataloaders=train, val_dataloaders=validation, **settings)
+    before = {name: tensor.clone() for name, tensor in supernet.state_dict().items()}
+    found = Inherited(supernet, evaluator, calibration_batches=4, finetune_steps=steps).evaluate(ARCH)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in supernet.state_dict().items())
+    model = supernet.freeze(ARCH).train()
+    for x, y in (list(train) * 2)[:steps]:
+        gradients = torch.autograd.grad(nn.functional.cross_entropy(model(x), y), list(model.parameters()))
+        with torch.no_grad():
+            for parameter, gradient in zip(model.parameters(), gradients, strict=True):
+                parameter -= 0.1 * gradient
+    recalibrate(model, [lambda x=x: model(x) for x, _ in train])
+    with torch.no_grad():
+        logits = torch.cat([model.eval()(x) for x, _ in validation])
+    labels = torch.cat([y for _, y in validation])
+    assert found["val_loss"] == pytest.approx(float(nn.functional.cross_entropy(logits, labels)), rel=1e-5)
+
+
 @pytest.mark.parametrize("calibration", [2, 6])
 def test_metrics_are_those_of_the_recalibrated_path(
     make: Any, supernet: Supernet, in_order: Any, calibration: int
