@@ -35,9 +35,15 @@ class Entry:
     weights: Mapping[str, Any] | None = None
 
 
-def list_models(pattern: str = "*") -> list[str]:
-    """Return the names of the published architectures, sorted; `pattern` has wildcards, as in "sgas-*"."""
-    return sorted(name for name in _catalogue() if fnmatchcase(name, pattern))
+def list_models(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
+    """Return the names of the published architectures, sorted.
+
+    Args:
+        pattern: Shell-style wildcards, as in "sgas-*".
+        pretrained: Whether to return those alone that `load(name, pretrained=True)` has weights for.
+    """
+    entries = _catalogue().items()
+    return sorted(n for n, entry in entries if fnmatchcase(n, pattern) and (entry.weights or not pretrained))
 
 
 def architecture(name: str) -> dict[str, Any]:

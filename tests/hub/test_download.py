@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import http.server
 import io
+import sys
 import threading
 import zipfile
 from collections.abc import Callable, Iterator
@@ -20,7 +21,6 @@ from torch import nn
 from spacelang import SpaceError
 from spacelang.hub import DARTS, load
 from spacelang.hub.published import Entry, entries, read_entry
-from spacelang.hub.published import download as download_module
 from spacelang.hub.published.download import cached_path, download
 
 SMALL = {"width": 2, "num_cells": 3, "dataset": [1, 8, 10]}
@@ -33,7 +33,6 @@ class Server:
     address: str = ""
     data: bytes = b""
     break_after: list[int] = field(default_factory=list)  # bytes sent of each next answer
-    ranges: bool = True
     asked: list[str | None] = field(default_factory=list)  # the Range of each request
 
     def url(self, name: str = "net.safetensors") -> str:
@@ -46,16 +45,12 @@ def server() -> Iterator[Server]:
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            wanted = self.headers.get("Range")
-            state.asked.append(wanted)
-            start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted and state.ranges else 0
-            if start >= len(state.data):
-                self.send_error(416 if state.data else 404)
+            state.asked.append(self.headers.get("Range"))
+            if not state.data:
+                self.send_error(404)
                 return
-            self.send_response(206 if start else 200)
-            if start:
-                self.send_header("Content-Range", f"bytes {start}-{len(state.data) - 1}/{len(state.data)}")
-            body = state.data[start:]
+            self.send_response(200)
+            body = state.data
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body[: state.break_after.pop(0)] if state.break_after else body)
@@ -123,51 +118,16 @@ def test_a_file_is_downloaded_once(server: Server, cache: Path) -> None:
     assert files(cache) == [f"{sha256[:16]}-net.safetensors"]
 
 
-def test_a_broken_download_is_resumed(server: Server, cache: Path) -> None:
+def test_a_broken_download_leaves_nothing(server: Server, cache: Path) -> None:
     server.data = bytes(range(256)) * 1000
-    server.break_after = [100_000, 50_000]
-    assert download(server.url(), digest(server.data)) == server.data
-    assert server.asked == [None, "bytes=100000-", "bytes=150000-"]
-    assert len(files(cache)) == 1
-
-
-def test_the_next_call_goes_on_from_the_part(server: Server, cache: Path) -> None:
-    server.data = bytes(range(256)) * 1000
-    server.break_after = [1000] * download_module.ATTEMPTS
-    with pytest.raises(SpaceError, match=r"broke|IncompleteRead"):
-        download(server.url(), digest(server.data))
-    (part,) = (cache / "weights").iterdir()
-    assert part.name.endswith("net.safetensors.part")
-    assert part.read_bytes() == server.data[: 1000 * download_module.ATTEMPTS]
-    assert download(server.url(), digest(server.data)) == server.data
-    assert server.asked[-1] == f"bytes={1000 * download_module.ATTEMPTS}-"
-
-
-def test_a_server_without_ranges_sends_it_all_again(server: Server) -> None:
-    server.data, server.ranges = bytes(range(256)) * 1000, False
     server.break_after = [100_000]
+    with pytest.raises(SpaceError, match=r"cannot download .*Without a connection"):
+        download(server.url(), digest(server.data))
+    assert files(cache) == []
     assert download(server.url(), digest(server.data)) == server.data
 
 
-@pytest.mark.parametrize("part", [b"old" * 100, b"longer than the file" * 1000])
-def test_a_part_of_something_else_is_thrown_away(server: Server, part: bytes) -> None:
-    server.data = b"new" * 1000
-    target = cached_path(server.url(), digest(server.data))
-    target.parent.mkdir(parents=True)
-    target.with_name(f"{target.name}.part").write_bytes(part)
-    assert download(server.url(), digest(server.data)) == server.data
-    assert server.asked == [f"bytes={len(part)}-", None]
-
-
-def test_a_whole_part_is_only_renamed(server: Server) -> None:
-    server.data = b"new" * 1000
-    target = cached_path(server.url(), digest(server.data))
-    target.parent.mkdir(parents=True)
-    target.with_name(f"{target.name}.part").write_bytes(server.data)
-    assert download(server.url(), digest(server.data)) == server.data
-
-
-def test_threads_that_want_the_same_file_download_it_once(server: Server, cache: Path) -> None:
+def test_threads_may_want_the_same_file(server: Server, cache: Path) -> None:
     server.data = bytes(range(256)) * 1000
     got: list[bytes] = []
     threads = [
@@ -179,29 +139,24 @@ def test_threads_that_want_the_same_file_download_it_once(server: Server, cache:
     for thread in threads:
         thread.join()
     assert got == [server.data] * 4
-    assert server.asked == [None]
     assert len(files(cache)) == 1
 
 
 def test_a_wrong_file_is_refused(server: Server, cache: Path) -> None:
     server.data = b"something else"
-    with pytest.raises(SpaceError, match=f"its SHA-256 is {digest(server.data)}, expected {'0' * 64}"):
+    with pytest.raises(SpaceError, match=f"is not the published file.*{digest(server.data)}"):
         download(server.url(), "0" * 64)
-    assert all(path.stat().st_size == 0 for path in (cache / "weights").iterdir())
+    assert files(cache) == []
     assert server.asked == [None]
 
 
-def test_the_cache_is_checked_at_every_load(server: Server) -> None:
+def test_a_damaged_file_in_the_cache_is_downloaded_again(server: Server) -> None:
     server.data = b"weights" * 100
     download(server.url(), digest(server.data))
     path = cached_path(server.url(), digest(server.data))
     path.write_bytes(server.data.replace(b"w", b"W", 1))
-    with pytest.raises(
-        SpaceError, match=r"is damaged: its SHA-256 is .* Delete it, and it is downloaded again"
-    ):
-        download(server.url(), digest(server.data))
-    path.unlink()
     assert download(server.url(), digest(server.data)) == server.data
+    assert server.asked == [None, None]
 
 
 def test_offline_says_where_the_file_belongs(server: Server) -> None:
@@ -210,14 +165,15 @@ def test_offline_says_where_the_file_belongs(server: Server) -> None:
     target = cached_path(url, digest(data))
     with pytest.raises(SpaceError) as error:
         download(url, digest(data))
-    assert f"cannot download {url}: [Errno" in str(error.value)
+    assert f"cannot download {url}: " in str(error.value)
+    assert "refused" in str(error.value)
     assert f"save it as '{target}' (SHA-256 {digest(data)})" in str(error.value)
     target.write_bytes(data)
     assert download(url, digest(data)) == data
 
 
 def test_an_answer_that_is_no_file(server: Server) -> None:
-    with pytest.raises(SpaceError, match=r"cannot download .*: 404 Not Found. Without a connection"):
+    with pytest.raises(SpaceError, match=r"cannot download .*: 404 .*Without a connection"):
         download(server.url(), "0" * 64)
     assert server.asked == [None]
 
@@ -237,12 +193,12 @@ def test_no_bar_without_a_terminal(server: Server, capsys: pytest.CaptureFixture
 def test_a_bar_on_a_terminal(
     server: Server, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("FORCE_COLOR", "1")  # rich takes standard error for a terminal
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     server.data = b"weights" * 100
     download(server.url(), digest(server.data))
     out, err = capsys.readouterr()
     assert out == ""
-    assert "net.safetensors" in err
+    assert "700/700" in err
 
 
 # -- the file ------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from spacelang import SpaceError, hub, save_bundle
 from spacelang.evaluators.data import digits
-from spacelang.hub import DARTS, AutoFormer, load
+from spacelang.hub import DARTS, AutoFormer, list_models, load
 from spacelang.hub.published import read_entry
 from spacelang.hub.published.weights import parse
 
@@ -219,3 +219,11 @@ def test_hugging_face_is_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_endings_are_read_whatever_their_case() -> None:
     with pytest.raises(SpaceError, match="is not a safetensors file"):
         parse(b"", "NET.SAFETENSORS")
+
+
+def test_names_with_weights() -> None:
+    names = list_models(pretrained=True)
+    assert names == [name for name in list_models() if read_entry(name).weights is not None]
+    assert "darts-digits" in names
+    assert "darts-v2" not in names
+    assert list_models("auto*", pretrained=True) == ["autoformer-digits"]
