@@ -35,3 +35,4 @@ from .tokens import DecisionTokens as DecisionTokens
 from .tokens import GraphTokens as GraphTokens
 from .tokens import TokenEncoding as TokenEncoding
 from .tokens import token_encoding as token_encoding
+from .transferred import Transferred as Transferred

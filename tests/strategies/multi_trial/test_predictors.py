@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from sklearn.linear_model import Ridge
 from torch import nn
 
 from spacelang import Cell, ModelSpace, SpaceError
@@ -19,6 +20,7 @@ from spacelang.strategies.multi_trial.predictors import (
     MLPEnsemble,
     Predictor,
     Regressor,
+    Transferred,
     expected_improvement,
     one_hot,
     partial_one_hot,
@@ -32,6 +34,10 @@ from spacelang.strategies.multi_trial.predictors.gcn import _importance
 from spacelang.strategies.multi_trial.predictors.lstm import _Network
 from spacelang.strategies.multi_trial.predictors.mlp import mean_and_std
 from spacelang.testing import toy_spaces
+from spacelang.trials import History, Minimize, Trial
+
+from ...toys.trials import Chain
+from .drive import search
 
 pytestmark = pytest.mark.slow
 
@@ -353,3 +359,66 @@ def test_global_generators_are_left_alone() -> None:
 def test_what_is_no_regressor() -> None:
     with pytest.raises(SpaceError, match=r"needs a scikit-learn regressor, such as Ridge\(\); got 3"):
         Regressor(3, TwoNodes().encode)
+
+
+# -- results of another search
+
+
+class Remembering:
+    """A predictor that keeps what it was given, and predicts one standard deviation above the mean."""
+
+    def fit(self, archs: Any, values: Any, rng: np.random.Generator) -> None:
+        self.archs, self.values = list(archs), list(values)
+
+    def predict(self, archs: Any) -> Any:
+        return np.ones(len(archs)), np.full(len(archs), 0.5)
+
+
+def test_known_results_are_on_a_scale_of_their_own() -> None:
+    """Accuracies (.1, .3) are -1 and 1, as own values (60, 80) are; predictions are 70 + 10 * 1."""
+    space, rng = TwoNodes(), np.random.default_rng(0)
+    archs = [space.sample(rng) for _ in range(4)]
+    inner = Remembering()
+    predictor = Transferred(inner, zip(archs[:2], (0.1, 0.3), strict=True), space)
+    predictor.fit(archs[2:], np.array([60.0, 80.0]), rng)
+    assert inner.archs == [space.canonical(arch) for arch in archs]
+    assert inner.values == pytest.approx([-1, 1, -1, 1])
+    mean, std = predictor.predict(archs[:1])
+    assert (mean.tolist(), std.tolist()) == ([80], [5])
+
+
+def test_known_results_may_be_a_history_to_minimise() -> None:
+    """The smaller loss is the better; failed and NaN trials are left out."""
+    space, rng = TwoNodes(), np.random.default_rng(0)
+    archs = [space.sample(rng) for _ in range(4)]
+    history = History(space.decision_space, [Minimize("loss")])
+    for number, loss in enumerate((0.2, 0.6, float("nan"))):
+        history.add(Trial(number, archs[number], 0, "done", metrics={"loss": loss}))
+    history.add(Trial(3, archs[3], 0, "failed"))
+    inner = Remembering()
+    Transferred(inner, history, space).fit(archs[3:], np.array([1.0]), rng)
+    assert inner.values == pytest.approx([1, -1, 0])
+    for known in ([], [(archs[0], float("inf"))]):
+        with pytest.raises(SpaceError, match="expected at least one, and finite values"):
+            Transferred(inner, known, space)
+
+
+def test_another_task_shows_the_way() -> None:
+    """Of 27 architectures the best has 6; known results on another scale put it first of all."""
+    space = Chain(3)
+    value = {"one": 0.0, "two": 1.0, "three": 2.0}
+    rng = np.random.default_rng(0)
+    known = [
+        (a, 0.9 + 0.01 * sum(value[v] for v in a.values())) for a in (space.sample(rng) for _ in range(15))
+    ]
+
+    def guided(model_space: Any) -> Transferred:
+        return Transferred(Regressor(Ridge(), model_space.encode), known, model_space)
+
+    history = search(
+        Bananas(initial=1, round_size=2, candidates=27, predictor=guided, acquisition=upper_confidence),
+        space,
+        lambda trial: {"value": 100 * sum(value[v] for v in trial.arch.values())},
+        3,
+    )
+    assert max(trial.metrics["value"] for trial in list(history)[1:]) == 600
