@@ -30,10 +30,10 @@ class FairDARTS(Differentiable):
     """Search with a sigmoid for every candidate, which a zero-one loss drives to a decision.
 
     Logits begin at zero and follow loss + zero_one_weight * L01. An edge keeps its candidate of the largest
-    sigmoid. In spaces whose candidates include "none", such as `spacelang.hub.FairDARTS`, candidates below
-    `threshold` give way to it, so that a node keeps two edges or fewer ("threshold_sparse" in the authors'
-    code); elsewhere a node keeps as many edges as the space says ("darts" there). Their "threshold_edge"
-    keeps several operations of an edge, which no space of the hub can hold.
+    sigmoid. In spaces whose candidates include "none", candidates below `threshold` give way to it: in
+    `spacelang.hub.FairDARTS` a node keeps two edges or fewer ("threshold_sparse" in the authors' code), in
+    `spacelang.hub.SNAS` all edges that reach it ("threshold_edge" there, which may keep a second operation of
+    an edge; here it is the best alone). Elsewhere a node keeps as many edges as the space says ("darts").
 
     It ends with few skip connections. Prefer DARTS where exactly two operations a node are wanted and the
     search is short: sigmoids take long to leave 1/2.

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from spacelang import SpaceError, Supernet
+from spacelang.hub import SNAS as AnyEdges
 from spacelang.hub import FairDARTS as FairDartsSpace
 from spacelang.strategies import FairDARTS
 from spacelang.strategies.one_shot.fairdarts import Sigmoid, zero_one_loss
@@ -109,3 +110,28 @@ def test_bad_settings_are_named(settings: dict[str, object]) -> None:
     (name,) = settings
     with pytest.raises(SpaceError, match=f"{name}="):
         FairDARTS(**settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
+def test_every_edge_above_the_threshold_stays_where_nodes_keep_any_number() -> None:
+    """The nine edges of oracle 10a whose largest sigmoid reaches .88, each with that operation."""
+    supernet = Supernet(AnyEdges(2, 3, (1, 8, 10)))
+    logits = oracle_logits()
+    tables = {}
+    for label, group in supernet.groups.items():
+        source, node = map(int, label.rpartition("/")[2].split("_"))
+        own = torch.full((1, len(group.columns)), -9.0, dtype=torch.float64)
+        for k, name in enumerate((MAX, AVG, SKIP, SEP3, SEP5, DIL3, DIL5)):
+            own[0, group.columns.index(name)] = logits[EDGES.index((source, node)), k]
+        tables[label] = Sigmoid().probabilities(group, own)
+    (arch,) = FairDARTS(threshold=0.88).derive(supernet, tables, 1)
+    kept = {label: name for label, name in arch.items() if label.startswith("normal/") and name != "none"}
+    largest = logits.sigmoid().max(dim=1).values
+    reached = [edge for edge, value in zip(EDGES, largest.tolist(), strict=True) if value >= 0.88]
+    assert len(reached) == 9
+    assert kept == {
+        f"normal/{source}_{node}": (MAX, AVG, SKIP, SEP3, SEP5, DIL3, DIL5)[
+            int(logits[EDGES.index((source, node))].argmax())
+        ]
+        for source, node in reached
+    }
