@@ -44,7 +44,8 @@ def load(name: str, *, pretrained: Pretrained = False, **overrides: Any) -> nn.M
             or `model.safetensors` in a folder. "hf://owner/repository[@revision]/file" loads a file of a
             Hugging Face repository (extra `huggingface`). The layouts that `convert_weights` knows are
             converted.
-        overrides: Constructor arguments of the entry's space, in place of the entry's.
+        overrides: Constructor arguments of the entry's space, in place of the entry's. With another
+            `num_classes` the classifier keeps its new weights, and all others are loaded.
 
     Raises:
         SpaceError: the name is unknown (names the closest), no weights are published, or the file is

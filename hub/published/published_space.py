@@ -36,8 +36,25 @@ def build(entry: Entry, space: type, *, pretrained: Pretrained, overrides: Mappi
         model = space(**{**entry.arguments, **overrides})
     if pretrained is not False:
         weights, origin = find_weights(entry, pretrained)
-        fill(model, convert_weights(weights, model), origin)
+        weights = convert_weights(weights, model)
+        if "num_classes" in overrides:
+            weights |= _new_heads(weights, model, overrides["num_classes"])
+        fill(model, weights, origin)
     return model
+
+
+def _new_heads(weights: Mapping[str, Tensor], model: nn.Module, num_classes: int) -> dict[str, Tensor]:
+    """Return the new weights of classifiers that were trained for another number of classes."""
+    linear = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    heads = [name for name, module in linear.items() if module.out_features == num_classes]
+    own = model.state_dict()
+    names = [f"{head}.{part}" for head in heads for part in ("weight", "bias")]
+    return {
+        name: own[name]
+        for name in names
+        if name in weights and name in own
+        if weights[name].shape[1:] == own[name].shape[1:] and len(weights[name]) != num_classes
+    }
 
 
 class PublishedSpace(ModelSpace):
