@@ -62,8 +62,8 @@ CALLS = [
     (
         RegularizedEvolution,
         {"popultion": 10},
-        "RegularizedEvolution takes no argument 'popultion'; it takes 'population', 'sample'. "
-        "Closest: 'population'.",
+        "RegularizedEvolution takes no argument 'popultion'; it takes 'population', 'sample', "
+        "'mutation_prob', 'crossover'. Closest: 'population'.",
     ),
     (
         Cell,
