@@ -11,7 +11,7 @@ KILLS ?= 300
 PYTHONS ?= 3.11 3.12 3.13
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test quick lint types pytest docs faults wheel pythons database browser bench clean
+.PHONY: help demo test quick lint types pytest exhaustive docs faults wheel pythons database browser bench clean
 
 help:
 	@echo "make demo     search, retrain and export a network on real data (under 4 minutes on 2 cores)"
@@ -20,6 +20,7 @@ help:
 	@echo "make lint     ruff: rules and format"
 	@echo "make types    mypy, strict, on the four source folders"
 	@echo "make pytest   the tests alone"
+	@echo "make exhaustive  every published network and every strategy in two processes, of which make pytest tries some"
 	@echo "make faults   kill searches $(KILLS) times and inspect what they leave (the long form of tests/faults)"
 	@echo "make docs     build the site in build/site: warnings and dead links are errors"
 	@echo "make wheel    build sdist and wheel, install the wheel, try it"
@@ -45,7 +46,11 @@ types: $(INSTALLED)
 
 # One thread a worker: two workers of two threads each would fight for the same cores.
 pytest: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist worksteal --durations 40
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist worksteal --durations 40 -m "not exhaustive"
+
+# Every one of many alike: each strategy in two processes, each published network.
+exhaustive: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist worksteal -q -m exhaustive
 
 docs: $(INSTALLED)
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet

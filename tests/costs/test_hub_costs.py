@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
@@ -45,11 +46,15 @@ def check(
     assert cost(one_hot(supernet, arch)).item() == pytest.approx(wanted, abs=1e-6)
 
 
-@pytest.mark.parametrize("metric", ["params", "flops"])
-@pytest.mark.parametrize("name", SMALL)
+def sampled() -> Iterator[Any]:
+    """Spaces and metrics; for the FLOPs of one a minute of traces is made."""
+    for name, metric in product(SMALL, ("params", "flops")):
+        is_long = (name, metric) == ("FairDARTS-width", "flops")
+        yield pytest.param(name, metric, marks=[pytest.mark.exhaustive] if is_long else [])
+
+
+@pytest.mark.parametrize(("name", "metric"), list(sampled()))
 def test_sampled_architectures(name: str, metric: Metric) -> None:
-    if (name, metric) == ("FairDARTS-width", "flops"):
-        pytest.skip("a minute of traces; DARTS-sizes and FairDARTS have the same parts")
     small, space = SMALL[name], small_space(name)
     cost, supernet = expected_cost(space, metric, small.inputs(1)), Supernet(space, memory_format=None)
     rng = np.random.default_rng(0)
@@ -57,27 +62,26 @@ def test_sampled_architectures(name: str, metric: Metric) -> None:
         check(space, supernet, cost, arch, small)
 
 
-def alike() -> dict[str, list[str]]:
-    """Published entries by the space they are in, which is named by its first entry."""
-    found: dict[str, list[str]] = {}
+def published() -> Iterator[Any]:
+    """Published entries of one space, by metric; two of each, FLOPs of two kinds, are tried every time."""
+    alike: dict[str, list[str]] = {}
     for name in hub.list_models():
         small = narrowed(read_entry(name))
-        found.setdefault(f"{small.kind.__name__} {sorted(small.arguments.items())}", []).append(name)
-    return {names[0]: names for names in found.values()}
+        alike.setdefault(f"{small.kind.__name__} {sorted(small.arguments.items())}", []).append(name)
+    for names, metric in product(alike.values(), ("params", "flops")):
+        is_quick = metric == "params" or narrowed(read_entry(names[0])).kind in (ENAS, NASBench201)
+        for part, marked in ((names[:2], not is_quick), (names[2:], True)):
+            if part:
+                marks = [pytest.mark.exhaustive] if marked else []
+                yield pytest.param(part, metric, id=f"{part[0]}-{metric}", marks=marks)
 
 
-PUBLISHED = alike()
-
-
-@pytest.mark.parametrize("metric", ["params", "flops"])
-@pytest.mark.parametrize("first", PUBLISHED)
-def test_published_architectures(first: str, metric: Metric) -> None:
-    small = narrowed(read_entry(first))
-    if metric == "flops" and small.kind not in (ENAS, NASBench201):
-        pytest.skip("traces of minutes in all; FLOPs of smaller spaces of this kind are above")
+@pytest.mark.parametrize(("names", "metric"), list(published()))
+def test_published_architectures(names: list[str], metric: Metric) -> None:
+    small = narrowed(read_entry(names[0]))
     space = small.make()
     cost, supernet = expected_cost(space, metric, small.inputs(1)), Supernet(space, memory_format=None)
-    for name in PUBLISHED[first]:
+    for name in names:
         check(space, supernet, cost, read_entry(name).architecture, small)
 
 

@@ -143,10 +143,28 @@ def test_a_killed_process(tmp_path: Path, uninterrupted: Any, how: signal.Signal
         assert json.loads(output.read_text()) == uninterrupted
 
 
-@pytest.mark.parametrize("half", [0, 1])
-def test_two_processes_derive_the_same_architecture(tmp_path: Path, half: int) -> None:
-    """Every strategy; half of them share the time a pair of processes takes to begin."""
-    names = list(strategies() | elastic_strategies() | further_strategies())[half::2]
+# Strategies that draw, decide, prune, train controllers or judge networks, each in its own way.
+IN_TWO = (
+    *(
+        "darts-extras",
+        "pdarts",
+        "drnas-stages",
+        "sgas",
+        "gdas",
+        "proxyless-two",
+        "dartspt",
+        "dropnas",
+        "zodarts",
+    ),
+    *("spos", "enas", "shrinking"),
+)
+
+
+@pytest.mark.parametrize("others", [False, pytest.param(True, marks=pytest.mark.exhaustive)])
+def test_two_processes_derive_the_same_architecture(tmp_path: Path, others: bool) -> None:
+    """Every strategy; all share the time a pair of processes takes to begin."""
+    known = strategies() | elastic_strategies() | further_strategies()
+    names = [name for name in known if (name in IN_TWO) != others]
     paths = [str(tmp_path / "NAME"), str(tmp_path / "NAME-RANK.json")]
     done = subprocess.run(
         [sys.executable, str(SCRIPT), *paths, ",".join(names), "ddp"],
