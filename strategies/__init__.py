@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from .multi_trial import LearningCurveStopping as LearningCurveStopping
     from .multi_trial import LocalSearch as LocalSearch
     from .multi_trial import Optuna as Optuna
+    from .multi_trial import ParametricCurveStopping as ParametricCurveStopping
     from .multi_trial import PolicyGradient as PolicyGradient
     from .multi_trial import PredictedEvolution as PredictedEvolution
     from .multi_trial import Promising as Promising

@@ -21,6 +21,7 @@ from .wrappers import FewerEpochs as FewerEpochs
 from .wrappers import Filter as Filter
 from .wrappers import Hyperband as Hyperband
 from .wrappers import LearningCurveStopping as LearningCurveStopping
+from .wrappers import ParametricCurveStopping as ParametricCurveStopping
 from .wrappers import Promising as Promising
 from .wrappers import Repeated as Repeated
 from .wrappers import Retry as Retry

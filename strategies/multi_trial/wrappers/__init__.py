@@ -6,6 +6,7 @@ from .fidelity import Hyperband as Hyperband
 from .fidelity import SuccessiveHalving as SuccessiveHalving
 from .learning_curve import LearningCurveStopping as LearningCurveStopping
 from .learning_curve import nu_svr as nu_svr
+from .parametric_curves import ParametricCurveStopping as ParametricCurveStopping
 from .proxies import FewerEpochs as FewerEpochs
 from .proxies import SmallerSpace as SmallerSpace
 from .repeating import Repeated as Repeated

@@ -165,10 +165,10 @@ class _Stopping:
         """See `Stopper`."""
         if not inner_goes_on(self.inner, trial, history):
             return False
-        epochs = _epochs(trial)
-        if epochs[-1] + 1 < self.settings.min_epochs or not _is_finite(trial, history):
+        epochs = epochs_of(trial)
+        if epochs[-1] + 1 < self.settings.min_epochs or not is_finite(trial, history):
             return True
-        peers = [other for other in history.done if _are_peers(other, trial)]
+        peers = [other for other in history.done if are_peers(other, trial)]
         complete = _complete(peers, epochs, history)
         if len(complete) < self.settings.min_curves:
             return True
@@ -189,7 +189,8 @@ class _Stopping:
         return self._models[key][1]
 
 
-def _are_peers(a: Trial, b: Trial) -> bool:
+def are_peers(a: Trial, b: Trial) -> bool:
+    """Return whether trials are compared: they have the same epochs and overrides."""
     return a.max_epochs == b.max_epochs and dict(a.overrides) == dict(b.overrides)
 
 
@@ -203,25 +204,28 @@ def _complete(peers: list[Trial], epochs: tuple[int, ...], history: History) -> 
         trial
         for trial in reporting
         if trial.reports[-1].epoch == last
-        and _epochs(trial)[: len(epochs)] == epochs
+        and epochs_of(trial)[: len(epochs)] == epochs
         and math.isfinite(history.score(trial))
-        and _is_finite(trial, history)
+        and is_finite(trial, history)
     ]
 
 
 def _features(trial: Trial, history: History, observed: int) -> Array:
     """Return a model's features of a trial after `observed` reports, (features,)."""
-    curve = curve_features(_curve(trial, history)[:observed])
+    curve = curve_features(curve_of(trial, history)[:observed])
     return np.concatenate([history.decisions(trial.overrides).encode(trial.arch), curve])
 
 
-def _is_finite(trial: Trial, history: History) -> bool:
-    return bool(np.isfinite(_curve(trial, history)).all())
+def is_finite(trial: Trial, history: History) -> bool:
+    """Return whether the curve of a trial is without NaN."""
+    return bool(np.isfinite(curve_of(trial, history)).all())
 
 
-def _curve(trial: Trial, history: History) -> Array:
+def curve_of(trial: Trial, history: History) -> Array:
+    """Return the scores of the first objective that a trial reported; more is better."""
     return np.array([history.objectives[0].score(report.metrics) for report in trial.reports])
 
 
-def _epochs(trial: Trial) -> tuple[int, ...]:
+def epochs_of(trial: Trial) -> tuple[int, ...]:
+    """Return the epochs of a trial's reports."""
     return tuple(report.epoch for report in trial.reports)
