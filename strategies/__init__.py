@@ -73,6 +73,7 @@ if TYPE_CHECKING:
     from .one_shot import SDARTS as SDARTS
     from .one_shot import SETN as SETN
     from .one_shot import SGAS as SGAS
+    from .one_shot import SMASH as SMASH
     from .one_shot import SNAS as SNAS
     from .one_shot import SPOS as SPOS
     from .one_shot import ZODARTS as ZODARTS

@@ -24,6 +24,7 @@ from .sandwich import Sandwich as Sandwich
 from .sdarts import SDARTS as SDARTS
 from .setn import SETN as SETN
 from .sgas import SGAS as SGAS
+from .smash import SMASH as SMASH
 from .snas import DSNAS as DSNAS
 from .snas import SNAS as SNAS
 from .spos import SPOS as SPOS

@@ -61,6 +61,7 @@ def strategies() -> dict[str, Any]:
         SDARTS,
         SETN,
         SGAS,
+        SMASH,
         SNAS,
         SPOS,
         DrNAS,
@@ -120,6 +121,7 @@ def strategies() -> dict[str, Any]:
         "zodarts": ZODARTSPlus(rounds=2),
         "random": RandomOneShot(candidates=4, first_batches=1, finalists=2, **few),
         "spos": SPOS(population=4, generations=2, parents=2, mutations=2, crossovers=1, **few),
+        "smash": SMASH(candidates=3, perturbations=1, chain=1, **few),
         "enas": ENAS(controller_steps=2, samples=2, candidates=3, **few, metric="val_acc", mode="max"),
     }
 
