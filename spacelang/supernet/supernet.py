@@ -212,6 +212,10 @@ class Supernet(nn.Module):
         if not torch.compiler.is_compiling():
             self._see_hooks()
             self.resolved_execution()  # the first step may compile kernels
+        return self.forward_network(*args, **kwargs)
+
+    def forward_network(self, *args: Any, **kwargs: Any) -> Any:
+        """Return what the network computes; a subclass may let it compute with other weights."""
         return self.network(*args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:

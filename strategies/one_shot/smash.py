@@ -177,8 +177,8 @@ class HyperSupernet(Supernet):
         found: dict[str, Tensor] = hypernetwork(encoding)
         return found
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        self.resolved_execution()
+    def forward_network(self, *args: Any, **kwargs: Any) -> Any:
+        """Return what the network computes with the weights made for the selected architecture."""
         return functional_call(self.network, self.made(self._arch), args, kwargs)
 
     def freeze(self, arch: Mapping[str, Any]) -> nn.Module:
