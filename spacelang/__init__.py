@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from .models import Skip as Skip
     from .models import Width as Width
     from .models import searchable as searchable
+    from .models import suggest as suggest
     from .results import draw as draw
     from .results import export_onnx as export_onnx
     from .results import load_bundle as load_bundle

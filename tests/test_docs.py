@@ -67,6 +67,10 @@ def check_numbers(name: str, scope: Mapping[str, Any]) -> None:
         assert scope["net"].size() == 24
         assert scope["net"].default() == {"stem": "linear", "depth": 0, "skip": 0, "hidden": 8}
         assert (scope["expected"].item(), scope["cost"].of(scope["small"].architecture)) == (279, 139)
+    elif name == "existing_models.md":
+        assert list(scope["choices"])[-1] == "layer*.*.conv1.out_channels"
+        assert scope["difference"] < 1e-4
+        assert scope["same"]
 
 
 def test_there_are_examples() -> None:

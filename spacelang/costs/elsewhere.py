@@ -95,9 +95,9 @@ def _output_varies(primitive: Primitive, call: Call | None, known: Known) -> boo
 def _output(primitive: Primitive, arch: Architecture, call: Call, known: Known) -> Any:
     """Return what a primitive makes of the inputs of a call under an architecture."""
     if isinstance(primitive, ValueLayer):
-        module = built(primitive.spec, arch, call, META)
-    else:
-        module = copy.deepcopy(primitive.freeze(arch)).to(META).eval()
+        layer = built(primitive.spec, arch, call, META)
+        return counted(layer, *fitted(layer, call, primitive.spec.input_sizes(arch)), known)[1]
+    module = copy.deepcopy(primitive.freeze(arch)).to(META).eval()
     return counted(module, *fitted(module, call), known)[1]
 
 

@@ -101,7 +101,7 @@ def _layer(spec: LayerSpec, call: Call, known: Known) -> Measure:
     def measure(arch: Mapping[str, Any]) -> int:
         try:
             layer = built(spec, arch, call, META)
-            return counted(layer, *fitted(layer, call), known)[0]
+            return counted(layer, *fitted(layer, call, spec.input_sizes(arch)), known)[0]
         except Exception as error:  # torch says in many ways that sizes do not fit
             values = {decision.label: arch[decision.label] for decision in spec.sized}
             raise SpaceError(f"operations of {spec} with {values} cannot be counted: {error}") from error

@@ -109,7 +109,7 @@ class _Stopwatch:
         try:
             if spec is not None:
                 layer = built(spec, arch, call, self.device)
-                return self._time_once(layer, *fitted(layer, call))
+                return self._time_once(layer, *fitted(layer, call, spec.input_sizes(arch)))
             if operation.edge.kind == "layer":
                 primitive: Any = traces.space.get_submodule(operation.place.path)
                 return self._time_once(_alone(primitive.freeze(arch), arch), call.args, call.kwargs)

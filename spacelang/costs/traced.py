@@ -6,6 +6,7 @@ import inspect
 import itertools
 from collections.abc import Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
@@ -139,15 +140,28 @@ def built(spec: LayerSpec, arch: Mapping[str, Any], call: Call, device: torch.de
         return spec.build(arch).to(dtypes[0] if dtypes else None).eval()
 
 
-def fitted(layer: nn.Module, call: Call) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def fitted(
+    layer: nn.Module, call: Call, inputs: Mapping[str, Mapping[int, int]] = MappingProxyType({})
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Arguments of a call with as many channels or features as `layer` expects.
 
-    Another choice of a layer's arguments gets another input: what is upstream chose the same width.
+    Another choice of a layer's arguments gets another input: what is upstream chose the same width. A cache
+    of keys and values, which the call has filled, is left out.
+
+    Args:
+        layer: Layer.
+        call: The call.
+        inputs: Sizes of dimensions by argument, of a layer whose attributes do not say them.
     """
     bound = inspect.signature(layer.forward).bind(*call.args, **call.kwargs)
     sizes, dim = _input_sizes(layer)
-    for name, size in zip(bound.arguments, sizes, strict=False):
-        bound.arguments[name] = map_tensors(partial(_resized, dim=dim, size=size), bound.arguments[name])
+    own = {name: {dim: size} for name, size in zip(bound.arguments, sizes, strict=False)}
+    for name, wanted in (inputs or own).items():
+        for dim, size in wanted.items():
+            bound.arguments[name] = map_tensors(partial(_resized, dim=dim, size=size), bound.arguments[name])
+    for name, value in bound.arguments.items():
+        if hasattr(value, "get_seq_length"):  # a cache of transformers
+            bound.arguments[name] = None
     if isinstance(layer, nn.RNNBase | nn.RNNCellBase):
         bound.arguments.pop("hx", None)  # of another size too, and zeros are as costly
     return bound.args, bound.kwargs

@@ -1,13 +1,14 @@
 """Existing models as spaces: `searchable`, `suggest` and what can be chosen."""
 
+from .adopted_model import AdoptedModel as AdoptedModel
+from .adopted_model import searchable as searchable
 from .net2net import deeper as deeper
 from .net2net import undo_norm as undo_norm
 from .net2net import wider as wider
 from .passing import Passing as Passing
-from .searchable import AdoptedModel as AdoptedModel
-from .searchable import searchable as searchable
 from .selectors import Depth as Depth
 from .selectors import OneOf as OneOf
 from .selectors import Skip as Skip
 from .selectors import Width as Width
 from .substitutes import FewerHeads as FewerHeads
+from .suggestion import suggest as suggest

@@ -26,11 +26,13 @@ class Adopted:
     Attributes:
         network: The copy.
         modules: Modules that it had at first, by path.
+        names: Paths that they had, by identity.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self.network = copy.deepcopy(model)
         self.modules = dict(self.network.named_modules(remove_duplicate=False))
+        self.names = {id(module): path for path, module in self.network.named_modules()}
 
     def path(self, original: str) -> str:
         """Return where a module is now, by its path in the model.

@@ -32,6 +32,8 @@ class AtomFlow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self._place = place
         self._known: dict[int, tuple[Tensor, Dims]] = {}  # tensors are kept alive: identities stay theirs
+        self._origins: dict[int, frozenset[int]] = {}  # last matrix products that a tensor comes from
+        self._sums = False
         self.read: list[tuple[Tensor, str]] = []
 
     @classmethod
@@ -60,11 +62,16 @@ class AtomFlow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         given, outputs = tensors_in((args, kwargs)), tensors_in(result)
         place = self._place()
         self.read += [(tensor, place) for tensor in given]
+        name = str(func._schema.name).removeprefix("aten::").rstrip("_")
+        origins = [self._origins.get(id(tensor), frozenset()) for tensor in given]
+        self._sums = name in ("add", "sub") and len(set(filter(None, origins))) > 1
+        joined = frozenset[int]().union(*origins)
+        for output in outputs:
+            self._origins[id(output)] = frozenset((id(output),)) if name in _PRODUCTS else joined
         if not given or not outputs or all(any(o is g for g in given) for o in outputs):
             for output in outputs:  # in place: it keeps its atoms, and what is added has the same
                 self.aligned([output, *given], output)
             return result
-        name = str(func._schema.name).removeprefix("aten::").rstrip("_")
         rule = _RULES.get(name) or (_elementwise if torch.Tag.pointwise in func.tags else None)
         dims = rule(self, _in_order(func, args, kwargs), result) if rule is not None else None
         if dims is None:
@@ -92,6 +99,8 @@ class AtomFlow(TorchDispatchMode):  # type: ignore[no-untyped-call]
             for other in same[1:]:
                 unify(same[0], other, self.why("a sum of tensors factored otherwise"))
             known = current(same[0]) if same else ()
+            for atom in known:
+                atom.is_summed |= self._sums and len(same) > 1
             found.append(known if size_of(known) == size else fresh([size])[0])
         return tuple(current(atoms) for atoms in reversed(found))
 
@@ -424,6 +433,7 @@ def _masked(flow: AtomFlow, args: Sequence[Any], out: Any) -> Any:
     return flow.aligned([args[0], args[1]], out)
 
 
+_PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "matmul", "linear", "convolution")
 _VIEWS = ("view", "_unsafe_view", "reshape", "flatten", "unflatten", "_reshape_alias")
 _SAME = (
     *("clone", "alias", "detach", "contiguous", "_to_copy", "lift_fresh", "lift_fresh_copy", "dropout"),

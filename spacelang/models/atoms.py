@@ -20,6 +20,7 @@ class Atom:
     Attributes:
         is_group: Whether it counts groups of channels that are treated apart.
         is_reduced: Whether something is computed from all its entries together, such as their mean.
+        is_summed: Whether outputs of different layers that have it are added, as in a residual network.
     """
 
     def __init__(self, size: int, reason: str = "") -> None:
@@ -27,6 +28,7 @@ class Atom:
         self.reason = reason
         self.is_group = False
         self.is_reduced = False
+        self.is_summed = False
         self._parts: tuple[Atom, ...] = ()
 
     def __repr__(self) -> str:
@@ -49,11 +51,12 @@ class Atom:
         other.reason = other.reason or self.reason
         other.is_group |= self.is_group
         other.is_reduced |= self.is_reduced
+        other.is_summed |= self.is_summed
         self._parts = (other,)
 
     def _become(self, *parts: Atom) -> None:
         for part in parts:
-            part.is_reduced = self.is_reduced
+            part.is_reduced, part.is_summed = self.is_reduced, self.is_summed
         self._parts = parts
 
 

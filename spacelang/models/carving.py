@@ -76,10 +76,18 @@ class CarvedSpec(LayerSpec):
         arguments: Its path, and the attributes and dimensions that have chosen sizes.
         cuts: Dimensions of its tensors that follow them.
         outline: The module without data.
+        inputs: Dimensions of its arguments that follow them, too.
     """
 
     cuts: Cuts
     outline: nn.Module
+    inputs: Mapping[str, Mapping[int, Value]]
+
+    def input_sizes(self, arch: Mapping[str, Any]) -> Mapping[str, Mapping[int, int]]:
+        return {
+            name: {dim: int(size.evaluate(arch)) for dim, size in dims.items()}
+            for name, dims in self.inputs.items()
+        }
 
     def build(self, arch: Mapping[str, Any]) -> nn.Module:
         """Return the module of an architecture with weights that have no values yet."""
@@ -90,6 +98,13 @@ class CarvedSpec(LayerSpec):
     def slices(self, largest: nn.Module, layer: nn.Module) -> dict[str, Tensor]:
         sources = dict(named_tensors(largest))
         return {name: self._carved(name, sources[name], like.shape) for name, like in named_tensors(layer)}
+
+    def keep(self, largest: nn.Module, slices: Mapping[str, Tensor]) -> None:
+        for name, buffer in largest.named_buffers():
+            cut = self.cuts.get(name, {}).get(0)
+            if cut is not None and not cut.is_prefix and buffer.dim() == 1:
+                kept = slices[name].view(cut.before, -1, cut.after)
+                buffer.view(cut.before, cut.size, cut.after)[:, : kept.shape[1]].copy_(kept)
 
     def sliced(self, largest: nn.Module, arch: Mapping[str, Any]) -> nn.Module:
         lengths = {
@@ -174,7 +189,15 @@ class Carved(ValueLayer):
         return sizes_of(self.largest) if self._is_mixable else None
 
 
-def carved(module: nn.Module, path: str, cuts: Cuts, heads: Mapping[str, Any], *, is_mixable: bool) -> Carved:
+def carved(
+    module: nn.Module,
+    path: str,
+    cuts: Cuts,
+    *,
+    heads: Mapping[str, Any],
+    inputs: Mapping[str, Mapping[int, Value]],
+    is_mixable: bool,
+) -> Carved:
     """Return a module whose sizes are chosen.
 
     Args:
@@ -182,6 +205,7 @@ def carved(module: nn.Module, path: str, cuts: Cuts, heads: Mapping[str, Any], *
         path: Its path in the network.
         cuts: Dimensions of its tensors that have chosen sizes.
         heads: Attributes that count its heads, and their values.
+        inputs: Sizes of dimensions of its arguments.
         is_mixable: See `Carved`.
     """
     arguments = dict(heads)
@@ -194,7 +218,7 @@ def carved(module: nn.Module, path: str, cuts: Cuts, heads: Mapping[str, Any], *
         if not told.issuperset(decision.label for decision in cut.kept.decisions()):
             arguments[f"{name}[{dim}]"] = cut.length
             told = {decision.label for decision in decisions_of(arguments)}
-    spec = CarvedSpec(type(module), {"path": path, **arguments}, cuts, outline_of(module))
+    spec = CarvedSpec(type(module), {"path": path, **arguments}, cuts, outline_of(module), inputs)
     plain = all(cut.is_prefix for _, _, cut in _flat(cuts))
     return Carved(module, spec, is_mixable=is_mixable and plain and not heads)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -42,11 +42,13 @@ class Couplings:
         tensors: Atoms of each parameter and buffer, by all its names.
         readers: Paths of the modules that read a parameter or buffer themselves, by its names.
         calls: First call of each module, by path.
+        of: Returns the atoms of a tensor of the run.
     """
 
     tensors: dict[str, Dims]
     readers: dict[str, set[str]]
-    calls: dict[str, Recorded] = field(default_factory=dict)
+    calls: dict[str, Recorded]
+    of: Callable[[Tensor], Dims]
 
     def dims(self, name: str) -> Dims:
         """Return the atoms of a parameter or buffer."""
@@ -162,7 +164,8 @@ class _Run:
         for tensor, place in self._flow.read:
             for name in names.get(id(tensor), ()):
                 readers.setdefault(name, set()).add(place)
-        return Couplings({n: self._flow.dims(t) for n, t in tensors.items()}, readers, self._calls)
+        dims = {name: self._flow.dims(tensor) for name, tensor in tensors.items()}
+        return Couplings(dims, readers, self._calls, self._flow.dims)
 
 
 def _plain(value: Any) -> Any:

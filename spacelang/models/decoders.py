@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from torch import nn
 
+from .passing import Passing
+
 
 def renumber_layers(model: nn.Module) -> None:
-    """Number the layers that are left in each stack from zero, as attributes `layer_idx` of their modules.
+    """Lower the `layer_idx` of layers by the number of those before them in their stack that are left out.
 
     The length of what was decoded so far is asked of layer 0, so a cache without it is wrong.
     """
     for stack in model.modules():
         if isinstance(stack, nn.ModuleList):
-            layers = [
-                [m for m in layer.modules() if type(vars(m).get("layer_idx")) is int] for layer in stack
-            ]
-            numbered = [layer for layer in layers if layer]
-            if all(len({m.layer_idx for m in layer}) == 1 for layer in numbered):
-                for index, layer in enumerate(numbered):
-                    for module in layer:
-                        vars(module)["layer_idx"] = index
+            left_out = 0
+            for layer in stack:
+                left_out += isinstance(layer, Passing | nn.Identity)
+                for module in layer.modules():
+                    if type(vars(module).get("layer_idx")) is int:
+                        vars(module)["layer_idx"] -= left_out

@@ -115,13 +115,13 @@ def selected(model: nn.Module, choices: object) -> list[Selected]:
                 f"{pattern!r} got {short(selector)}; expected Skip(), OneOf({{...}}), Width([...]) or "
                 "Depth([...])."
             )
-        places = [Selected(selector, path) for path in modules if _matches(str(pattern), path)]
+        places = [Selected(selector, path) for path in modules if matches(str(pattern), path)]
         owner, _, attribute = str(pattern).rpartition(".")
         if not places and isinstance(selector, Width):
             places = [
                 Selected(selector, path, attribute)
                 for path, module in modules.items()
-                if _matches(owner, path) and type(getattr(module, attribute, None)) is int
+                if matches(owner, path) and type(getattr(module, attribute, None)) is int
             ]
         if not places:
             raise SpaceError(_nothing(str(pattern), modules))
@@ -134,7 +134,8 @@ def selected(model: nn.Module, choices: object) -> list[Selected]:
     return found
 
 
-def _matches(pattern: str, path: str) -> bool:
+def matches(pattern: str, path: str) -> bool:
+    """Return whether a pattern matches a path, name by name."""
     parts, names = pattern.split("."), path.split(".")
     return len(parts) == len(names) and all(map(fnmatchcase, names, parts))
 
@@ -144,7 +145,7 @@ def _nothing(pattern: str, modules: Iterable[str]) -> str:
     parts, paths = pattern.split("."), [path.split(".") for path in modules]
     for known in range(len(parts) - 1, 0, -1):
         begin = ".".join(parts[:known])
-        inside = [p[known] for p in paths if len(p) > known and _matches(begin, ".".join(p[:known]))]
+        inside = [p[known] for p in paths if len(p) > known and matches(begin, ".".join(p[:known]))]
         if inside:
             return f"{pattern!r} matches nothing; in {begin!r} there are {listed(dict.fromkeys(inside))}."
     first = dict.fromkeys(path[0] for path in paths)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import SpaceError, listed
-from ..language import Primitive
+from ..language import Primitive, Value
 from .alternatives import Adopted
+from .atoms import size_of
 from .carving import Carved, Cuts, carved
-from .couplings import Couplings, named_tensors
+from .couplings import Couplings, Recorded, named_tensors
 from .widths import ChosenWidth, cuts_of, head_attributes
 
 
@@ -37,8 +39,27 @@ def carve(adopted: Adopted, widths: Sequence[ChosenWidth], couplings: Couplings)
                 found = head_attributes(network.get_submodule(attention), width, couplings)
                 prefix = "" if attention == unit else attention.removeprefix(f"{unit}.") + "."
                 heads |= {prefix + name: value for name, value in found.items()}
+        inputs = _inputs(module, concerned, couplings.calls.get(unit), couplings)
         is_mixable = not any(width.target.atom.is_reduced for width in concerned)
-        adopted.replace(module, carved(module, unit, inside, heads, is_mixable=is_mixable))
+        path = adopted.names.get(id(module), unit)
+        cut = carved(module, path, inside, heads=heads, inputs=inputs, is_mixable=is_mixable)
+        adopted.replace(module, cut)
+
+
+def _inputs(
+    module: nn.Module, widths: Sequence[ChosenWidth], call: Recorded | None, couplings: Couplings
+) -> dict[str, dict[int, Value]]:
+    """Return the dimensions of arguments of a module that have the atoms of widths, and their sizes."""
+    found: dict[str, dict[int, Value]] = {}
+    if call is None:
+        return found
+    for name, value in inspect.signature(module.forward).bind(*call.args, **call.kwargs).arguments.items():
+        for dim, atoms in enumerate(couplings.of(value) if isinstance(value, Tensor) else ()):
+            for width in widths:
+                if width.target.atom in atoms:
+                    rest = size_of(atoms) // width.target.atom.size
+                    found.setdefault(name, {})[dim] = width.kept * rest if rest > 1 else width.kept
+    return found
 
 
 def _units(network: nn.Module, cuts: Cuts, widths: Sequence[ChosenWidth], couplings: Couplings) -> list[str]:

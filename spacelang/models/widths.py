@@ -72,7 +72,7 @@ def target_of(module: nn.Module, path: str, attribute: str, couplings: Couplings
             "it is what the layer reads. Name the layer that makes it, by out_features or out_channels"
         )
     if made is None or attribute in HEADS:
-        return _heads(module, path, couplings)
+        return heads_of(module, path, couplings)
     atoms = couplings.dims(f"{path}.{made[0]}")[made[1]]
     if not atoms:
         raise SpaceError("there is only one")
@@ -103,12 +103,17 @@ def consumed(module: nn.Module) -> tuple[str, int] | None:
     return made[0], 1 - made[1]
 
 
-def _heads(module: nn.Module, path: str, couplings: Couplings) -> Target:
-    """Return the heads of attention: the outer factor of what its output projection reads."""
+def heads_of(module: nn.Module, path: str, couplings: Couplings) -> Target:
+    """Return the heads of attention: the outer factor of what its output projection reads.
+
+    Raises:
+        SpaceError: It is not attention, or its heads are not free.
+    """
     if isinstance(module, nn.MultiheadAttention) and (
         not module._qkv_same_embed_dim or module.bias_k is not None or module.add_zero_attn
     ):
         raise SpaceError("attention with added keys or keys of another size keeps its heads")
+    made = _projected_to(module, path, couplings)
     found: dict[int, Target] = {}
     for name, child in module.named_modules():
         read = consumed(child)
@@ -116,7 +121,7 @@ def _heads(module: nn.Module, path: str, couplings: Couplings) -> Target:
         if read is None or full not in couplings.tensors:
             continue
         atoms = couplings.dims(full)[read[1]]
-        if len(atoms) > 1 and not any(atom.is_group for atom in atoms):
+        if len(atoms) > 1 and atoms[0] in made and not any(atom.is_group for atom in atoms):
             found[id(atoms[0])] = Target(atoms[0], atoms[0].size, path, attention=path)
     if len(found) != 1:
         raise SpaceError(
@@ -124,6 +129,17 @@ def _heads(module: nn.Module, path: str, couplings: Couplings) -> Target:
             "can be told. Name a convolution, a linear layer, or the module of the attention"
         )
     return _free(next(iter(found.values())))
+
+
+def _projected_to(module: nn.Module, path: str, couplings: Couplings) -> set[Atom]:
+    """Return the outer factors of what projections in a module return, such as queries to heads."""
+    found = set[Atom]()
+    for name, child in module.named_modules():
+        made = ("in_proj_weight", 0) if isinstance(child, nn.MultiheadAttention) else produced(child)
+        full = ".".join(filter(None, (path, name, made[0]))) if made else ""
+        if made and full in couplings.tensors:
+            found.update(couplings.dims(full)[made[1]][:-1])
+    return found
 
 
 def _free(target: Target) -> Target:

@@ -63,6 +63,10 @@ class LayerSpec:
         """Decisions that sizes may depend on: those that are not ranges."""
         return tuple(decision for decision in self.decisions if decision.label not in self.ranges)
 
+    def input_sizes(self, arch: Mapping[str, Any]) -> Mapping[str, Mapping[int, int]]:
+        """Return sizes of dimensions by argument of `forward`, unless the layer's attributes say them."""
+        return {}
+
     def build(self, arch: Mapping[str, Any]) -> nn.Module:
         """Construct the plain layer of an architecture, with defaults of ranges that it lacks."""
         return self.layer_type(**evaluate(dict(self.arguments), {**self.ranges, **arch}))
@@ -92,6 +96,9 @@ class LayerSpec:
         """Return views of the parameters and buffers of `largest`, cut to the shapes of `layer`, by name."""
         sources = dict(_tensors(largest))
         return {name: self._cut(name, sources, like, largest) for name, like in _tensors(layer)}
+
+    def keep(self, largest: nn.Module, slices: Mapping[str, Tensor]) -> None:
+        """Write statistics that a call with `slices` has changed back to `largest`; views need nothing."""
 
     def sliced(self, largest: nn.Module, arch: Mapping[str, Any]) -> nn.Module:
         """Return the plain layer of an architecture with copies of its slices of `largest`."""

@@ -110,7 +110,10 @@ class ElasticLayer(Mixed):
     def _chosen(self, columns: tuple[int, ...], args: Any, kwargs: Any) -> Any:
         """Return the output of one combination times its weight; without one, exactly the frozen layer's."""
         layer = self._combination(columns).layer.train(self.training)
-        output = functional_call(layer, self.spec.slices(self.largest, layer), args, kwargs)
+        slices = self.spec.slices(self.largest, layer)
+        output = functional_call(layer, slices, args, kwargs)
+        if self.training:
+            self.spec.keep(self.largest, slices)
         factors = [
             g.weights[0, k] for g, k in zip(self.groups, columns, strict=True) if g.weights is not None
         ]

@@ -80,3 +80,17 @@ def test_the_mixed_kernel_computes_the_mixture_of_outputs(example: Load) -> None
     outputs = [mixed.freeze({"first": size})(images) for size in (1, 3, 5)]
     expected = sum(w * y for w, y in zip(weights[0], outputs, strict=True))
     torch.testing.assert_close(mixed(images), expected, rtol=0, atol=1e-12)
+
+
+def test_prune_resnet_prints_accuracy_against_flops(
+    example: Load, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module = example("prune_resnet")
+    module.main(["--directory", str(tmp_path), "--epochs", "1", "--trials", "4", "--share", "0.6"])
+    printed = capsys.readouterr().out
+    table = printed[printed.index("FLOPs  accuracy") :].splitlines()[1:]
+    assert "7,056 architectures" in printed  # (4 + 16 + 64) ** 2
+    whole, *found = [int(line.split()[0].replace(",", "")) for line in table]
+    assert whole == 3_426_944
+    assert found
+    assert all(flops <= 0.6 * whole for flops in found)

@@ -232,6 +232,32 @@ def test_groups_keep_their_number_and_flattened_channels_own_their_columns() -> 
         searchable(model, {"first": Width([3, 8])}, SMALL)
 
 
+class Normed(nn.Module):
+    """A convolution in two groups, whose outputs a batch norm reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.grouped, self.norm = nn.Conv2d(2, 8, 1, groups=2), nn.BatchNorm2d(8)
+        self.last = nn.Conv2d(8, 2, 1, groups=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.norm(self.grouped(x)))
+
+
+def test_statistics_of_every_group_are_kept() -> None:
+    x = torch.randn(4, 2, 3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    space = searchable(randomised(Normed()), {"grouped": Width([4, 8])}, x)
+    supernet = Supernet(space, memory_format=None)
+    supernet.select({"grouped": 4})
+    norm: Any = supernet.network.model.norm.largest  # type: ignore[union-attr]
+    before, frozen = norm.running_mean.clone(), supernet.freeze({"grouped": 4})
+    supernet.train()(x)
+    frozen.train()(x)
+    changed = (norm.running_mean != before).tolist()
+    assert changed == [True, True, False, False] * 2  # the first two channels of each group
+    assert torch.equal(norm.running_mean[[0, 1, 4, 5]], frozen.norm.running_mean)  # type: ignore[union-attr]
+
+
 class Twice(nn.Module):
     """One layer called twice, and a map that is concatenated with itself."""
 
