@@ -72,7 +72,7 @@ class Term:
 
     Args:
         total: Its factors.
-        possible: What their product is divided by where constraints leave combinations out; None elsewhere.
+        possible: Divisor of their product where constraints leave combinations out; None elsewhere.
     """
 
     total: tuple[Form, ...]

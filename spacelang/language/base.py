@@ -366,7 +366,7 @@ def frozen_space(space: Space, arch: Mapping[str, Any], memo: Mapping[int, Any] 
     Args:
         space: Left untouched.
         arch: Architecture dict.
-        memo: What takes the place of parts of the space, such as its tensors, by identity.
+        memo: Substitutes for parts of the space, such as its tensors, by identity.
     """
     space.validate(arch)
     own = own_decisions(space)

@@ -227,7 +227,7 @@ def frozen_copy(module: M, arch: Mapping[str, Any], memo: Mapping[int, Any] | No
     Args:
         module: Left untouched.
         arch: Values of its decisions.
-        memo: What takes the place of parts of the module, by identity.
+        memo: Substitutes for parts of the module, by identity.
     """
 
     def replace(item: Any) -> Any:

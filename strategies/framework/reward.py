@@ -18,7 +18,7 @@ _FORMS = ("absolute", "power", "above")
 
 @dataclass(frozen=True, eq=False)
 class CostReward:
-    """What an architecture of quality q and cost c is worth, by which path strategies compare.
+    """Worth of an architecture of quality q and cost c, by which path strategies compare.
 
     | form | worth |
     |---|---|

@@ -183,7 +183,7 @@ def refuse_ranges(decisions: Iterable[Decision], reader: str) -> None:
 
     Args:
         decisions: Decisions of a space.
-        reader: What cannot read them, for the message.
+        reader: Name of the one that cannot read them, for the message.
     """
     ranges = [decision.label for decision in decisions if isinstance(decision, Interval)]
     if ranges:
