@@ -18,6 +18,8 @@ from .cells import AmoebaNet as AmoebaNet
 from .cells import ENASMacro as ENASMacro
 from .cells import FairDARTS as FairDARTS
 from .cells import NASNet as NASNet
+from .conversion import Conversion as Conversion
+from .conversion import convert_checkpoint as convert_checkpoint
 from .graphs import GraphCells as GraphCells
 from .loading import load as load
 from .mobile import DenseNAS as DenseNAS

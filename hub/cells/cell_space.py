@@ -33,7 +33,7 @@ from ..operations.cell_operations import (
 )
 from ..operations.concat import AllNodes, Concat, LooseEnds, linear
 from ..published import PublishedSpace
-from .foreign_layouts import converted_cells
+from .foreign_layouts import converted_cells, sizes_of
 from .stack import CellStack
 
 MergeOp: TypeAlias = Literal["all", "loose_end"]
@@ -233,6 +233,11 @@ class CellSpace(PublishedSpace):
     def converted_weights(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return a state dict of the original DARTS or of NNI under the names of this network."""
         return converted_cells(weights, self)
+
+    @classmethod
+    def arguments_of(cls, weights: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Return the number of classes, the width, the number of cells and the stem of a state dict."""
+        return super().arguments_of(weights) | sizes_of(weights, STEM_MULTIPLIER)
 
     def forward(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """Classify images, (B, channels, H, W).

@@ -11,7 +11,6 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 _AUXILIARY = "auxiliary_head."
@@ -19,6 +18,7 @@ _DARTS_CELL = re.compile(r"cells\.(\d+)\.(?:(preprocess[01])|_ops\.(\d+))\.(.+)"
 _NNI_CELL = re.compile(
     r"stages\.(\d+)\.(?:blocks\.)?(\d+)\.(?:preprocessor\.pre([01])|ops\.(\d+)\.(\d+))\.(.+)"
 )
+_ANY_CELL = re.compile(r"cells\.\d+\.|stages\.\d+\.(?:blocks\.)?\d+\.")
 _WRAPPED = re.compile(r"0\.(?=\d|conv_|bn)")  # an operation and its drop path in one nn.Sequential
 _LAYER = {"op.": "", "conv_1.": "1.conv0.", "conv_2.": "1.conv1.", "bn.": "2."}
 
@@ -36,7 +36,23 @@ def converted_cells(weights: Mapping[str, Tensor], model: nn.Module) -> dict[str
     converted = {rename(name, model) if rename else name: tensor for name, tensor in weights.items()}
     if model.auxiliary_head is None:
         converted = {name: w for name, w in converted.items() if not name.startswith(_AUXILIARY)}
-    return converted | _counters(converted, model)
+    return converted
+
+
+def sizes_of(weights: Mapping[str, Tensor], stem_multiplier: int) -> dict[str, Any]:
+    """Return the width, number of cells and stem that the shapes of a cell network tell, in any layout."""
+    sizes: dict[str, Any] = {}
+    cells = {match.group() for name in weights if (match := _ANY_CELL.match(name))}
+    if cells:
+        sizes["num_cells"] = len(cells)
+    if "stem0.3.weight" in weights:
+        return {**sizes, "width": len(weights["stem0.3.weight"]), "dataset": "imagenet"}
+    stem = weights.get("stem.0.weight", weights.get("stem0.0.weight"))
+    if stem is not None:
+        sizes["width"] = len(stem) // stem_multiplier
+        if stem.dim() == 4 and stem.shape[1] == 3:
+            sizes["dataset"] = "cifar"
+    return sizes
 
 
 def _layout(weights: Mapping[str, Tensor]) -> Rename | None:
@@ -90,15 +106,3 @@ def _layer(name: str) -> str:
         if name.startswith(theirs):
             return ours + name.removeprefix(theirs)
     return name
-
-
-def _counters(weights: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """Return zeros for each missing `num_batches_tracked` of a batch norm that is in `weights`."""
-    own = (name.rpartition(".") for name in model.state_dict())
-    return {
-        f"{layer}.{last}": torch.tensor(0)
-        for layer, _, last in own
-        if last == "num_batches_tracked"
-        and f"{layer}.{last}" not in weights
-        and f"{layer}.running_mean" in weights
-    }

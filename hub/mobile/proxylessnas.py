@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from ..operations.mobile_operations import (
     separable,
 )
 from ..published import PublishedSpace
+from .foreign_layouts import converted_proxyless
 
 OPERATIONS = {f"k{kernel}e{expand}": (kernel, expand) for expand in (3, 6) for kernel in (3, 5, 7)}
 """Candidates of a block by name: (kernel size, expand ratio)."""
@@ -83,6 +84,10 @@ class ProxylessNAS(PublishedSpace):
         features = self.feature_mix_layer(self.blocks(self.stem(images)))
         logits: Tensor = self.classifier(self.dropout(self.pool(features).flatten(1)))
         return logits
+
+    def converted_weights(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return a state dict of the authors or of NNI under the names of this network."""
+        return converted_proxyless(weights, self.state_dict())
 
 
 def _stage(stage: int, widths: list[int], style: Style) -> nn.Module:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -13,6 +13,7 @@ from spacelang.errors import SpaceError
 
 from ..operations.mobile_operations import initialise, shuffle_block
 from ..published import PublishedSpace
+from .foreign_layouts import converted_shuffle
 
 OPERATIONS: dict[str, dict[str, Any]] = {
     "k3": {"kernel": 3},
@@ -79,6 +80,10 @@ class ShuffleNetSpace(PublishedSpace):
         features = self.conv_last(self.features(self.first_conv(images)))
         logits: Tensor = self.classifier(self.dropout(self.pool(features).flatten(1)))
         return logits
+
+    def converted_weights(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return a state dict of the authors or of NNI under the names of this network."""
+        return converted_shuffle(weights)
 
 
 def _check(stages: Sequence[tuple[int, int]]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -19,6 +20,12 @@ from ..published import PublishedSpace
 OPERATIONS = ("none", "skip_connect", "conv_1x1", "conv_3x3", "avg_pool_3x3")
 NODES = 4
 STAGES = 3  # of maps of 32, 16 and 8 pixels for CIFAR
+
+_EDGES = tuple((source, node) for node in range(1, NODES) for source in range(node))  # the authors' order
+_FOREIGN_EDGE = re.compile(r"cells\.(\d+)\.layers\.(\d+)\.op\.(.+)")
+_FOREIGN_BLOCK = re.compile(r"cells\.(\d+)\.(conv_a\.op|conv_b\.op|downsample)\.(.+)")
+_BLOCK = {"conv_a.op": "conv1", "conv_b.op": "conv2", "downsample": "shortcut"}
+_REDUCTION = re.compile(r"(?:cells|layers)\.(\d+)\.conv(?:_a|1)\.")
 
 
 class NASBench201(PublishedSpace):
@@ -72,6 +79,29 @@ class NASBench201(PublishedSpace):
         """Classify images, (B, channels, H, W) -> (B, num_classes)."""
         logits: Tensor = self.classifier(self.head(self.layers(self.stem(images))))
         return logits
+
+    def converted_weights(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return a state dict of the benchmark's authors under the names of this network."""
+        return {_from_authors(name): tensor for name, tensor in weights.items()}
+
+    @classmethod
+    def arguments_of(cls, weights: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Return the number of classes, the width and the number of cells of a state dict."""
+        found = super().arguments_of(weights)
+        reductions = [int(match[1]) for name in weights if (match := _REDUCTION.match(name))]
+        if "stem.0.weight" in weights and reductions:
+            found |= {"width": len(weights["stem.0.weight"]), "num_cells": min(reductions)}
+        return found
+
+
+def _from_authors(name: str) -> str:
+    """Rename `cells.5.conv_a.op.1.weight` to `layers.5.conv1.1.weight`."""
+    if (edge := _FOREIGN_EDGE.fullmatch(name)) and int(edge[2]) < len(_EDGES):
+        source, node = _EDGES[int(edge[2])]
+        return f"layers.{edge[1]}.edges.{node - 1}.{source}.{edge[3]}"
+    if block := _FOREIGN_BLOCK.fullmatch(name):
+        return f"layers.{block[1]}.{_BLOCK[block[2]]}.{block[3]}"
+    return re.sub(r"^lastact\.", "head.", name)
 
 
 class EdgeCell(nn.Module):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from inspect import signature
 from typing import Any, Self
 
+import torch
 from torch import Tensor, nn
 
 from spacelang import ModelSpace, model_context
@@ -14,7 +16,10 @@ from spacelang.errors import SpaceError, closest, quoted
 from .entries import Entry, read_entry
 from .weights import Pretrained, check_pretrained, fill, find_weights
 
-_PARALLEL = "module."  # prefix that nn.DataParallel puts before every name
+_WRAPPERS = ("module.", "_orig_mod.", "model.", "net.")
+"""Prefixes that nn.DataParallel, torch.compile and modules around a network put before every name."""
+_COUNTER = ".num_batches_tracked"
+_HEADS = re.compile(r"(classifier(\.[01]|\.linear)?|head)\.weight")
 
 
 def build(entry: Entry, space: type, *, pretrained: Pretrained, overrides: Mapping[str, Any]) -> Any:
@@ -83,6 +88,17 @@ class PublishedSpace(ModelSpace):
         """
         return dict(weights)
 
+    @classmethod
+    def arguments_of(cls, weights: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Return the constructor arguments that the shapes in a state dict of any known layout tell.
+
+        The default reads `num_classes` from the classifier.
+        """
+        if "num_classes" not in signature(cls.__init__).parameters:
+            return {}
+        heads = [weight for name, weight in weights.items() if _HEADS.fullmatch(name)]
+        return {"num_classes": len(heads[0])} if heads else {}
+
 
 def convert_weights(weights: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     """Return `weights` under the names of `model`, ready for `model.load_state_dict`.
@@ -93,9 +109,31 @@ def convert_weights(weights: Mapping[str, Tensor], model: nn.Module) -> dict[str
     out. Counters of batch norms, which files of old versions of torch lack, are set to 0.
 
     Args:
-        weights: State dict of an evaluation network, also of one inside `nn.DataParallel`.
+        weights: State dict of an evaluation network, also of one inside `nn.DataParallel`, a compiled module,
+            or a module that holds it as `model` or `net`.
         model: Network of the same architecture, width and number of cells.
     """
-    if weights and all(name.startswith(_PARALLEL) for name in weights):
-        weights = {name.removeprefix(_PARALLEL): tensor for name, tensor in weights.items()}
-    return model.converted_weights(weights) if isinstance(model, PublishedSpace) else dict(weights)
+    own = model.state_dict()
+    weights = unwrapped(weights, [p for p in _WRAPPERS if not all(name.startswith(p) for name in own)])
+    if not isinstance(model, PublishedSpace):
+        return weights
+    converted = model.converted_weights(weights)
+    return converted | _counters(converted, own)
+
+
+def unwrapped(weights: Mapping[str, Tensor], prefixes: Sequence[str] = _WRAPPERS) -> dict[str, Tensor]:
+    """Return a state dict without the prefixes that all of its names share."""
+    for prefix in prefixes:
+        if weights and all(name.startswith(prefix) for name in weights):
+            return unwrapped({name.removeprefix(prefix): w for name, w in weights.items()}, prefixes)
+    return dict(weights)
+
+
+def _counters(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return zeros for each missing `num_batches_tracked` of a batch norm that is in `weights`."""
+    layers = (name.removesuffix(_COUNTER) for name in own if name.endswith(_COUNTER))
+    return {
+        layer + _COUNTER: torch.tensor(0)
+        for layer in layers
+        if layer + _COUNTER not in weights and f"{layer}.running_mean" in weights
+    }

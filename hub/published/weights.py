@@ -28,6 +28,7 @@ Pretrained: TypeAlias = bool | str | os.PathLike[str]
 _HUGGING_FACE = "hf://"
 _DEFAULT_FILE = "model.safetensors"
 _TORCH_FILES = (".pth", ".pt", ".tar", ".ckpt", ".bin")
+_CONTAINERS = ("state_dict", "model_state_dict", "model", "net")  # of training scripts, in order
 
 
 def check_pretrained(entry: Entry, pretrained: object) -> None:
@@ -155,12 +156,21 @@ def parse(data: bytes, file: str) -> Mapping[str, Tensor]:
         reason = str(error).strip().partition("\n")[0]
         raise SpaceError(
             f"{file!r} was refused, and nothing in it was run: it is damaged or holds more than tensors "
-            f"({reason})"
+            f"({reason}). Of a pickled network, save its state_dict() with the code that trained it."
         ) from error
-    inner = loaded.get("state_dict", loaded) if isinstance(loaded, Mapping) else None
+    inner = _state_dict(loaded)
     if not isinstance(inner, Mapping) or not all(isinstance(name, str) for name in inner):
         raise SpaceError(f"{file!r} holds a {type(loaded).__name__}; expected a state dict.")
     return inner
+
+
+def _state_dict(loaded: object) -> object:
+    """Return the state dict inside a checkpoint; averaged weights beside it are left alone."""
+    if isinstance(loaded, Mapping):
+        for key in _CONTAINERS:
+            if isinstance(loaded.get(key), Mapping):
+                return loaded[key]
+    return loaded
 
 
 def fill(model: nn.Module, weights: Mapping[str, Tensor], origin: str) -> None:

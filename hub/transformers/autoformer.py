@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 from torch import Tensor, nn
@@ -35,6 +36,13 @@ PRESETS: dict[str, dict[str, tuple[float, ...]]] = {
     },
 }
 """Published spaces by name, as constructor arguments."""
+
+_NNI_NAMES = {
+    r"^cls_token\.cls_token$": "class_token.token",
+    r"^pos_embed\.pos_embed$": "class_token.position",
+    r"\.embeddings_table_v$": ".vertical",
+    r"\.embeddings_table_h$": ".horizontal",
+}
 
 
 class AutoFormer(PublishedSpace):
@@ -114,6 +122,13 @@ class AutoFormer(PublishedSpace):
         tokens = self.norm(self.blocks(self.class_token(patches)))  # (B, N + 1, D)
         logits: Tensor = self.head(tokens[:, 1:].mean(dim=1))
         return logits
+
+    def converted_weights(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return a state dict of NNI under the names of this network."""
+        converted = dict(weights)
+        for theirs, ours in _NNI_NAMES.items():
+            converted = {re.sub(theirs, ours, name): tensor for name, tensor in converted.items()}
+        return converted
 
     @classmethod
     def preset(cls, name: str, **arguments: Any) -> Self:

@@ -12,6 +12,7 @@ from ..version import __version__
 
 COMMANDS = {
     "compare": "compare_command",
+    "convert": "convert_command",
     "dashboard": "dashboard",
     "demo": "demo",
     "draw": "draw_command",
