@@ -132,7 +132,7 @@ def _checked(model: Any, name: str, images: Path, preparation: Preparation | Non
         raise SpaceError(
             f"on the images in '{images}' the network does not compute what it did in training: the inputs "
             f"of {result.worst!r} diverge by {result.divergence:.2g} nats; {MOST_DIVERGENCE} is allowed. "
-            f"Either the checkpoint is not of {name!r} (weights fit other wirings too), or the images are not "
-            f"as in training{'' if preparation is None else f' ({preparation})'}."
+            f"Either the checkpoint is not of {name!r} (weights fit other wirings too), or the images are "
+            f"not as in training{'' if preparation is None else f' ({preparation})'}."
         )
     return result

@@ -19,7 +19,7 @@ from ..operations.mobile_operations import (
     separable,
 )
 from ..published import PublishedSpace
-from .foreign_layouts import converted_proxyless
+from .mobile_layouts import converted_proxyless
 
 OPERATIONS = {f"k{kernel}e{expand}": (kernel, expand) for expand in (3, 6) for kernel in (3, 5, 7)}
 """Candidates of a block by name: (kernel size, expand ratio)."""

@@ -13,7 +13,7 @@ from spacelang.errors import SpaceError
 
 from ..operations.mobile_operations import initialise, shuffle_block
 from ..published import PublishedSpace
-from .foreign_layouts import converted_shuffle
+from .mobile_layouts import converted_shuffle
 
 OPERATIONS: dict[str, dict[str, Any]] = {
     "k3": {"kernel": 3},
