@@ -11,7 +11,7 @@ from inspect import getdoc
 from pathlib import Path
 from typing import Any
 
-from spacelang.hub.cells import SNAS
+from spacelang.hub.cells import SNAS, HierarchicalCells
 from spacelang.hub.loading import SPACES
 from spacelang.hub.mobile import OnceForAll
 from spacelang.hub.nasbench import DigitsCells, StagedCells
@@ -21,7 +21,7 @@ from spacelang.hub.tabular import MLP
 from spacelang.hub.transformers import GPT
 
 MARKER = "<!-- Everything below is written by `python docs/hub_page.py docs/hub.md`. -->\n"
-WITHOUT_ENTRIES = (SNAS, OnceForAll, StagedCells, DigitsCells, RNNCell, GPT, MLP)
+WITHOUT_ENTRIES = (SNAS, HierarchicalCells, OnceForAll, StagedCells, DigitsCells, RNNCell, GPT, MLP)
 HEADER = "| name | parameters | multiply-accumulates | published | source |\n|---|---|---|---|---|\n"
 
 

@@ -11,3 +11,4 @@ from .designs import NASNet as NASNet
 from .enas_macro import ENASMacro as ENASMacro
 from .fairdarts import SNAS as SNAS
 from .fairdarts import FairDARTS as FairDARTS
+from .hierarchical import HierarchicalCells as HierarchicalCells

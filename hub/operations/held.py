@@ -11,14 +11,14 @@ from spacelang.language import Decision, Primitive, Relaxer
 
 
 class Held(Primitive):
-    """One decision of a module around it; a primitive of its own, because it exists under a condition."""
+    """Decisions of a module around it; a primitive of its own, because they exist under its condition."""
 
-    def __init__(self, decision: Decision) -> None:
+    def __init__(self, *decisions: Decision) -> None:
         super().__init__()
-        self.decision = decision
+        self.held = decisions
 
     def decisions(self) -> tuple[Decision, ...]:
-        return (self.decision,)
+        return self.held
 
     def freeze(self, arch: Mapping[str, Any]) -> nn.Module:
         return nn.Identity()

@@ -14,6 +14,7 @@ from .policy_gradient import Reinforce as Reinforce
 from .predicted_evolution import PredictedEvolution as PredictedEvolution
 from .random import Random as Random
 from .seminas import SemiNAS as SemiNAS
+from .tournament import TournamentEvolution as TournamentEvolution
 from .wrappers import ASHA as ASHA
 from .wrappers import BOHB as BOHB
 from .wrappers import Deduplicate as Deduplicate

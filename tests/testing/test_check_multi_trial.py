@@ -33,6 +33,7 @@ from spacelang.strategies.multi_trial import (
     Retry,
     SmallerSpace,
     SuccessiveHalving,
+    TournamentEvolution,
     WarmStart,
 )
 from spacelang.strategies.multi_trial.predictors import MLPEnsemble, partial_one_hot
@@ -77,6 +78,8 @@ STRATEGIES: dict[str, Any] = {
 }
 REPEATING: dict[str, Any] = {
     "evolution": EVOLUTION,
+    "tournaments": TournamentEvolution(population=5, tournament=0.4, mutations=9),
+    "mutations": TournamentEvolution(population=5, tournament=None, mutations=9),
     "ppo": PolicyGradient(update=PPO(steps=2), **CONTROLLER),
     "reinforce": PolicyGradient(update=Reinforce(), **CONTROLLER),
     "optuna-tpe": Optuna(TPE),

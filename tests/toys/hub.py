@@ -27,6 +27,7 @@ from spacelang.hub import (
     ENASMacro,
     FairDARTS,
     GraphCells,
+    HierarchicalCells,
     MobileNetV3Space,
     NASBench101,
     NASBench201,
@@ -153,6 +154,10 @@ SMALL: dict[str, Small] = {
     # Three stages of one or two cells; a cell has a kernel where an edge is the convolution.
     "StagedCells": Small(StagedCells, {**TINY, "num_cells": 2}, (2 * (3 * (5**6 - 4**6) + 4**6)) ** 3),
     "DigitsCells": Small(DigitsCells, {"width": 2}, comb(5 + 1, 2) * comb(5 * 2 + 1, 2)),
+    # Two motifs of three nodes, which count whether or not the cell uses them.
+    "HierarchicalCells": Small(
+        HierarchicalCells, {**TINY, "motifs": ((2, 3),), "num_nodes": 3}, 7 ** (2 * 3) * 3**3
+    ),
     "ENASMacro": Small(ENASMacro, {**TINY, "num_layers": 4}, 6**4 * 2 ** (3 + 2 + 1)),
     "ProxylessNAS": Small(
         ProxylessNAS, {**MOBILE, "base_widths": WIDTHS}, depths(6, 4) ** 5 * 6, image=(1, 32, 32)
