@@ -342,6 +342,6 @@ def _column_places(
     lefts, rights, x = [], [], 0.0
     for column, steepest in zip(columns, rise, strict=True):
         lefts.append(x)
-        rights.append(x + max(item.width for item in column))
+        rights.append(x + max((item.width for item in column), default=0.0))
         x = rights[-1] + min(0.75, 0.26 + 0.18 * steepest)
     return lefts, rights, rights[-1]

@@ -90,6 +90,14 @@ def test_a_cell_of_fairdarts() -> None:
     assert len(reduce.edges) == 8 + 4
 
 
+def test_a_cell_without_edges() -> None:
+    """Its input and output are drawn, with nothing between them."""
+    space = space_of("NASBench201")
+    figure = draw(dict.fromkeys(space.default(), "none"), space=space).figure()
+    assert len(boxes(figure, "node:")) == 2
+    check_nothing_overlaps(figure)
+
+
 def test_a_cell_of_nasbench201() -> None:
     arch = hub.from_nasbench201("|conv_3x3~0|+|none~0|skip_connect~1|+|avg_pool_3x3~0|none~1|conv_1x1~2|")
     (cell,) = picture_of_architecture(arch, space_of("NASBench201")).cells
