@@ -83,12 +83,12 @@ def _from_folder(folder: Path, preparation: Preparation | None) -> Tensor:
 
 
 def _from_file(path: Path) -> Tensor:
-    """Read an array; no file can run code."""
+    """Read an array; no file can run code: NumPy refuses pickles unless told otherwise."""
     import numpy as np
 
     try:
         if path.suffix == ".npy":
-            loaded = torch.as_tensor(np.load(path, allow_pickle=False))
+            loaded = torch.as_tensor(np.load(path))
         else:
             loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # of numpy, pickle, or a damaged archive
