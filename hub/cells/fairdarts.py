@@ -132,7 +132,8 @@ class PresentCount:
         return sum(state.full[INPUTS:])
 
     def __str__(self) -> str:
-        return f"present({self.nodes.kind}, {self.count})"
+        limit = "" if self.nodes.most is None else f", at most {self.nodes.most} edges"
+        return f"present({self.nodes.kind}, {self.count}{limit})"
 
 
 @dataclass(frozen=True)

@@ -76,6 +76,14 @@ def published() -> Iterator[Any]:
                 yield pytest.param(part, metric, id=f"{part[0]}-{metric}", marks=marks)
 
 
+def test_spaces_with_the_same_labels_have_costs_of_their_own() -> None:
+    """Nodes of both are named alike; those of FairDARTS have two edges at most, those of SNAS any number."""
+    for name in ("FairDARTS", "SNAS"):
+        space = small_space(name)
+        cost, supernet = expected_cost(space, "params"), Supernet(space, memory_format=None)
+        check(space, supernet, cost, space.default(), SMALL[name])
+
+
 @pytest.mark.parametrize(("names", "metric"), list(published()))
 def test_published_architectures(names: list[str], metric: Metric) -> None:
     small = narrowed(read_entry(names[0]))

@@ -29,6 +29,7 @@ OPTIONS: dict[str, Any] = {
     "study": "search",
     "example_inputs": torch.ones(1, 2),
     "keep_weights": 1,
+    "inherit": "parent",
 }
 
 
