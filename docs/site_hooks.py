@@ -23,15 +23,14 @@ LINK = re.compile(r"(\]\()(?!https?:|#|mailto:)([^)#\s]+)((?:#[^)\s]*)?\))")
 FENCE = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
 
 
-def on_config(config: Any) -> Any:
-    """Lay out the source as it is installed, for mkdocstrings to read."""
+def on_startup(**_: Any) -> None:
+    """Lay out the source as it is installed, before mkdocstrings looks for the folder it reads."""
     home = ROOT / "build" / "reference" / "spacelang"
     shutil.rmtree(home, ignore_errors=True)
     python_only = shutil.ignore_patterns("__pycache__", "*.safetensors", "*.csv", "*.yaml")
     shutil.copytree(ROOT / "spacelang", home, ignore=python_only)
     for leaf in LEAVES:
         shutil.copytree(ROOT / leaf, home / leaf, ignore=python_only)
-    return config
 
 
 def on_files(files: Files, config: Any) -> Files:
