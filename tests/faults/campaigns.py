@@ -259,7 +259,7 @@ def _kill_until_done(
     while most and left and any(driver.is_alive() for driver in drivers):
         time.sleep(moments.uniform(0.0, duration / 4))
         victim = moments.randrange(len(drivers))
-        if drivers[victim].is_alive() and _kill(drivers[victim], left[0], tally):
+        if drivers[victim].is_alive() and _kill(drivers[victim], left[0], tally, folder):
             left.pop(0)
             most -= 1
             drivers[victim] = _start(searches[victim], folder)
@@ -281,7 +281,7 @@ def _run(search: Callable[[], Any], errors: Path) -> None:
     search().run(resume=True)
 
 
-def _kill(driver: BaseProcess, how: signal.Signals, tally: Tally) -> bool:
+def _kill(driver: BaseProcess, how: signal.Signals, tally: Tally, folder: Path) -> bool:
     """Send a signal to a driver, wait for it and all that it started to end; return whether it was killed."""
     assert driver.pid is not None
     family = list(_family(driver.pid))
@@ -292,7 +292,8 @@ def _kill(driver: BaseProcess, how: signal.Signals, tally: Tally) -> bool:
     if driver.exitcode == 0:
         return False  # its search had just ended
     expected = 1 if how == signal.SIGINT else -how
-    tally.check(driver.exitcode == expected, f"exit code {driver.exitcode} after {how.name}")
+    said = f"exit code {driver.exitcode} after {how.name}: {_errors(folder)}"
+    tally.check(driver.exitcode == expected, said)
     tally.kills[how.name] += 1
     return True
 
@@ -307,8 +308,13 @@ def _family(pid: int) -> Iterator[psutil.Process]:
 def _end(driver: BaseProcess, tally: Tally, folder: Path) -> None:
     """Wait until a driver ends by itself."""
     driver.join(_PATIENCE)
-    errors = (folder / "errors.txt").read_text()[-3000:]
-    tally.check(driver.exitcode == 0, f"a resumed driver ended with exit code {driver.exitcode}: {errors}")
+    said = f"a resumed driver ended with exit code {driver.exitcode}: {_errors(folder)}"
+    tally.check(driver.exitcode == 0, said)
+
+
+def _errors(folder: Path) -> str:
+    """Return the last that drivers wrote about errors."""
+    return (folder / "errors.txt").read_text()[-3000:]
     if driver.is_alive():
         driver.kill()
         driver.join()
