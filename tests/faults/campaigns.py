@@ -310,11 +310,11 @@ def _end(driver: BaseProcess, tally: Tally, folder: Path) -> None:
     driver.join(_PATIENCE)
     said = f"a resumed driver ended with exit code {driver.exitcode}: {_errors(folder)}"
     tally.check(driver.exitcode == 0, said)
+    if driver.is_alive():
+        driver.kill()
+        driver.join()
 
 
 def _errors(folder: Path) -> str:
     """Return the last that drivers wrote about errors."""
     return (folder / "errors.txt").read_text()[-3000:]
-    if driver.is_alive():
-        driver.kill()
-        driver.join()
