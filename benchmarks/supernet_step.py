@@ -110,7 +110,10 @@ def make_forms(args: argparse.Namespace, dtype: torch.dtype = torch.float32) -> 
     torch.manual_seed(0)
     space = DartsSpace(args.width, args.cells, "cifar").to(dtype)
     networks = {"plain": edge_by_edge(space)}
-    networks |= {name: Supernet(space, execution=name) for name in executions(args.device)}
+    for name in executions(args.device):
+        networks[name] = Supernet(space, execution=name)
+        if args.checkpoint:
+            networks[f"{name}_checkpoint"] = Supernet(space, execution=name, checkpoint=True)
     start = {
         label: 1e-3 * torch.randn(RELAXATION.shape(group), dtype=dtype)
         for label, group in networks["plain"].groups.items()
@@ -209,10 +212,11 @@ def peak(device: torch.device) -> int:
     return resident if sys.platform == "darwin" else 1024 * resident
 
 
-def memory_of_each_form(device: torch.device) -> dict[str, int]:
+def memory_of_each_form(args: argparse.Namespace) -> dict[str, int]:
     """Run this script again for each form; call it first, because a child starts with its parent's peak."""
     result = {}
-    for form in ("plain", *executions(device)):
+    names = ["plain", *executions(args.device)]
+    for form in (*names, *(f"{name}_checkpoint" for name in names[1:] if args.checkpoint)):
         command = [sys.executable, __file__, *sys.argv[1:], "--json", "--form", form]
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
         result |= {f"{form}_{name}": value for name, value in json.loads(done.stdout).items()}
@@ -256,7 +260,8 @@ def main() -> None:
     parser.add_argument("--warmup", type=int, default=2, help="rounds before the timed ones")
     parser.add_argument("--threads", type=int, help="default: torch's")
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
-    parser.add_argument("--form", choices=("plain", "torch", "native"), help="only the memory of one form")
+    parser.add_argument("--checkpoint", action="store_true", help="also with cells computed again backwards")
+    parser.add_argument("--form", help="only the memory of one form, such as native_checkpoint")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     args = parser.parse_args()
     if args.threads:
@@ -270,7 +275,7 @@ def main() -> None:
             "device": str(args.device),
             "torch": torch.__version__,
         }
-        result = setting | memory_of_each_form(args.device)
+        result = setting | memory_of_each_form(args)
         result["gradient_difference"] = gradient_difference(args)
         result |= times(args)
     print(json.dumps(result) if args.json else table(result))

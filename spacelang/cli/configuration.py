@@ -223,6 +223,7 @@ def _parser(targets: Mapping[str, Callable[..., Any]]) -> ArgumentParser:
     parser.add_argument("--seed", type=int, default=0, help="Seeds every random draw of the search.")
     parser.add_argument("--weights", type=Literal["given", "fresh"] | None, help="See Experiment.")
     parser.add_argument("--execution", type=ExecutionName, default="auto", help="How a supernet computes.")
+    parser.add_argument("--checkpoint", type=bool, default=False, help="Compute cells twice: less memory.")
     parser.add_argument("--objectives", type=list[str], default=[], help="Such as [maximize val_acc].")
     parser.add_argument("--limits", type=list[dict[str, Any]], default=[], help=_LIMITS)
     parser.add_argument("--example_inputs", type=list[int] | None, help="Shape of an example, for costs.")

@@ -38,7 +38,7 @@ def configured_experiment(configuration: Configuration, directory: Path | None =
         evaluator,
         strategy,
         directory=directory or configuration.values.get("directory"),
-        **configuration.settings(("seed", "weights", "execution")),
+        **configuration.settings(("seed", "weights", "execution", "checkpoint")),
         **_trial_options(configuration, data, by_trials=not bars),
     )
 

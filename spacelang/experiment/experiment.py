@@ -65,6 +65,8 @@ class Experiment:
         execution: How the supernet of a one-shot search computes: "native" with C++ that is compiled on its
             first use, "torch" with PyTorch alone, "plain" every operation by itself. "auto" is native on a
             CPU where the C++ can be compiled. See `spacelang.supernet.Execution`.
+        checkpoint: Whether the supernet of a one-shot search keeps the inputs of cells alone, and computes
+            cells again in the backward pass: less memory for more time, and the same results bit for bit.
         trials: Settings of a search by trials, as one object.
         options: The same settings one by one, such as `max_trials=200` or `objectives=[Minimize("params")]`:
             every field of `TrialSettings` by its name. They win over those of `trials`.
@@ -84,6 +86,7 @@ class Experiment:
         seed: int = 0,
         weights: Literal["given", "fresh"] | None = None,
         execution: ExecutionName = "auto",
+        checkpoint: bool = False,
         trials: TrialSettings | None = None,
         **options: Unpack[TrialOptions],
     ) -> None:
@@ -96,10 +99,10 @@ class Experiment:
         self._given = _keeps_weights(space, weights)
         if self._given:
             space = space.keeping_weights()
-        _check_execution(strategy, execution)
+        _check_execution(strategy, execution, checkpoint)
         self._run: OneShotRun | TrialRun
         if isinstance(strategy, OneShotStrategy):
-            self._run = OneShotRun(space, evaluator, strategy, self.directory, seed, execution)
+            self._run = OneShotRun(space, evaluator, strategy, self.directory, seed, execution, checkpoint)
         else:
             settings = dataclasses.replace(trials or TrialSettings(), **options)
             self._run = TrialRun(
@@ -327,13 +330,14 @@ def _check_options(strategy: object, trials: object, options: Mapping[str, Any])
         )
 
 
-def _check_execution(strategy: object, name: ExecutionName) -> None:
+def _check_execution(strategy: object, name: ExecutionName, checkpoint: bool) -> None:
+    require_one_of("checkpoint", checkpoint, (True, False))
+    given = f"execution={name!r}" if name != "auto" else "checkpoint=True" if checkpoint else ""
     if isinstance(strategy, OneShotStrategy):
         Execution(name)
-    elif name != "auto":
+    elif given:
         raise SpaceError(
-            f"execution={name!r} says how a supernet computes, and {type(strategy).__name__} trains none; "
-            "leave it out."
+            f"{given} says how a supernet computes, and {type(strategy).__name__} trains none; leave it out."
         )
 
 

@@ -37,6 +37,7 @@ class OneShotRun:
         directory: Run folder.
         seed: Seeds every random draw of the search.
         execution: How supernets compute; see `spacelang.supernet.Execution`.
+        checkpoint: Whether supernets compute cells again in the backward pass.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class OneShotRun:
         directory: Path,
         seed: int,
         execution: ExecutionName,
+        checkpoint: bool,
     ) -> None:
         if not isinstance(evaluator, TrainingEvaluator):
             raise SpaceError(
@@ -68,7 +70,9 @@ class OneShotRun:
         with torch_generators_kept():  # refuses now, before any work, a space it cannot search
             supernet = strategy.supernet(space)
             supernet.execute(execution)
+            supernet.set_checkpoint(checkpoint)
             strategy.attach(supernet)
+        self._checkpoint = checkpoint
         self.execution = supernet.resolved_execution()
 
     @property
@@ -130,6 +134,7 @@ class OneShotRun:
         seed_global_generators(self.seed, stage)
         supernet = self.strategy.supernet(self.space, stage)
         supernet.execute(self.execution)
+        supernet.set_checkpoint(self._checkpoint)
         search = self.strategy.attach(supernet, seed=self.seed, stage=stage, previous=previous)
         later = stage + 1 < self.strategy.stages and self._folder.checkpoint(stage + 1).exists()
         if (resume and later) or _ran_elsewhere(self._fit(supernet, search, stage, resume=resume)):

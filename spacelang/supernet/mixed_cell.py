@@ -17,6 +17,7 @@ from .execution import Resolved
 from .group import Group
 from .mixed import Mixed, add_weighted
 from .plan import CellPlan, Planned, cell_plan
+from .recompute import Recompute
 from .steps import Steps, separate, split, unify
 
 if TYPE_CHECKING:
@@ -37,6 +38,9 @@ class MixedCell(Mixed):
         frame: Preprocessing, merging and postprocessing.
         edges: Candidates of each edge, in row order.
 
+    Attributes:
+        recompute: Computes the cell again in the backward pass; None to keep what that needs.
+
     Source: DARTS, arXiv:1806.09055, eq. 1 and 2.
     """
 
@@ -46,6 +50,7 @@ class MixedCell(Mixed):
         self.topology = group.cell
         self.frame = frame
         self.edges = edges
+        self.recompute: Recompute | None = None
         self.plan: CellPlan | None = None
         self.execution = Resolved("plain", torch.contiguous_format)
         self._steps: list[list[Steps]] | None = None
@@ -78,6 +83,11 @@ class MixedCell(Mixed):
         return [[r for r, (start, _) in edges if start == state] for state in range(self.topology.nodes.stop)]
 
     def forward(self, *inputs: Any, **kwargs: Any) -> Any:
+        if self.recompute is not None:
+            return self.recompute(self, self._compute, inputs, kwargs)
+        return self._compute(*inputs, **kwargs)
+
+    def _compute(self, *inputs: Any, **kwargs: Any) -> Any:
         given, states, further = self.frame.states(inputs, kwargs)
         caches: list[Cache] = [{} for _ in range(self.topology.nodes.stop)]
         for node in self.topology.nodes:

@@ -35,6 +35,7 @@ from .group import Group, Transform
 from .mixed import Mixed, MixedDepth, MixedInput, MixedLayer
 from .mixed_cell import MixedCell
 from .plan import CellPlan
+from .recompute import Recompute
 from .steps import all_hooks
 
 if TYPE_CHECKING:
@@ -129,6 +130,7 @@ class Supernet(nn.Module):
             on this CPU (1x1 convolutions with a stride on 2 to 7 channels, without AVX-512).
         builder: Maker of the relaxed forms of choices; a strategy that computes with other ones has its own.
         execution: How cells are computed: "plain", "torch", "native" or "auto"; see `Execution`.
+        checkpoint: Whether cells are computed again in the backward pass; see `set_checkpoint`.
 
     Attributes:
         groups: The tables mixtures are set on, by label in sorted order.
@@ -141,6 +143,7 @@ class Supernet(nn.Module):
         memory_format: torch.memory_format | None = torch.channels_last,
         builder: Builder | None = None,
         execution: ExecutionName = "auto",
+        checkpoint: bool = False,
     ) -> None:
         super().__init__()
         _check_space(space)
@@ -150,6 +153,7 @@ class Supernet(nn.Module):
             self._layout = memory_format
             self.to(memory_format=memory_format)
         self.execute(execution)
+        self.set_checkpoint(checkpoint)
 
     def _build(self, space: Space, builder: Builder) -> None:
         def relax(item: Any) -> Any:
@@ -177,6 +181,28 @@ class Supernet(nn.Module):
         self._plans = self._compiled()  # now that edges share modules
         bundles = any(planned.blocks for plan in self._plans for planned in plan.candidates)
         self._ready = not bundles or name in ("plain", "torch")
+
+    def set_checkpoint(self, checkpoint: bool) -> None:
+        """Trade time for memory from now on: keep the inputs of cells alone for the backward pass.
+
+        What a cell needs there is computed again, with the same mixture and random draws. So outputs,
+        gradients and running statistics stay the same bit for bit. Cells are not computed again under
+        `torch.compile`, which decides by itself what to keep, and in forward-mode derivatives.
+
+        Args:
+            checkpoint: Whether to do so.
+
+        Raises:
+            SpaceError: The space has no cell.
+        """
+        cells = [cell for _, cell in self._cells()]
+        if checkpoint and not cells:
+            raise SpaceError(
+                f"checkpoint=True computes cells again, and {type(self._space[0]).__name__} has none; "
+                "leave it out."
+            )
+        for cell in cells:
+            cell.recompute = Recompute(tuple(self.groups.values())) if checkpoint else None
 
     def resolved_execution(self) -> ExecutionName:
         """Return the execution, "auto" replaced by what it stands for here and with this plan."""

@@ -14,7 +14,8 @@ import torch
 pytestmark = pytest.mark.slow
 
 Load = Callable[[str], ModuleType]
-SMALL = {"width": 2, "cells": 3, "batch": 2, "device": torch.device("cpu"), "warmup": 0, "steps": 1}
+SMALL = {"width": 2, "cells": 3, "batch": 2, "warmup": 0, "steps": 1}
+SMALL |= {"device": torch.device("cpu"), "checkpoint": False}
 
 
 def printed(module: ModuleType, arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys) -> dict:

@@ -16,6 +16,7 @@ from spacelang.evaluators import Functional
 from spacelang.files import load_yaml
 from spacelang.hub import DARTS as DartsSpace
 from spacelang.strategies import DARTS
+from spacelang.supernet import MixedCell
 
 from ..toys.search_script import make, outcome
 
@@ -130,6 +131,15 @@ def test_the_same_seed_gives_the_same_result(tmp_path: Path, finished: Any) -> N
     torch.manual_seed(99)  # what the caller drew before must not matter
     same = make(tmp_path / "same", epochs=2)
     same.run()
+    assert outcome(same) == outcome(finished)
+
+
+def test_cells_that_are_computed_again_give_the_same_result(tmp_path: Path, finished: Any) -> None:
+    same = make(tmp_path / "same", epochs=2, checkpoint=True)
+    same.run()
+    assert {cell.recompute is None for cell in same.supernet.modules() if isinstance(cell, MixedCell)} == {
+        False
+    }
     assert outcome(same) == outcome(finished)
 
 

@@ -54,6 +54,15 @@ def make(strategy: Any, **options: Any) -> Experiment:
     return Experiment(Net(), Functional(size), strategy, **options)
 
 
+@pytest.mark.parametrize(
+    ("option", "named"),
+    [({"execution": "torch"}, "execution='torch'"), ({"checkpoint": True}, "checkpoint=True")],
+)
+def test_a_search_by_trials_has_no_supernet_to_compute(option: dict[str, Any], named: str) -> None:
+    with pytest.raises(SpaceError, match=f"{named} says how a supernet computes, and Random trains none"):
+        make(Random(), max_trials=1, **option)
+
+
 class Deep(ModelSpace):
     """2^14 architectures."""
 

@@ -24,6 +24,7 @@ def make(
     callbacks: Any = (),
     method: Any = None,
     space: Any = None,
+    checkpoint: bool = False,
     **trainer: Any,
 ) -> Any:
     """Experiment over three cells, or a given space, on 192 digits: 3 training batches an epoch."""
@@ -45,7 +46,8 @@ def make(
     settings |= {"enable_progress_bar": False, "enable_model_summary": False, "num_sanity_val_steps": 0}
     evaluator = Lightning(module, train_dataloaders=train, val_dataloaders=val, **(settings | trainer))
     space = space or DartsSpace(4, 3, (1, 8, 10), num_nodes=2, drop_path_prob=0.2)
-    return Experiment(space, evaluator, method or DARTS(learning_rate=0.01), directory=directory, seed=seed)
+    method = method or DARTS(learning_rate=0.01)
+    return Experiment(space, evaluator, method, directory=directory, seed=seed, checkpoint=checkpoint)
 
 
 def strategies() -> dict[str, Any]:
