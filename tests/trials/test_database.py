@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from spacelang.files import load_yaml
 from spacelang.strategies.multi_trial import Random
 from spacelang.trials import Ledger, Proposal, trial_search
 from spacelang.trials.ledger import hidden_password
+from spacelang.trials.ledger.database import _prepare_sqlite
 from spacelang.trials.ledger.database_url import database_url
 
 from ..toys import trials as toy
@@ -48,6 +50,51 @@ def test_a_relative_path_stays_where_it_was(tmp_path: Path, monkeypatch: pytest.
     ledger.add(0, Proposal({}), seed=1)
     assert list((tmp_path / "elsewhere").iterdir()) == []
     assert Ledger(tmp_path / "shared.db").count() == 1
+
+
+# -- several processes that begin at once
+
+
+def test_another_process_creates_each_table_a_moment_earlier(tmp_path: Path) -> None:
+    """As if it ran between the look for the table and its creation, each time."""
+    path, earlier = tmp_path / "shared.db", []
+
+    def create_first(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
+        if "CREATE TABLE" in statement and statement not in earlier:
+            earlier.append(statement)
+            with sqlite3.connect(path) as other:
+                other.execute(statement)
+
+    sa.event.listen(sa.Engine, "before_cursor_execute", create_first)
+    try:
+        ledger = Ledger(path, identity={})
+    finally:
+        sa.event.remove(sa.Engine, "before_cursor_execute", create_first)
+    assert len(earlier) == 2
+    ledger.add(0, Proposal({}), seed=1)
+    assert ledger.count() == 1
+
+
+def test_a_new_file_that_another_process_prepares_is_waited_for() -> None:
+    said = ["database is locked", "database is locked"]
+
+    class Connection:
+        """Its file is locked at first."""
+
+        def cursor(self) -> Connection:
+            return self
+
+        def execute(self, statement: str) -> None:
+            if said and "journal_mode" in statement:
+                raise sqlite3.OperationalError(said.pop())
+
+        def close(self) -> None:
+            assert not said
+
+    _prepare_sqlite(Connection(), None)
+    said.append("disk I/O error")
+    with pytest.raises(sqlite3.OperationalError, match="disk"):
+        _prepare_sqlite(Connection(), None)
 
 
 # -- passwords

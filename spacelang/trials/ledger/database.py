@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +23,7 @@ _ADVICE = {
 }
 _DAMAGED = ("malformed", "not a database")
 _RESTORE = "The file is damaged: restore it from a backup, or search again in another directory."
+_PATIENCE = 30  # seconds in which another process has to release an SQLite file
 _LATER = "Continue with run(resume=True) when it answers again."
 
 
@@ -136,10 +139,12 @@ class Database:
             self._refuse_version(max(versions - {SCHEMA}))
 
     def _create_tables(self) -> None:
-        try:
-            METADATA.create_all(self._engine)
-        except sa.exc.DBAPIError:  # perhaps since it looked, another process has created them
-            METADATA.create_all(self._engine)
+        for table in METADATA.sorted_tables:
+            try:
+                table.create(self._engine, checkfirst=True)
+            except sa.exc.DBAPIError:  # perhaps since it looked, another process has created this one
+                if not sa.inspect(self._engine).has_table(table.name):
+                    raise
 
     def _refuse_older(self) -> None:
         """Refuse a table of trials without studies."""
@@ -209,8 +214,25 @@ def _file_of(url: sa.URL) -> Path | None:
 
 def _prepare_sqlite(connection: Any, record: object) -> None:
     cursor = connection.cursor()
-    cursor.execute("PRAGMA journal_mode=WAL")  # many readers, one writer; a kill loses nothing committed
+    cursor.execute(f"PRAGMA busy_timeout={1000 * _PATIENCE}")
+    _use_wal(cursor)
     cursor.execute("PRAGMA synchronous=NORMAL")
-    cursor.execute("PRAGMA busy_timeout=30000")
     cursor.execute("PRAGMA foreign_keys=ON")
     cursor.close()
+
+
+def _use_wal(cursor: Any) -> None:
+    """Switch to many readers beside one writer; a kill then loses nothing that was committed.
+
+    SQLite does not wait here: while another process switches the same new file, it says at once that the file
+    is locked.
+    """
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
