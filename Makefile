@@ -20,7 +20,7 @@ help:
 	@echo "make lint     ruff: rules and format"
 	@echo "make types    mypy, strict, on the four source folders"
 	@echo "make pytest   the tests alone"
-	@echo "make exhaustive  every published network and every strategy in two processes, of which make pytest tries some"
+	@echo "make exhaustive  what is one of many alike, of which make pytest tries a few"
 	@echo "make faults   kill searches $(KILLS) times and inspect what they leave (the long form of tests/faults)"
 	@echo "make docs     build the site in build/site: warnings and dead links are errors"
 	@echo "make wheel    build sdist and wheel, install the wheel, try it"
@@ -48,7 +48,7 @@ types: $(INSTALLED)
 pytest: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist worksteal --durations 40 -m "not exhaustive"
 
-# Every one of many alike: each strategy in two processes, each published network.
+# Every one of many alike: each published network, each strategy in two processes, each form of a strategy.
 exhaustive: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist worksteal -q -m exhaustive
 
@@ -58,7 +58,7 @@ docs: $(INSTALLED)
 
 # Tests marked slow, and files of them, are left out.
 quick: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist worksteal -q -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist worksteal -q -m "not slow and not exhaustive"
 
 # The kills of all campaigns together; the tests of `make pytest` do a few. The table is at the end.
 faults: $(INSTALLED)

@@ -39,12 +39,12 @@ def test_number_of_architectures(name: str) -> None:
     assert small_space(name).size() == SMALL[name].size
 
 
+@pytest.mark.parametrize("count", [4, pytest.param(20, marks=pytest.mark.exhaustive)])
 @pytest.mark.parametrize("name", SMALL)
-def test_default_and_random_architectures(name: str) -> None:
+def test_default_and_random_architectures(name: str, count: int) -> None:
     """They train, and are one network: constructed, frozen from space or supernet, selected in a supernet."""
     space, rng = small_space(name), np.random.default_rng(0)
     supernet = Supernet(space, memory_format=None)
-    count = 20 if name == SMALL[name].kind.__name__ else 5  # of spaces seen before
     for arch in [space.default(), *(space.sample(rng) for _ in range(count))]:
         space.validate(arch)
         with warnings.catch_warnings():
