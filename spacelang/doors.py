@@ -78,6 +78,7 @@ def _hint(package: str, name: str) -> str:
     if find_spec(f"{package}.{name}"):
         return f"; it is a module of its own: `import {package}.{name}`"
     places = [door for door in public_packages() if name in exports(door)]
+    places = places or [inner for inner in _packages_in(package) if name in exports(inner)]
     if places:
         return f"; it is in {' and '.join(places)}"
     everywhere = [f"{door}.{other}" for door in public_packages() for other in exports(door)]
@@ -88,5 +89,11 @@ def _hint(package: str, name: str) -> str:
 def public_packages() -> list[str]:
     """Return the packages that export something: the root, the leaves and those of the core."""
     root = __name__.rpartition(".")[0]
-    core = [m.name for m in pkgutil.iter_modules(import_module(root).__path__) if m.ispkg]
-    return [root, *(f"{root}.{name}" for name in dict.fromkeys((*LEAVES, *core)))]
+    leaves = (f"{root}.{name}" for name in LEAVES)
+    return list(dict.fromkeys((root, *leaves, *_packages_in(root))))
+
+
+def _packages_in(package: str) -> list[str]:
+    """Return the packages directly inside a package."""
+    modules = pkgutil.iter_modules(import_module(package).__path__, f"{package}.")
+    return [module.name for module in modules if module.ispkg]

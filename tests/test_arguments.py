@@ -158,6 +158,7 @@ def test_the_places_have_the_arguments() -> None:
         (spacelang, "cli", "; it is a module of its own: `import spacelang.cli`"),
         (strategies, "DART", ". Closest: 'DARTS'."),
         (strategies, "NASNet", "; it is in spacelang.hub"),
+        (strategies, "rate_at", "; it is in spacelang.strategies.framework"),
         (hub, "Darts", ". Closest: 'DARTS'."),
         (evaluators, "Clasification", ". Closest: 'Classification'."),
         (evaluators, "__wrapped__", ""),

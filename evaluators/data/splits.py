@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sized
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -17,23 +18,29 @@ Batch: TypeAlias = tuple[Tensor, Tensor]  # images (B, C, H, W) and class number
 
 @dataclass(frozen=True)
 class DataSplits:
-    """One data set of images and labels in two parts.
+    """One data set in two parts: `DataSplits(train, test)` of samples (input, target).
 
     Attributes:
         train: Samples for search and training; split it further for validation.
         test: Held-out samples, for the final number only.
-        image_shape: Shape of an image, (C, H, W).
-        num_classes: Number of classes; labels are 0, ..., num_classes - 1.
-        mean: Mean of each channel, subtracted from pixels in [0, 1].
-        std: Deviation of each channel, by which the difference is divided.
+        image_shape: Shape of an input, such as (C, H, W); by default that of the first test sample.
+        num_classes: Number of classes, labels 0, ..., num_classes - 1; 0 where it is not told.
+        mean: Mean of each channel, subtracted from pixels in [0, 1]; empty where it is not told.
+        std: Deviation of each channel, by which the difference is divided, likewise.
     """
 
-    train: Dataset[Sample]
-    test: Dataset[Sample]
-    image_shape: tuple[int, int, int]
-    num_classes: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    train: Dataset[Any]
+    test: Dataset[Any]
+    image_shape: tuple[int, ...] = ()
+    num_classes: int = 0
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.image_shape and isinstance(self.test, Sized) and len(self.test):
+            sample = self.test[0]  # a training sample may be augmented, which draws random numbers
+            first = sample[0] if isinstance(sample, tuple | list) else sample
+            object.__setattr__(self, "image_shape", tuple(getattr(first, "shape", ())))
 
 
 def split_half(dataset: Dataset[Sample], seed: int = 0) -> tuple[Subset[Sample], Subset[Sample]]:

@@ -47,10 +47,12 @@ def logger_source(logger: Logger) -> LoggerSource:
 
 @contextmanager
 def runs_of_trial(loggers: Sequence[Logger], trial: Trial) -> Iterator[None]:
-    """Begin a run of each logger for a trial, with what it tries as hyper-parameters; at the end, end it."""
+    """Begin a run of each logger for a trial, with what it tries and what that costs; at the end, end it."""
     for logger in loggers:
         _separate(logger, trial.number)
         logger.log_hyperparams(trial.settings)
+        if trial.metrics:  # costs, which objectives and limits name
+            logger.log_metrics(dict(trial.metrics), step=0)
     try:
         yield
     finally:

@@ -34,7 +34,7 @@ def command(folder: Path | None) -> None:
         for path in root.glob("/".join(["*"] * depth + ["experiment.yaml"]))
     )
     if not found:
-        click.echo(f"no runs in {root}.")
+        click.echo(f"no runs in {str(root)!r}.")
         return
     rows: list[tuple[object, ...]] = []
     for directory in found:

@@ -35,7 +35,7 @@ def compared(runs: Mapping[str, LoadedExperiment], *, metric: str | None = None)
     else:
         metric = metric or next(iter(runs.values())).history.objectives[0].metric
         curves = [_trials(name, run, metric) for name, run in runs.items()]
-    axis = Axis("epochs" if one_shot else "trials")
+    axis = Axis("epochs" if one_shot else "trials", whole=True)
     title = metric if one_shot else f"best {metric} so far"
     return Drawing(chart(curves, axis, Axis(metric), title=title, width=8.0, height=3.6))
 

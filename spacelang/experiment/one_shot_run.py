@@ -161,6 +161,7 @@ class OneShotRun:
         from .checkpoint import AtomicCheckpointIO, EpochCheckpoint, FinalCheckpoint
         from .epoch_record import EpochRecord
         from .learning_rates import PresentLearningRates
+        from .logged_result import LoggedResult
         from .seeded_epochs import SeededEpochs
 
         path = self._folder.checkpoint(stage)
@@ -175,6 +176,8 @@ class OneShotRun:
             *(search, FinalCheckpoint(path)),
             EpochRecord(self._folder.epochs, search, supernet, stage, self._report.update),
         ]
+        if stage + 1 == self.strategy.stages:
+            callbacks.append(LoggedResult(search, self.space))
         with warnings.catch_warnings():
             # Lightning counts steps to see where a checkpoint was taken, and epochs may differ in steps.
             warnings.filterwarnings("ignore", "You're resuming from a checkpoint that ended before the epoch")

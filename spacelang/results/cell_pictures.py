@@ -14,6 +14,7 @@ from ..graph.reading import region_graph
 from ..language import Decision, Space, Subset, cells_in
 from ..supernet import Group, Supernet
 from .chain_pictures import Chain, chain_of
+from .painting import value_text
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -96,7 +97,7 @@ def picture_of_architecture(arch: Mapping[str, Any], space: Space) -> Picture:
     drawn = _labels_of_cells(space)
     chain = None if cells else chain_of(space, own)
     drawn |= set() if chain is None else chain.labels
-    rows = [(label, _value_text(value)) for label, value in (own | others).items() if label not in drawn]
+    rows = [(label, value_text(value)) for label, value in (own | others).items() if label not in drawn]
     return Picture(cells, tuple(rows), ("decision", "choice"), chain)
 
 
@@ -265,7 +266,7 @@ def picture_of_labels(arch: Mapping[str, Any], merge_op: MergeOp) -> Picture:
         raise SpaceError("draw got a dict with keys that are not str; expected an architecture dict.")
     found, others = cells_in(arch)
     cells = tuple(_slots_picture(cell, slots, merge_op) for cell, slots in found.items())
-    rows = tuple((label, _value_text(arch[label])) for label in others)
+    rows = tuple((label, value_text(arch[label])) for label in others)
     return Picture(cells, rows, ("decision", "choice"))
 
 
@@ -279,12 +280,6 @@ def _slots_picture(cell: str, slots: Sequence[tuple[int, int, str]], merge_op: M
 
 
 # -- texts in the table ------------------------------------------------------------------------------------
-
-
-def _value_text(value: Any) -> str:
-    if isinstance(value, list | tuple):
-        return ", ".join(map(str, value)) or "none"
-    return str(value)
 
 
 def _candidates_text(decision: Decision) -> str:
@@ -301,7 +296,7 @@ def _shortened(texts: Sequence[str]) -> str:
 def _mixture_text(group: Group) -> str:
     """Return the candidates that are left with their weights, or the selected value."""
     if group.weights is None:
-        return _value_text(group.selected) if group.is_selected else "not selected"
+        return value_text(group.selected) if group.is_selected else "not selected"
     weights = group.weights[0].tolist()
     left = [k for k, alive in enumerate(group.alive[0]) if alive]
     return _shortened([f"{group.columns[k]} {weights[k]:.2f}" for k in left])

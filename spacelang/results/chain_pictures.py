@@ -15,6 +15,7 @@ from ..graph.reading import region_graph
 from ..graph.regions import Place, Region
 from ..language import Decision, Space, model_context
 from ..randomness import global_generators_kept
+from .painting import value_text
 
 _LEAST = 3  # blocks of a chain that is worth drawing
 _SKIP = re.compile(r"(?:^|.*[/_])skip_(\d+)$")
@@ -157,16 +158,21 @@ def _block(
             elif arch is None and _ANY not in lines:
                 lines.append(_ANY)
             continue
-        value = _candidates(decisions[label]) if arch is None else str(arch[label])
-        lines.append(f"{_short(label, unit.path)} {value}".strip())
+        value = _candidates(decisions[label]) if arch is None else value_text(arch[label])
+        short = _short(label, unit.path)
+        lines.append(value if short == value else f"{short} {value}".strip())
     kernel, width = _sizes(model, unit.path, depths)
     return ChainBlock(tuple(lines), unit.path, kernel, width, tuple(skips))
 
 
 def _short(label: str, path: str) -> str:
-    """Return the words of a label that neither number nor name its block: "s2_i0_ks" is "ks"."""
-    words = [word for word in re.split(r"[/_]", label) if word and not re.search(r"\d", word)]
-    return " ".join(word for word in words if word not in (*_UNTOLD, path))
+    """Return the words of a label that neither number nor name its block: "s2_i0_ks" is "ks".
+
+    >>> _short("s2_i0_ks", "stages.2"), _short("kernel0", "blocks.0"), _short("layer_3", "layers.3")
+    ('ks', 'kernel', '')
+    """
+    words = [re.sub(r"^.?\d+$|\d+$", "", word) for word in re.split(r"[/_]", label)]
+    return " ".join(word for word in words if word and word not in (*_UNTOLD, path))
 
 
 def _candidates(decision: Decision) -> str:

@@ -35,9 +35,9 @@ def scene_of_chain(chain: Chain) -> Scene:
 
 def _texts(block: ChainBlock) -> list[str]:
     """Return the lines of a block: its choices, then its sizes."""
-    sizes = [f"{block.kernel}×{block.kernel}"] * bool(block.kernel) + [f"width {block.width}"] * bool(
-        block.width
-    )
+    width = f"width {block.width}"
+    sizes = [f"{block.kernel}×{block.kernel}"] * bool(block.kernel)
+    sizes += [width] * (bool(block.width) and width not in block.lines)
     return [*_told(block), *([" · ".join(sizes)] if sizes else []), *filter(None, [block.times])] or [" "]
 
 

@@ -230,7 +230,10 @@ class TrialSearch:
             return trial
         self._know(trial)
         if self._broken_in_a_row == _INFEASIBLE_IN_A_ROW:
-            self.ended = f"{_INFEASIBLE_IN_A_ROW} proposals in a row broke a limit, the last: {broken}"
+            self.ended = (
+                f"{_INFEASIBLE_IN_A_ROW} proposals in a row broke a limit, the last: {broken} "
+                "(space.report(example_inputs, limits=[...]) says whether a limit can be met)"
+            )
         return None
 
     def _check_overrides(self, proposal: Proposal) -> None:

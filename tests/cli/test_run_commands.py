@@ -89,7 +89,7 @@ def test_list(runs: dict[str, Path], tmp_path: Path, capsys: Captured) -> None:
     (runs["grid"] / "experiment.yaml").write_text("a: [")
     assert "unreadable" in said(capsys, "list", str(tmp_path))
     (tmp_path / "empty").mkdir()
-    assert said(capsys, "list", str(tmp_path / "empty")) == f"no runs in {tmp_path / 'empty'}.\n"
+    assert said(capsys, "list", str(tmp_path / "empty")) == f"no runs in {str(tmp_path / 'empty')!r}.\n"
 
 
 @pytest.mark.parametrize("command", ["show", "top", "compare", "report"])

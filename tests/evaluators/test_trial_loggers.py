@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from spacelang import Experiment, LayerChoice, ModelSpace
 from spacelang.evaluators import Classification, ClassificationModule, Lightning, Trainer
 from spacelang.strategies.multi_trial import Grid
-from spacelang.trials import InProcess, ProcessPool
+from spacelang.trials import InProcess, Minimize, ProcessPool
 
 from ..experiment.test_lightning_trials import data
 
@@ -98,13 +98,12 @@ def evaluator(logger: Any, *, template: bool = False) -> Lightning:
 
 
 def search(folder: Path, logger: Any, *, template: bool = False, **settings: Any) -> Experiment:
-    settings.setdefault("executor", InProcess())
+    settings = {"executor": InProcess(), "objectives": [Classification.default_objective], **settings}
     run = Experiment(
         Net(),
         evaluator(logger, template=template),
         Grid(),
         directory=folder,
-        objectives=[Classification.default_objective],  # type: ignore[list-item]
         **settings,
     )
     run.run()
@@ -117,6 +116,11 @@ def test_a_service_gets_a_run_for_each_trial(tmp_path: Path, template: bool) -> 
     assert [run.config["architecture"] for run in Service.runs] == [trial.arch for trial in run.history]
     assert [run.config["trial"] for run in Service.runs] == [0, 1]
     assert all(run.ended and "val_acc" in run.metrics for run in Service.runs)
+
+
+def test_costs_that_are_objectives_are_logged(tmp_path: Path) -> None:
+    search(tmp_path, ServiceLogger(), objectives=[Classification.default_objective, Minimize("params")])
+    assert all("params" in run.metrics for run in Service.runs)
 
 
 def test_a_run_that_was_begun_before_is_not_continued(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from .charts import bars as bars
 from .charts import chart as chart
 from .charts import number_text as number_text
 from .charts import small_multiples as small_multiples
+from .charts import value_text as value_text
 from .figure_painter import painted as painted
 from .parallel_coordinates import Strand as Strand
 from .parallel_coordinates import parallel as parallel

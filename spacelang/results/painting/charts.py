@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Any
 
 from .scene import Mark, Point, Scene, Shape, Text, box, dot, finite, line, polygon
 from .styles import series
@@ -14,7 +15,7 @@ from .text_widths import shortened, text_width
 _SIZE, _TITLE = 8.5, 10.5  # points
 _TICK, _PAD = 0.05, 0.12  # inches
 _ROW = 0.2
-_LEGEND = 30  # characters
+_LEGEND = 36  # characters
 
 
 @dataclass(frozen=True)
@@ -25,11 +26,13 @@ class Axis:
         label: Text beside it.
         log: Whether its scale is logarithmic; values of at most zero are then left out.
         names: Names of the values 0, 1, ... in place of numbers.
+        whole: Whether it counts something, so that only whole numbers are written beside it.
     """
 
     label: str = ""
     log: bool = False
     names: Sequence[str] = ()
+    whole: bool = False
 
 
 @dataclass(frozen=True)
@@ -146,7 +149,7 @@ def _ticks(low: float, high: float, axis: Axis, most: int = 6) -> list[tuple[flo
         factors = (1, 2, 5) if len(powers) <= 3 else (1,)
         found = [factor * 10.0**power for power in powers for factor in factors]
     else:
-        rough = (high - low) / most
+        rough = max((high - low) / most, 1.0 if axis.whole else 0.0)
         power = 10.0 ** math.floor(math.log10(rough))
         step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
         found = [at * step for at in range(math.ceil(low / step), math.floor(high / step) + 1)]
@@ -163,6 +166,19 @@ def number_text(value: float) -> str:
         if abs(value) >= size:
             return f"{value / (1e3 if letter == 'k' else size):.4g}{letter}"
     return f"{value + 0.0:.4g}"
+
+
+def value_text(value: Any) -> str:
+    """Return a value of an architecture or a metric as pictures and reports show it.
+
+    >>> value_text(0.16014113442254202), value_text(16058.0), value_text([0, 2]), value_text("relu")
+    ('0.16014', '16058', '0, 2', 'relu')
+    """
+    if isinstance(value, list | tuple):
+        return ", ".join(map(value_text, value)) or "none"
+    if isinstance(value, float):
+        return f"{value:.0f}" if value.is_integer() and abs(value) < 1e15 else f"{value:.5g}"
+    return str(value)
 
 
 def _legend_rows(curves: Sequence[Curve], width: float) -> list[list[tuple[Curve, float]]]:
@@ -300,7 +316,7 @@ def small_multiples(
     legend: Sequence[str],
     *,
     title: str = "",
-    columns: int = 4,
+    columns: int = 6,
 ) -> Scene:
     """Return a grid of small charts on one scale, with one legend: the curves of a panel have its colours.
 
@@ -311,7 +327,8 @@ def small_multiples(
         title: Heading.
         columns: Number of panels side by side.
     """
-    width, height, wide, high = 6.4, 0.0, 1.5, 1.0
+    height, wide, high = 0.0, 1.5, 1.0
+    width = max(6.4, 0.2 + min(columns, len(panels)) * (wide + 0.05))
     named = [Curve(name, (), (), series(at)) for at, name in enumerate(legend)]
     rows = _legend_rows(named, width)
     marks: list[Mark] = [Text(width / 2, 0.14, title, _TITLE)] if title else []

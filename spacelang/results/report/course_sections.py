@@ -7,11 +7,13 @@ from typing import Any
 
 from ..course import Course, Epoch, Stage
 from ..painting import Axis, Curve, Scene, chart, small_multiples
+from ..painting.scene import finite
 from .contents import Contents
 from .html import Html, element, joined, picture, table
 
 _MOST_PANELS = 60
 _MOST_CURVES = 8
+_EPOCHS = Axis("epochs", whole=True)
 
 
 def sections(contents: Contents) -> Iterator[tuple[str, Html]]:
@@ -47,7 +49,13 @@ def _metrics(course: Course) -> list[Scene]:
         curve = Curve(name, xs, [epoch.metrics[name] for epoch in told], dots=len(told) < 30)
         kinds.setdefault(name.rpartition("_")[2], {})[name] = curve
     return [
-        chart(list(curves.values())[:_MOST_CURVES], Axis("epochs"), Axis(kind), width=8.0, height=2.4)
+        chart(
+            list(curves.values())[:_MOST_CURVES],
+            _EPOCHS,
+            Axis(kind),
+            width=8.0,
+            height=2.4,
+        )
         for kind, curves in kinds.items()
     ]
 
@@ -88,10 +96,18 @@ def _panels(
     title = "Probabilities over the epochs"
     if len(course.stages) > 1:
         title += f", stage {stage.number + 1}"
-    yield picture(small_multiples(shown, (0.0, 1.0), columns, title=title))
+    top = _top(shown)
+    yield picture(small_multiples(shown, (0.0, top), columns, title=f"{title}, from 0 to {top:.2g}"))
     if len(shown) < len(panels):
         left = len(panels) - len(shown)
         yield element("p", f"{left} further rows are left out; epochs.jsonl has them.")
+
+
+def _top(panels: Mapping[str, list[Curve]]) -> float:
+    """Return the upper end of the scale of all panels: 1, or less while no candidate stands out."""
+    values = (value for curves in panels.values() for curve in curves for value in curve.ys)
+    most = max(finite(values), default=1.0)
+    return next((top for top in (0.05, 0.1, 0.2, 0.5) if most <= 0.95 * top), 1.0)
 
 
 def _records(course: Course) -> list[Scene]:
@@ -104,7 +120,7 @@ def _records(course: Course) -> list[Scene]:
         curve = Curve(name, xs, [value for _, value in told], dots=len(told) < 30)
         kinds.setdefault(name.partition("/")[0], []).append(curve)
     return [
-        chart(curves[:_MOST_CURVES], Axis("epochs"), Axis(kind), title=kind, width=8.0, height=2.4)
+        chart(curves[:_MOST_CURVES], _EPOCHS, Axis(kind), title=kind, width=8.0, height=2.4)
         for kind, curves in kinds.items()
     ]
 
@@ -120,7 +136,7 @@ def decisions(course: Course) -> Html:
         tips = [f"{d.get('row', '')}: {d.get('operation', '')}" for d in own]
         curves.append(Curve(group, xs, [float(groups.index(group))] * len(own), line=False, tips=tips))
     height = 0.9 + 0.35 * len(groups)
-    scene = chart(curves, Axis("epochs"), Axis(names=groups), title="Decisions", width=8.0, height=height)
+    scene = chart(curves, _EPOCHS, Axis(names=groups), title="Decisions", width=8.0, height=height)
     rows = [[_cell(d, name) for name in ("epoch", "group", "row", "operation", "score")] for d in taken]
     return joined([picture(scene), table(["epoch", "cell", "edge", "operation", "score"], rows)])
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from ..painting import Scene, escaped, number_text, svg_of
+from ..painting import Scene, escaped, number_text, svg_of, value_text
 
 
 class Html(str):
@@ -53,7 +53,7 @@ def details(summary: str, *content: object) -> Html:
 
 def settings(values: Mapping[str, Any], most: int = 160) -> str:
     """Return settings on a line: `a=1, b=2`."""
-    words = ", ".join(f"{name}={value}" for name, value in values.items())
+    words = ", ".join(f"{name}={value_text(value)}" for name, value in values.items())
     return words if len(words) <= most else f"{words[: most - 1]}…"
 
 

@@ -70,7 +70,7 @@ def progress(history: Judged, baseline: Judged | None) -> Scene | None:
                 band=Band(low, high),
             ),
         )
-    return chart(curves, Axis("trials"), Axis(objective.metric), title="Best so far", width=8.0)
+    return chart(curves, Axis("trials", whole=True), Axis(objective.metric), title="Best so far", width=8.0)
 
 
 def _signed(scores: Sequence[float], objective: Objective) -> list[float]:
@@ -218,4 +218,4 @@ def learning_curves(history: Judged) -> Scene | None:
                 "series-1" if is_best else "series-7",
             )
         )
-    return chart(curves, Axis("epochs"), Axis(metric), title="Learning curves", width=8.0)
+    return chart(curves, Axis("epochs", whole=True), Axis(metric), title="Learning curves", width=8.0)
