@@ -17,6 +17,7 @@ import argparse
 import inspect
 import re
 import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -62,13 +63,17 @@ class Configuration:
         """Return the object that a section describes, with further arguments.
 
         Raises:
-            SpaceError: The section is missing, or the class refuses its arguments.
+            SpaceError: The section is missing, the class refuses its arguments, or code of the user raises.
         """
         target = self.target(section)
         try:
             return target(**self.arguments(section), **more)
         except TypeError as error:
             raise SpaceError(f"{section}: {_name(target)} cannot be made: {error}") from error
+        except Exception as error:
+            if isinstance(error, SpaceError | OSError) or target.__module__.startswith("spacelang."):
+                raise
+            raise SpaceError(f"{section}: {_name(target)} cannot be made: {_with_place(error)}") from error
 
     def target(self, section: str) -> Callable[..., Any]:
         """Return the class or function of a section.
@@ -191,16 +196,27 @@ def named(path: str, section: str) -> Callable[..., Any]:
         section: One of `SECTIONS`.
 
     Raises:
-        SpaceError: There is none of that name; the nearest is named.
+        SpaceError: There is none of that name, and the nearest is named; or its module raises.
     """
     package, _, name = path.rpartition(".")
     try:
         target = getattr(import_module(package or SECTIONS[section]), name)
     except (ImportError, AttributeError) as error:
         raise SpaceError(f"{section}: there is no {path!r}: {error}") from error
+    except Exception as error:  # any user code runs here
+        raise SpaceError(f"{section}: {package!r} cannot be imported: {_with_place(error)}") from error
     if not callable(target):
         raise SpaceError(f"{section}: {path!r} is a {type(target).__name__}; expected a class or a function.")
     return target  # type: ignore[no-any-return]  # a callable, just checked
+
+
+def _with_place(error: Exception) -> str:
+    """Return an error and the line that raised it; a SyntaxError names its line itself."""
+    told = f"{type(error).__name__}: {error}"
+    if isinstance(error, SyntaxError):
+        return told
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{told} ({place.filename}, line {place.lineno})"
 
 
 def _name(target: Callable[..., Any]) -> str:
@@ -270,9 +286,6 @@ def _differing(made: Namespace, defaults: Namespace, given: Namespace) -> dict[s
 def _told(message: str, parser: ArgumentParser) -> str:
     """Return jsonargparse's message on one line, with the nearest name of an unknown one."""
     text = "; ".join(line.strip() for line in message.splitlines() if line.strip())
-    text = (
-        re.sub(r"Parser key \"([^\"]+)\":;", r"\1:", text).replace("init_args.", "").replace(".init_args", "")
-    )
     text = re.sub(r'Parser key "([^"]+)":;', r"\1:", text).replace(":;", ":")
     text = text.replace("init_args.", "").replace(".init_args", "")
     text = re.sub(r"<class '([\w.]+)'>", r"\1", text)

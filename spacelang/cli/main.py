@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from importlib import import_module
 
@@ -108,4 +109,6 @@ def _interrupted() -> int:
 
 
 def _one_line(message: str) -> str:
-    return "; ".join(line.strip() for line in message.splitlines() if line.strip())
+    """Return the lines of a message as one; one that ends with a colon introduces the next."""
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    return re.sub(r"([:.]?); ", lambda end: ": " if end[1] == ":" else "; ", "; ".join(lines))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -127,6 +129,25 @@ def test_an_interrupted_search_is_resumed_to_the_same_end(folder: Path) -> None:
 def test_bad_input_is_one_line(folder: Path, capsys: Captured, words: tuple[str, ...], told: str) -> None:
     assert told in refusal(capsys, *words)
     assert not (folder / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [
+        ("x = 1 / 0", "space: 'wrong' cannot be imported: ZeroDivisionError: division by zero ("),
+        ("def (:", "space: 'wrong' cannot be imported: SyntaxError: invalid syntax (wrong.py, line 1)"),
+        ("def Net():\n    return {}['width']", "space: Net cannot be made: KeyError: 'width' ("),
+    ],
+)
+def test_an_error_in_code_of_the_user_is_one_line(
+    folder: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch, code: str, told: str
+) -> None:
+    (folder / "wrong.py").write_text(code)
+    monkeypatch.delitem(sys.modules, "wrong", raising=False)
+    importlib.invalidate_caches()
+    message = refusal(capsys, "search", "c.yaml", "--space", "wrong.Net")
+    assert told in message
+    assert "line " in message
 
 
 def test_a_section_has_a_class(folder: Path) -> None:

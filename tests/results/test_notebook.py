@@ -77,4 +77,7 @@ def test_every_object_has_its_picture(tmp_path: Path) -> None:
     for one in [*shown, Experiment.load(tmp_path / "run")]:
         assert one._repr_svg_().startswith("<svg"), one
     assert "27 architectures" in (space._repr_html_() or "")
+    for html in (space._repr_html_(), run._repr_html_(), run.history._repr_html_()):
+        assert ".spacelang{background:" in html  # text is read whatever the theme of the notebook
+        assert ":root" not in html  # and the rest of the notebook keeps its colours
     assert run._repr_html_() == Experiment.load(tmp_path / "run", space=space)._repr_html_()

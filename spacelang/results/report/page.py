@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from ...errors import SpaceError, listed, written
@@ -185,7 +186,9 @@ def _reload(contents: Contents) -> Html:
 
 
 def _piece(*parts: Html) -> str:
-    style = Html(f"<style>{_STYLE.replace('body{', '.spacelang-page{')}{stylesheet()}</style>")
+    own = re.sub(r"^body{.*}$", ".spacelang{background:var(--ground);padding:.5rem}", _STYLE, flags=re.M)
+    own = own.replace(":root{", ".spacelang{")  # the rest of the notebook keeps its own colours
+    style = Html(f"<style>{own}{stylesheet()}</style>")
     return element("div", style, *parts, class_="spacelang")
 
 
