@@ -45,8 +45,8 @@ def digits(test_fraction: float = 0.2, seed: int = 0) -> DataSplits:
         range(count), test_size=held_out, random_state=seed, stratify=source.target
     )
     return DataSplits(
-        train=TensorDataset(images[train], labels[train]),  # type: ignore[arg-type]
-        test=TensorDataset(images[test], labels[test]),  # type: ignore[arg-type]
+        train=TensorDataset(images[train], labels[train]),
+        test=TensorDataset(images[test], labels[test]),
         image_shape=(1, 8, 8),
         num_classes=classes,
         mean=(_MEAN,),

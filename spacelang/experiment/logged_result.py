@@ -1,4 +1,4 @@
-"""What a one-shot search found, for every logger of the Trainer."""
+"""Loggers get the architecture that a one-shot search found."""
 
 from __future__ import annotations
 
