@@ -167,6 +167,7 @@ STAIR = (
         "files",
         "errors",
         "quiet",
+        "progress",
         "randomness",
         "finite",
         "doors",

@@ -17,6 +17,7 @@ from ..graph.tensors import example_arguments, map_tensors, tensors_in
 from ..language import Space, Value
 from ..language.base import without_decisions
 from ..language.primitive import copied
+from ..progress import with_bar
 from ..randomness import torch_generators_kept
 from .latency import FIXED, LatencyTable, Operation, operations
 from .prices import named
@@ -76,7 +77,7 @@ def measure_latency(space: Space, example_inputs: Any, *, repeats: int = 20, war
     traces = Traces(space, inputs)
     stopwatch = _Stopwatch(device_of(space), repeats, warmup)
     milliseconds = {FIXED: stopwatch.time(_alone(space, traces.default), inputs, {})}
-    for operation in operations(space, inputs):
+    for operation in with_bar(operations(space, inputs), "measuring latency"):
         for values in operation.variants() if not operation.is_free else ():
             key = operation.keys(values)[0]
             if key not in milliseconds and traces.completed(values) is not None:

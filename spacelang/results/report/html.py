@@ -53,7 +53,8 @@ def details(summary: str, *content: object) -> Html:
 
 def settings(values: Mapping[str, Any], most: int = 160) -> str:
     """Return settings on a line: `a=1, b=2`."""
-    words = ", ".join(f"{name}={value_text(value)}" for name, value in values.items())
+    shown = {k: value_text(value) if isinstance(value, float) else value for k, value in values.items()}
+    words = ", ".join(f"{name}={value}" for name, value in shown.items())
     return words if len(words) <= most else f"{words[: most - 1]}…"
 
 

@@ -30,6 +30,7 @@ body{margin:0 auto;max-width:70rem;padding:1rem 1.5rem 4rem;background:var(--gro
 .spacelang svg{max-width:100%;height:auto}.spacelang .wide{overflow-x:auto}
 .spacelang table{border-collapse:collapse;font-size:.9em}
 .spacelang th,.spacelang td{text-align:left;padding:.2rem .7rem;border-bottom:1px solid var(--rule)}
+.spacelang td{color:var(--text)}.spacelang tr{background:none!important}
 .spacelang th{color:var(--soft);font-weight:normal}.spacelang td.number{text-align:right}
 .spacelang pre{background:var(--tint);padding:.7rem;overflow-x:auto;font-size:.85em}
 .spacelang .status{border:1px solid var(--rule);border-radius:.5rem;padding:.1rem .6rem;font-size:1rem}
