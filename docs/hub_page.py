@@ -15,13 +15,17 @@ from spacelang.hub.cells import SNAS, HierarchicalCells
 from spacelang.hub.loading import SPACES
 from spacelang.hub.mobile import OnceForAll
 from spacelang.hub.nasbench import DigitsCells, StagedCells
+from spacelang.hub.plain import PlainCNN
 from spacelang.hub.published import Entry, list_models, read_entry
 from spacelang.hub.recurrent import RNNCell
 from spacelang.hub.tabular import MLP
 from spacelang.hub.transformers import GPT
 
 MARKER = "<!-- Everything below is written by `python docs/hub_page.py docs/hub.md`. -->\n"
-WITHOUT_ENTRIES = (SNAS, HierarchicalCells, OnceForAll, StagedCells, DigitsCells, RNNCell, GPT, MLP)
+WITHOUT_ENTRIES = (
+    *(SNAS, HierarchicalCells, OnceForAll, StagedCells, DigitsCells, RNNCell, GPT, MLP),
+    PlainCNN,
+)
 HEADER = "| name | parameters | multiply-accumulates | published | source |\n|---|---|---|---|---|\n"
 
 

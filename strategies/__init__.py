@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from .multi_trial import ASHA as ASHA
     from .multi_trial import BOGCN as BOGCN
     from .multi_trial import BOHB as BOHB
+    from .multi_trial import EAS as EAS
     from .multi_trial import NAO as NAO
     from .multi_trial import PNAS as PNAS
     from .multi_trial import PPO as PPO

@@ -2,6 +2,11 @@
 
 from .adopted_model import AdoptedModel as AdoptedModel
 from .adopted_model import searchable as searchable
+from .layered import BlockOptions as BlockOptions
+from .layered import Blocks as Blocks
+from .layered import Layer as Layer
+from .layered import LayeredSpace as LayeredSpace
+from .layered import kept_layers as kept_layers
 from .net2net import deeper as deeper
 from .net2net import undo_norm as undo_norm
 from .net2net import wider as wider

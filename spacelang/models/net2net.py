@@ -96,7 +96,15 @@ def wider(
     return model
 
 
-def deeper(model: nn.Module, after: str, *, kernel_size: int = 3, norm: bool | None = None) -> nn.Module:
+def deeper(
+    model: nn.Module,
+    after: str,
+    *,
+    kernel_size: int = 3,
+    norm: bool | None = None,
+    noise: float = 0.0,
+    generator: torch.Generator | None = None,
+) -> nn.Module:
     """Return a copy with one more layer behind an activation, which computes the same (Net2DeeperNet).
 
     The layer is the identity, followed by the same activation: a convolution whose kernel is zero but for its
@@ -109,6 +117,8 @@ def deeper(model: nn.Module, after: str, *, kernel_size: int = 3, norm: bool | N
         after: Name of a `ReLU`, `ReLU6` or `Identity`: it must not change what went through it already.
         kernel_size: Odd kernel size of a convolution.
         norm: Whether to add a batch norm; by default as the layer before has one.
+        noise: Standard deviation of noise on the new weights, as a share of theirs; EAS adds 0.001.
+        generator: Generator of the noise.
 
     Raises:
         SpaceError: Nothing can be added there; says why.
@@ -117,6 +127,7 @@ def deeper(model: nn.Module, after: str, *, kernel_size: int = 3, norm: bool | N
     """
     require_frozen(model, "deepen")
     require_integer("kernel_size", kernel_size, least=1)
+    require_number("noise", noise, least=0)
     model = copy.deepcopy(model)
     activation = _named(model, after)
     if not isinstance(activation, _IDEMPOTENT):
@@ -128,6 +139,8 @@ def deeper(model: nn.Module, after: str, *, kernel_size: int = 3, norm: bool | N
         raise SpaceError(f"kernel_size={kernel_size} must be odd, to have a centre.")
     layer, norm_before = _before(model, after)
     made = _identity(layer, kernel_size)
+    with torch.no_grad():
+        made.weight += _noise(made.weight.shape, made.weight, noise, generator)
     parts = [made]
     if norm if norm is not None else norm_before is not None:
         parts.append(_identity_norm(layer, norm_before, isinstance(activation, nn.Identity)))
@@ -249,9 +262,8 @@ def _widen_outputs(
     module: Any, copies: _Copies, noise: float = 0.0, generator: torch.Generator | None = None
 ) -> None:
     weight = module.weight[copies.source]
-    if noise:
-        drawn = torch.randn(weight[copies.old :].shape, generator=generator, dtype=torch.float64)
-        weight[copies.old :] += drawn.to(weight) * noise * module.weight.std()
+    copied = weight[copies.old :]
+    copied += _noise(copied.shape, module.weight, noise, generator)
     _set(module, "weight", weight)
     if module.bias is not None:
         _set(module, "bias", module.bias[copies.source])
@@ -327,6 +339,14 @@ def rectified(mean: Tensor, deviation: Tensor) -> tuple[Tensor, Tensor]:
 
 
 # -- both --------------------------------------------------------------------------------------------------
+
+
+def _noise(shape: torch.Size, weight: Tensor, share: float, generator: torch.Generator | None) -> Tensor:
+    """Return normal numbers whose standard deviation is a share of that of a weight."""
+    if not share:
+        return weight.new_zeros(shape)
+    drawn = torch.randn(shape, generator=generator, dtype=torch.float64)
+    return drawn.to(weight) * share * weight.std()
 
 
 def _call(graph: fx.Graph, name: str) -> fx.Node:

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from ..experiment import OneShotStrategy
+from ..space import ModelSpace
 from ..trials import MultiTrialStrategy
 from .multi_trial_promises import check_multi_trial
 from .one_shot_promises import check_one_shot
 from .promises import Conformance, require
+from .toy_spaces import toy_spaces
 
 
-def check_strategy(strategy: Any, *, epochs: int = 3, trials: int = 24) -> Conformance:
+def check_strategy(
+    strategy: Any, *, epochs: int = 3, trials: int = 24, spaces: Mapping[str, ModelSpace] | None = None
+) -> Conformance:
     """Check that a strategy keeps the promises of this library; it takes seconds on a CPU.
 
-    On every toy space (`toy_spaces`) a strategy either refuses with a `SpaceError` before anything is
-    trained, or a search must leave the space and the strategy as they were.
+    On every toy space (`toy_spaces`, or those given) a strategy either refuses with a `SpaceError` before
+    anything is trained, or a search must leave the space and the strategy as they were.
 
     One-shot strategies are searched with through `Experiment`, and must
 
@@ -45,6 +50,8 @@ def check_strategy(strategy: Any, *, epochs: int = 3, trials: int = 24) -> Confo
         strategy: Settings with which something happens within `epochs` or `trials`.
         epochs: Epochs of a one-shot search, at least 2, in every stage.
         trials: Trials of a multi-trial search.
+        spaces: Spaces by name, for a strategy that searches none of the toy spaces; a one-shot strategy must
+            be able to train them on batches of the toy spaces.
 
     Returns:
         The spaces it searched and those it refused.
@@ -54,12 +61,12 @@ def check_strategy(strategy: Any, *, epochs: int = 3, trials: int = 24) -> Confo
     """
     before = repr(strategy)
     if isinstance(strategy, MultiTrialStrategy):
-        result = check_multi_trial(strategy, trials)
+        result = check_multi_trial(strategy, trials, spaces or toy_spaces())
     else:
         require(
             isinstance(strategy, OneShotStrategy),
             "it must have start, or else stages, samples_paths, supernet and attach",
         )
-        result = check_one_shot(strategy, epochs)
+        result = check_one_shot(strategy, epochs, spaces or toy_spaces())
     require(repr(strategy) == before, "the strategy's settings changed during a search")
     return result

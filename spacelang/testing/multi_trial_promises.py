@@ -29,20 +29,21 @@ from ..trials import (
 )
 from ..trials.trial import State
 from .promises import Conformance, on_space, require, unchanged
-from .toy_spaces import toy_spaces
 
 _SMALL = 30
 _EPOCHS = 4  # of a trial that sets none
 
 
-def check_multi_trial(strategy: MultiTrialStrategy, trials: int) -> Conformance:
+def check_multi_trial(
+    strategy: MultiTrialStrategy, trials: int, spaces: Mapping[str, ModelSpace]
+) -> Conformance:
     """See `check_strategy`."""
     searched: list[str] = []
     refused: dict[str, str] = {}
     exhausted: list[str] = []
     stopped: list[str] = []
     with global_generators_kept():
-        for name, space in toy_spaces().items():
+        for name, space in spaces.items():
             with on_space(name), unchanged(space):
                 try:
                     strategy.start(space)

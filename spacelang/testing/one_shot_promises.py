@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,17 +18,16 @@ from ..quiet import quiet
 from ..space import ModelSpace
 from .promises import Conformance, on_space, require, unchanged
 from .toy_evaluators import Fit, Regression, example_batch
-from .toy_spaces import toy_spaces
 
 _LOGGERS = ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero")
 
 
-def check_one_shot(strategy: OneShotStrategy, epochs: int) -> Conformance:
+def check_one_shot(strategy: OneShotStrategy, epochs: int, spaces: Mapping[str, ModelSpace]) -> Conformance:
     """See `check_strategy`."""
     searched: list[str] = []
     refused: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as folder, quiet(_LOGGERS, 40):
-        for name, space in toy_spaces().items():
+        for name, space in spaces.items():
             with on_space(name), unchanged(space):
                 reason = _refusal(strategy, space)
                 if reason:
@@ -38,7 +38,7 @@ def check_one_shot(strategy: OneShotStrategy, epochs: int) -> Conformance:
         require(bool(searched), f"it refuses every space: {refused}")
         name = next((n for n in ("Everything", "Cells") if n in searched), searched[0])
         with on_space(name):
-            _check_repeatable(strategy, toy_spaces()[name], epochs, Path(folder))
+            _check_repeatable(strategy, spaces[name], epochs, Path(folder))
     return Conformance(tuple(searched), refused)
 
 

@@ -2,6 +2,7 @@
 
 from .bananas import Bananas as Bananas
 from .bogcn import BOGCN as BOGCN
+from .eas import EAS as EAS
 from .evolution import RegularizedEvolution as RegularizedEvolution
 from .grid import Grid as Grid
 from .local_search import LocalSearch as LocalSearch

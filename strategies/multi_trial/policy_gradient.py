@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +12,13 @@ from torch import Tensor
 
 from spacelang import ModelSpace
 from spacelang.arguments import KnownArguments
-from spacelang.errors import require_all, require_integer, require_number
+from spacelang.errors import require_integer, require_number
 from spacelang.language import DecisionSpace
 from spacelang.randomness import torch_generator, torch_generator_from
 from spacelang.supernet import Group
 from spacelang.trials import Exhausted, History, Proposal, Proposer, Trial
 
+from .rewards import Learner, RewardSettings
 from .stateless import drawn_once, require_untried
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class Reinforce(KnownArguments):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PolicyGradient(KnownArguments):
+class PolicyGradient(RewardSettings):
     """Draw architectures from a controller, an LSTM that makes one decision after another.
 
     After each batch of trials the controller learns from the advantages A = R - b. The reward is
@@ -102,25 +102,14 @@ class PolicyGradient(KnownArguments):
     """
 
     update: PPO | Reinforce = field(default_factory=PPO)
-    batch: int = 20
-    learning_rate: float = 3.5e-4
     hidden: int = 100
     baseline_decay: float = 0.95
     entropy_weight: float = 1e-5
-    reward: Callable[[float], float] | None = None
-    reward_for_invalid: float | None = None
 
     def __post_init__(self) -> None:
-        require_all(require_integer, self, "batch", "hidden", least=1)
-        require_number("learning_rate", self.learning_rate, above=0)
+        super().__post_init__()
+        require_integer("hidden", self.hidden, least=1)
         require_number("baseline_decay", self.baseline_decay, least=0, below=1)
-        require_number("reward_for_invalid", self.reward_for_invalid, optional=True)
-
-    def reward_of(self, trial: Trial, history: History) -> float | None:
-        """Return the reward of a finished trial; None where it teaches nothing."""
-        if trial.state == "done" and math.isfinite(history.score(trial)):
-            return float((self.reward or float)(history.score(trial)))
-        return self.reward_for_invalid
 
     def start(self, space: ModelSpace) -> Proposer:
         """Begin a search."""
@@ -164,7 +153,7 @@ class _Search:
         return Proposal(arch, note={"controller": seed, "draws": draws})
 
 
-class _Policy:
+class _Policy(Learner):
     """A controller, its optimiser and its baseline.
 
     Args:
@@ -174,13 +163,13 @@ class _Policy:
     """
 
     def __init__(self, settings: PolicyGradient, space: DecisionSpace, seed: int) -> None:
+        super().__init__(settings)
         self.settings = settings
         self.space = space
         self.seed = seed
         self.baseline = Baseline(settings.baseline_decay)
         self.controller = _controller(space, settings.hidden, torch_generator(seed))
         self.optimizer = torch.optim.Adam(self.controller.parameters(), lr=settings.learning_rate)
-        self._learnt = 0  # trials
 
     def draw(self, generator: torch.Generator) -> tuple[dict[str, Any], list[int]]:
         """Return an architecture that satisfies the constraints of the space, and the draws that made it."""
@@ -191,39 +180,17 @@ class _Policy:
                     return sample.arch, list(sample.draws)
         raise Exhausted(f"{_TRIES} draws of the controller in a row broke a constraint of the space")
 
-    def learn(self, history: History) -> None:
-        """Learn from every batch that has ended, in order."""
-        while len(history) - self._learnt >= self.settings.batch:
-            trials = [history[self._learnt + k] for k in range(self.settings.batch)]
-            if not all(trial.is_finished for trial in trials):
-                return
-            rewards = [self.settings.reward_of(trial, history) for trial in trials]
-            self._learn_from(
-                [
-                    (trial.note["draws"], reward)
-                    for trial, reward in zip(trials, rewards, strict=True)
-                    if "draws" in trial.note and reward is not None
-                ]
-            )
-            self._learnt += self.settings.batch
-
-    def _learn_from(self, pairs: list[tuple[list[int], float]]) -> None:
-        """Take the steps of one batch.
-
-        Args:
-            pairs: Draws of each trial, and its reward.
-        """
-        if not pairs:
-            return
+    def learn_from(self, trials: Sequence[Trial], rewards: Sequence[float]) -> None:
+        """See `Learner`."""
         settings = self.settings
-        draws = [drawn for drawn, _ in pairs]
+        draws = [trial.note["draws"] for trial in trials]
         with torch.no_grad():
             old = self._log_p(draws)
-        rewards = [
+        with_entropy = [
             reward - settings.entropy_weight * float(log_p)
-            for (_, reward), log_p in zip(pairs, old, strict=True)
+            for reward, log_p in zip(rewards, old, strict=True)
         ]
-        advantages = torch.tensor([reward - self.baseline.update(reward) for reward in rewards])
+        advantages = torch.tensor([reward - self.baseline.update(reward) for reward in with_entropy])
         for _ in range(settings.update.steps):
             self.optimizer.zero_grad()
             torch.autograd.backward(settings.update.loss(self._log_p(draws), old, advantages))

@@ -168,3 +168,12 @@ def test_what_cannot_be_deepened() -> None:
         deeper(nn.Sequential(nn.Linear(2, 2), shared, nn.Linear(2, 2), shared), "1")
     with pytest.raises(SpaceError, match="width=2 must be an integer of at least 6"):
         wider(network(), "inner.0", 2, generator=draws())
+
+
+def test_noise_on_a_new_layer() -> None:
+    """A share of the deviation of the identity's weights; without it the identity is exact."""
+    model = network()
+    noisy: Any = deeper(model, "stem.2", noise=0.001, generator=draws()).get_submodule("stem.2.1")
+    exact: Any = deeper(model, "stem.2").get_submodule("stem.2.1")
+    difference = (noisy.weight - exact.weight).detach()
+    assert difference.std() == pytest.approx(0.001 * float(exact.weight.detach().std()), rel=0.2)

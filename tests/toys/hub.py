@@ -33,6 +33,7 @@ from spacelang.hub import (
     NASBench201,
     NASNet,
     OnceForAll,
+    PlainCNN,
     ProxylessNAS,
     RecurrentLM,
     RNNCell,
@@ -260,6 +261,20 @@ SMALL: dict[str, Small] = {
         },
         2 * depths(6, 2),
         given=tokens,
+    ),
+    # Blocks of one or two convolutions, 2 * 2 kinds each; one or two linear layers of two widths.
+    "PlainCNN": Small(
+        PlainCNN,
+        {
+            "dataset": (1, 8, 3),
+            "num_blocks": 2,
+            "max_layers": 2,
+            "widths": (2, 4),
+            "kernel_sizes": (1, 3),
+            "max_hidden_layers": 2,
+            "hidden": (3, 6),
+        },
+        depths(2 * 2, 2) ** 2 * depths(2, 2),
     ),
     "MLP": Small(
         MLP,

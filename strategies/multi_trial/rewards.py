@@ -1,0 +1,81 @@
+"""Searches whose controller learns from the rewards of its trials, batch by batch."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from spacelang.arguments import KnownArguments
+from spacelang.errors import require_integer, require_number
+from spacelang.trials import History, Trial
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardSettings(KnownArguments):
+    """Rewards of trials, and how a controller learns from them.
+
+    Args:
+        batch: Number of trials after which the controller learns.
+        learning_rate: Adam's learning rate.
+        reward: Reward from a score, for which more is better; None for the score itself.
+        reward_for_invalid: Reward of trials that failed, gave NaN or broke a limit; None learns nothing from
+            them. It should lie below the rewards of others.
+    """
+
+    batch: int = 20
+    learning_rate: float = 3.5e-4
+    reward: Callable[[float], float] | None = None
+    reward_for_invalid: float | None = None
+
+    def __post_init__(self) -> None:
+        require_integer("batch", self.batch, least=1)
+        require_number("learning_rate", self.learning_rate, above=0)
+        require_number("reward_for_invalid", self.reward_for_invalid, optional=True)
+
+    def reward_of(self, trial: Trial, history: History) -> float | None:
+        """Return the reward of a finished trial; None where it teaches nothing."""
+        if trial.state == "done" and math.isfinite(history.score(trial)):
+            return float((self.reward or float)(history.score(trial)))
+        return self.reward_for_invalid
+
+
+class Learner(ABC):
+    """A controller that learns from each batch of trials once all of them have ended, in order.
+
+    A new one learns again from the same batches, so it reaches the same state.
+
+    Args:
+        settings: Rewards and the size of a batch.
+        first: Number of the first trial of the first batch.
+    """
+
+    def __init__(self, settings: RewardSettings, first: int = 0) -> None:
+        self._settings = settings
+        self._next = first
+
+    def learn(self, history: History) -> None:
+        """Learn from every batch that has ended and was not learnt from."""
+        while len(history) - self._next >= self._settings.batch:
+            trials = [history[self._next + k] for k in range(self._settings.batch)]
+            if not all(trial.is_finished for trial in trials):
+                return
+            rewards = [self._settings.reward_of(trial, history) for trial in trials]
+            pairs = [
+                (trial, reward)
+                for trial, reward in zip(trials, rewards, strict=True)
+                if "draws" in trial.note and reward is not None
+            ]
+            if pairs:
+                self.learn_from(*zip(*pairs, strict=True))
+            self._next += self._settings.batch
+
+    @abstractmethod
+    def learn_from(self, trials: Sequence[Trial], rewards: Sequence[float]) -> None:
+        """Take the steps of one batch.
+
+        Args:
+            trials: Trials with a reward, at least one; their notes have the draws that made them.
+            rewards: Reward of each.
+        """
