@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from .multi_trial import SmallerSpace as SmallerSpace
     from .multi_trial import SuccessiveHalving as SuccessiveHalving
     from .multi_trial import TournamentEvolution as TournamentEvolution
+    from .multi_trial import TransferNeuralAutoML as TransferNeuralAutoML
     from .multi_trial import WarmStart as WarmStart
     from .one_shot import DARTS as DARTS
     from .one_shot import DARTSPT as DARTSPT

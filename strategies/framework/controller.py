@@ -76,6 +76,8 @@ class Controller(nn.Module):
         skips: Shell-style pattern of the labels of choices of two, the second of which is a skip. Those whose
             labels differ in their last part alone belong to one layer; any set of inputs is a layer too.
         skip_target: Target of `skip_divergence`.
+        context: Size of a vector that `sample` is given and that joins the input of every step. A linear
+            layer then leads from the input around the LSTM to its output. 0 for none.
 
     Source: ENAS, Pham et al. 2018, arXiv:1802.03268, section 2.
     """
@@ -94,6 +96,7 @@ class Controller(nn.Module):
         first_bias: Mapping[str, float] = MappingProxyType({}),
         skips: str = "*/skip_*",
         skip_target: float = 0.5,
+        context: int = 0,
     ) -> None:
         super().__init__()
         self.space = space
@@ -117,7 +120,8 @@ class Controller(nn.Module):
             group.label: torch.tensor([operation_bias.get(f"{group.label}/{c}", 0.0) for c in group.columns])
             for group in self.groups
         }
-        self.lstm = nn.LSTMCell(hidden, hidden, bias=False)
+        self.lstm = nn.LSTMCell(hidden + context, hidden, bias=False)
+        self.around = nn.Linear(hidden + context, hidden, bias=False) if context else None
         self.start = nn.Parameter(torch.empty(1, hidden))
         self.w_1 = nn.Linear(hidden, hidden, bias=False)
         self.w_2 = nn.Linear(hidden, hidden, bias=False)
@@ -140,14 +144,20 @@ class Controller(nn.Module):
                     learned = torch.tensor([first_bias.get(str(c), 0.0) for c in group.columns])
                     head.bias.copy_(learned)  # type: ignore[operator]
 
-    def sample(self, generator: torch.Generator | None = None, draws: Sequence[int] = ()) -> Sample:
+    def sample(
+        self,
+        generator: torch.Generator | None = None,
+        draws: Sequence[int] = (),
+        context: Tensor | None = None,
+    ) -> Sample:
         """Draw an architecture; it may break constraints of the space.
 
         Args:
             generator: Generator for the draws.
             draws: Draws of an earlier sample to repeat instead.
+            context: Vector that joins the inputs, (context,), for a controller that was made for one.
         """
-        walk = _Walk(self, generator, draws)
+        walk = _Walk(self, generator, draws, context)
         arch: Architecture = {}
         for group in self.groups:
             if self.space.active(group.decisions[0].label, arch):
@@ -160,10 +170,15 @@ class _Walk:
     """One pass of a controller over the decisions."""
 
     def __init__(
-        self, controller: Controller, generator: torch.Generator | None, draws: Sequence[int]
+        self,
+        controller: Controller,
+        generator: torch.Generator | None,
+        draws: Sequence[int],
+        context: Tensor | None,
     ) -> None:
         self.controller = controller
         self.generator = generator
+        self.context = context
         self.given = iter(draws) if draws else None
         self.draws: list[int] = []
         self.inputs: Tensor = controller.start  # of the next step, (1, hidden)
@@ -224,8 +239,11 @@ class _Walk:
 
     def _step(self) -> Tensor:
         """Take one more step; return its output h, (1, hidden)."""
-        self.state = self.controller.lstm(self.inputs, self.state)
-        return self.state[0]
+        inputs, around = self.inputs, self.controller.around
+        if self.context is not None:
+            inputs = torch.cat([inputs, self.context[None]], dim=1)
+        self.state = self.controller.lstm(inputs, self.state)
+        return self.state[0] if around is None else self.state[0] + around(inputs)
 
     def _tempered(self, logits: Tensor, reduce: float = 1.0) -> Tensor:
         return tempered(logits, self.controller.temperature, self.controller.tanh_constant / reduce)

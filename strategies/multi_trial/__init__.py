@@ -16,6 +16,7 @@ from .predicted_evolution import PredictedEvolution as PredictedEvolution
 from .random import Random as Random
 from .seminas import SemiNAS as SemiNAS
 from .tournament import TournamentEvolution as TournamentEvolution
+from .transfer_automl import TransferNeuralAutoML as TransferNeuralAutoML
 from .wrappers import ASHA as ASHA
 from .wrappers import BOHB as BOHB
 from .wrappers import Deduplicate as Deduplicate

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch import Tensor
 from spacelang import ModelSpace
 from spacelang.arguments import KnownArguments
 from spacelang.errors import require_integer, require_number
-from spacelang.language import DecisionSpace
+from spacelang.language import Architecture, DecisionSpace
 from spacelang.randomness import torch_generator, torch_generator_from
 from spacelang.supernet import Group
 from spacelang.trials import Exhausted, History, Proposal, Proposer, Trial
@@ -168,17 +169,12 @@ class _Policy(Learner):
         self.space = space
         self.seed = seed
         self.baseline = Baseline(settings.baseline_decay)
-        self.controller = _controller(space, settings.hidden, torch_generator(seed))
+        self.controller = decision_controller(space, settings.hidden, torch_generator(seed))
         self.optimizer = torch.optim.Adam(self.controller.parameters(), lr=settings.learning_rate)
 
     def draw(self, generator: torch.Generator) -> tuple[dict[str, Any], list[int]]:
         """Return an architecture that satisfies the constraints of the space, and the draws that made it."""
-        with torch.no_grad():
-            for _ in range(_TRIES):
-                sample = self.controller.sample(generator)
-                if not self.space.unfit(sample.arch):
-                    return sample.arch, list(sample.draws)
-        raise Exhausted(f"{_TRIES} draws of the controller in a row broke a constraint of the space")
+        return drawn_fit(self.controller, self.space, generator)
 
     def learn_from(self, trials: Sequence[Trial], rewards: Sequence[float]) -> None:
         """See `Learner`."""
@@ -200,9 +196,54 @@ class _Policy(Learner):
         return torch.stack([self.controller.sample(draws=drawn).log_prob for drawn in draws])  # (batch,)
 
 
-def _controller(space: DecisionSpace, hidden: int, generator: torch.Generator) -> Controller:
-    """Return a controller that makes every decision by itself, also those in cells, as in NASNet."""
+def decision_controller(
+    space: DecisionSpace,
+    hidden: int,
+    generator: torch.Generator,
+    *,
+    context: int = 0,
+    without: Collection[str] = (),
+) -> Controller:
+    """Return a controller that makes every decision by itself, also those in cells, as in NASNet.
+
+    Args:
+        space: Decisions to make.
+        hidden, generator, context: See `Controller`.
+        without: Labels of decisions that it does not make.
+    """
     from ..framework import Controller  # late: the framework imports Lightning, which trials do not need
 
-    groups = [Group(d.label, (d.label,), tuple(d.candidates), (d,)) for d in space.by_label.values()]
-    return Controller(space, groups, hidden=hidden, tanh_constant=2.5, generator=generator)
+    groups = [
+        Group(d.label, (d.label,), tuple(d.candidates), (d,))
+        for d in space.by_label.values()
+        if d.label not in without
+    ]
+    return Controller(space, groups, hidden=hidden, tanh_constant=2.5, generator=generator, context=context)
+
+
+def drawn_fit(
+    controller: Controller,
+    space: DecisionSpace,
+    generator: torch.Generator,
+    context: Tensor | None = None,
+    decided: Mapping[str, Any] = MappingProxyType({}),
+) -> tuple[Architecture, list[int]]:
+    """Return an architecture that satisfies the constraints of a space, and the draws that made it.
+
+    Args:
+        controller: Makes the decisions.
+        space: The space.
+        generator: Generator for the draws.
+        context: See `Controller.sample`.
+        decided: Decisions that the controller does not make.
+
+    Raises:
+        Exhausted: draw after draw broke a constraint.
+    """
+    with torch.no_grad():
+        for _ in range(_TRIES):
+            sample = controller.sample(generator, context=context)
+            arch = {**decided, **sample.arch}
+            if not space.unfit(arch):
+                return arch, list(sample.draws)
+    raise Exhausted(f"{_TRIES} draws of the controller in a row broke a constraint of the space")

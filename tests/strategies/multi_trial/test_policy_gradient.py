@@ -11,7 +11,7 @@ import torch
 
 from spacelang import ModelSpace, SpaceError
 from spacelang.strategies import PPO, PolicyGradient, Reinforce
-from spacelang.strategies.multi_trial.policy_gradient import Baseline, _controller
+from spacelang.strategies.multi_trial.policy_gradient import Baseline, decision_controller
 from spacelang.trials import History, Maximize, Proposal, Trial
 
 from ...toys.spaces import CASES, Case
@@ -48,7 +48,7 @@ def test_ppo_loss_follows_the_ratio_only_as_far_as_the_clip() -> None:
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_draws_can_be_taken_again(case: Case) -> None:
     """Whatever the space: the same draws make the same architecture with the same probability."""
-    controller = _controller(case.space().decision_space, 8, torch.Generator().manual_seed(0))
+    controller = decision_controller(case.space().decision_space, 8, torch.Generator().manual_seed(0))
     generator = torch.Generator().manual_seed(1)
     for _ in range(5):
         sample = controller.sample(generator)
@@ -60,7 +60,7 @@ def test_draws_can_be_taken_again(case: Case) -> None:
 
 def test_probabilities_sum_to_one() -> None:
     """Over the 28 architectures of a conditional space."""
-    controller = _controller(Conditional().decision_space, 8, torch.Generator().manual_seed(0))
+    controller = decision_controller(Conditional().decision_space, 8, torch.Generator().manual_seed(0))
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         drawn = [controller.sample(generator) for _ in range(400)]
