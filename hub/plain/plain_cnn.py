@@ -149,10 +149,10 @@ class PlainCNN(ModelSpace):
             wider_noise, deeper_noise: Standard deviation of noise on copied channels and on new layers, as a
                 share of that of the weights.
         """
-        archs = architecture_of(parent), architecture_of(self)
-        assert archs[0] is not None
-        assert archs[1] is not None
-        pairs = list(zip(*map(self.blocks_of, archs), strict=True))
+        theirs, own = architecture_of(parent), architecture_of(self)
+        assert theirs is not None
+        assert own is not None
+        pairs = list(zip(self.blocks_of(theirs), self.blocks_of(own), strict=True))
         kept = [kept_layers(*pair) for pair in pairs]
         grown: nn.Module = parent
         for (name, _), (small, large), places in zip(self._options.items(), pairs, kept, strict=True):

@@ -138,7 +138,7 @@ def deeper(
     if kernel_size % 2 == 0:
         raise SpaceError(f"kernel_size={kernel_size} must be odd, to have a centre.")
     layer, norm_before = _before(model, after)
-    made = _identity(layer, kernel_size)
+    made: Any = _identity(layer, kernel_size)
     with torch.no_grad():
         made.weight += _noise(made.weight.shape, made.weight, noise, generator)
     parts = [made]

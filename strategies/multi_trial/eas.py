@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -216,10 +215,9 @@ class GrowthController(nn.Module):
     ) -> None:
         super().__init__()
         self.options = tuple(options)
-        layers = (Layer(width, kernel) for o in options for width in o.widths for kernel in o.kernels)
-        self.tokens: dict[Layer | str, int] = {
-            token: i for i, token in enumerate(dict.fromkeys((POOL, *layers)))
-        }
+        layers = [Layer(width, kernel) for o in options for width in o.widths for kernel in o.kernels]
+        tokens: list[Layer | str] = [POOL, *layers]
+        self.tokens = {token: place for place, token in enumerate(dict.fromkeys(tokens))}
         self.kernels = list(dict.fromkeys(k for o in options for k in o.kernels if k is not None))
         most = max(o.most for o in options)
         size = 2 * hidden
@@ -240,7 +238,10 @@ class GrowthController(nn.Module):
 
     def sequence(self, blocks: Blocks) -> list[Layer | str]:
         """Return the layers with a pool between blocks."""
-        return [*chain.from_iterable((*block, POOL) for block in blocks)][:-1]
+        sequence: list[Layer | str] = []
+        for block in blocks:
+            sequence += [*block, POOL]
+        return sequence[:-1]
 
     def encode(self, blocks: Blocks) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Return the encoder's outputs for the layers, (layers, 2 h), and its last state, two of (1, 2 h)."""

@@ -51,8 +51,8 @@ class TransferNeuralAutoML(RewardSettings):
 
     A task is a value of the decision `task`, which may belong to the evaluator. With earlier searches as
     `known` the controller first learns what theirs did, from their ledgers. Their tasks keep their
-    embeddings, new ones get random ones, and everything is trained further. Trials of different tasks have different
-    scores: compare those of one task, `[t for t in history.ranked() if t.arch["task"] == "digits"]`.
+    embeddings, new ones get random ones, and everything is trained further. Scores of different tasks do not
+    compare: look at those of one, `[t for t in history.ranked() if t.arch["task"] == "digits"]`.
 
     Not checked against the authors' code, of which none is public: what is said above is after the paper, all
     numbers are ours. With several objectives the first decides.
