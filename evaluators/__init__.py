@@ -6,6 +6,7 @@ An evaluator has one method, `evaluate(model, report=None) -> dict[str, float]`.
     Regression(train_dataloaders=train, val_dataloaders=val, max_epochs=10)       inputs and real numbers
     Language(train_dataloaders=train, val_dataloaders=val, max_epochs=10)         tokens, to predict the next
     Nodes(train_dataloaders=train, val_dataloaders=val, max_epochs=10)            nodes of graphs, and labels
+    FewShot(train_dataloaders=train, val_dataloaders=val, max_epochs=10)          episodes of few-shot tasks
     Lightning(module, trainer, train_dataloaders=...)                             any LightningModule
     Functional(function)                                                          any Python function
     Inherited(supernet, evaluator)                           architectures with the weights of a supernet
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from .training.classification import Classification as Classification
     from .training.classification import ClassificationModule as ClassificationModule
     from .training.darts_recipe import DartsTrainingModule as DartsTrainingModule
+    from .training.few_shot import FewShot as FewShot
+    from .training.few_shot import FewShotModule as FewShotModule
     from .training.graph_nodes import GraphBatch as GraphBatch
     from .training.graph_nodes import NodeModule as NodeModule
     from .training.graph_nodes import Nodes as Nodes

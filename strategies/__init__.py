@@ -86,6 +86,7 @@ if TYPE_CHECKING:
     from .one_shot import DropNAS as DropNAS
     from .one_shot import FairDARTS as FairDARTS
     from .one_shot import GumbelDARTS as GumbelDARTS
+    from .one_shot import MetAdapt as MetAdapt
     from .one_shot import Opening as Opening
     from .one_shot import ProgressiveShrinking as ProgressiveShrinking
     from .one_shot import ProxylessNAS as ProxylessNAS

@@ -3,6 +3,7 @@
     splits = digits(seed=0)                                     # or cifar10()
     train, val = search_loaders(splits.train, batch_size=64)    # the two halves that DARTS searches on
     train, test = retrain_loaders(splits, batch_size=96)        # all training data; the held-out test set
+    train = Episodes(splits.train, classes=range(5))            # few-shot tasks; other classes for validation
     text = help_pages()                                         # or penn_treebank(folder): numbered words
     train, val = Windows(text.train, 64), Windows(text.val, 64)  # read in order by recurrent models
 
@@ -14,6 +15,8 @@ from __future__ import annotations
 from .cifar import Cutout as Cutout
 from .cifar import cifar10 as cifar10
 from .digits import digits as digits
+from .episodes import Episode as Episode
+from .episodes import Episodes as Episodes
 from .karate import NodeSplits as NodeSplits
 from .karate import karate_club as karate_club
 from .penn_treebank import penn_treebank as penn_treebank
@@ -29,6 +32,8 @@ from .text import help_pages as help_pages
 __all__ = [
     "Cutout",
     "DataSplits",
+    "Episode",
+    "Episodes",
     "NodeSplits",
     "TextSplits",
     "Window",

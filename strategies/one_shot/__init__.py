@@ -13,6 +13,7 @@ from .gaea import GAEAGDAS as GAEAGDAS
 from .gaea import GAEAPCDARTS as GAEAPCDARTS
 from .gumbel import GDAS as GDAS
 from .gumbel import GumbelDARTS as GumbelDARTS
+from .metadapt import MetAdapt as MetAdapt
 from .pcdarts import PCDARTS as PCDARTS
 from .pdarts import PDARTS as PDARTS
 from .progressive_shrinking import Opening as Opening
