@@ -1,4 +1,4 @@
-"""Learning rates of a resumed run: those of the evaluator, where they were changed."""
+"""Learning rates that are changed when a fit begins, and those of a resumed run."""
 
 from __future__ import annotations
 
@@ -34,11 +34,7 @@ class PresentLearningRates(pl.Callback):
             return  # a new run, or other optimisers, which Lightning refuses
         for optimizer, before, now in zip(trainer.optimizers, self._before, self._now, strict=True):
             factors = [new / old if old else 1.0 for old, new in zip(before, now, strict=True)]
-            for group, factor in zip(optimizer.param_groups, factors, strict=True):
-                if factor != 1:
-                    group.update({name: group[name] * factor for name in _RATES if name in group})
-            for scheduler in _schedulers(trainer, optimizer):
-                _scale(scheduler, factors)
+            multiply_rates(trainer, optimizer, factors)
             if before != now:
                 rank_zero_info(f"Resumed with the learning rates {now} in place of {before}.")
         self._before = []
@@ -50,6 +46,21 @@ class PresentLearningRates(pl.Callback):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned."""
         self._before = state["rates"]
+
+
+def multiply_rates(trainer: pl.Trainer, optimizer: Any, factors: list[float]) -> None:
+    """Multiply the learning rates of an optimiser and of its schedulers.
+
+    Args:
+        trainer: Trainer that has the schedulers.
+        optimizer: One of its optimisers.
+        factors: Factor of each parameter group; 1 leaves it as it is, to the last bit.
+    """
+    for group, factor in zip(optimizer.param_groups, factors, strict=True):
+        if factor != 1:
+            group.update({name: group[name] * factor for name in _RATES if name in group})
+    for scheduler in _schedulers(trainer, optimizer):
+        _scale(scheduler, factors)
 
 
 def _schedulers(trainer: pl.Trainer, optimizer: Any) -> Iterator[Any]:

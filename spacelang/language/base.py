@@ -210,7 +210,7 @@ class Space(nn.Module, metaclass=_SpaceType):
         built = type(self)(*args, **kwargs | self._prefix)
         if current_context() is not None:
             return built
-        if self.__dict__.get("_keeps_weights"):
+        if self.keeps_weights:
             copy_weights(self.state_dict(), built)
             built = built.keeping_weights()
         return built.joined(further_decisions(self))
@@ -220,6 +220,11 @@ class Space(nn.Module, metaclass=_SpaceType):
         """Whether parameters were loaded or changed after the construction."""
         before = self.__dict__.get("_first_norms")
         return before is not None and are_others(before, norms(self))
+
+    @property
+    def keeps_weights(self) -> bool:
+        """Whether `rebuild` also copies the weights; see `keeping_weights`."""
+        return bool(self.__dict__.get("_keeps_weights"))
 
     def keeping_weights(self) -> Self:
         """Return this space, whose `rebuild` from now on also copies the weights where they fit."""

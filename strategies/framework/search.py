@@ -16,6 +16,7 @@ from typing_extensions import TypeVar
 
 from spacelang import ModelSpace, SpaceError
 from spacelang.arguments import KnownArguments
+from spacelang.experiment import multiply_rates
 from spacelang.language import Architecture
 from spacelang.randomness import torch_generator
 from spacelang.supernet import Supernet
@@ -79,6 +80,17 @@ class OneShot(KnownArguments):
     def carries_optimizers(self) -> bool:
         """Whether optimisers and schedulers continue from stage to stage, in place of beginning again."""
         return False
+
+    def epochs_of(self, stage: int) -> int | None:
+        """Return the number of epochs of a stage; None for that of the Trainer."""
+        return None
+
+    def learning_rate_of(self, stage: int) -> float | None:
+        """Return the rate with which the weights begin a stage; None for that of the module's optimisers.
+
+        The rates of all groups and schedulers are multiplied so that the first group's is this one.
+        """
+        return None
 
     def extras_of(self, stage: int) -> tuple[Extra[Any], ...]:
         """Return the extras of a stage: the user's, and after them any that are part of the strategy."""
@@ -294,6 +306,12 @@ class OneShotSearch(pl.Callback):
 
     # -- Lightning hooks -----------------------------------------------------------------------------
 
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Set the number of epochs of this stage, before optimisers and schedulers are made."""
+        epochs = self.strategy.epochs_of(self.stage)
+        if stage == "fit" and epochs is not None:
+            trainer.fit_loop.max_epochs = epochs
+
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Check that the module can be searched."""
         self._training = Training(trainer, pl_module, self._val_dataloader)
@@ -319,6 +337,12 @@ class OneShotSearch(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Check that there are validation batches, before anything is trained or saved."""
         self.training.validation_loader()
+        rate = self.strategy.learning_rate_of(self.stage)
+        if rate is not None and trainer.global_step == 0:  # a resumed stage has it already
+            for optimizer in trainer.optimizers:
+                first = optimizer.param_groups[0]
+                factor = rate / float(first.get("initial_lr", first["lr"]))
+                multiply_rates(trainer, optimizer, [factor] * len(optimizer.param_groups))
         if self.stage == 0 and trainer.global_step == 0:  # once, and not again when a search is resumed
             for sentence in self.strategy.unused_features(self.supernet):
                 rank_zero_warn(f"{type(self.strategy).__name__}: {sentence}")

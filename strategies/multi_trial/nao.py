@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from spacelang.errors import require_all, require_integer
 from spacelang.language import Architecture
 from spacelang.trials import History, key_of
 
-from .predictors import SequencePredictor
+from .predictors import Array, SequencePredictor
 from .rounds import LearningSearch, RoundSettings
 
 
@@ -50,25 +50,25 @@ class NAO(RoundSettings):
     parents: int = 20
     max_step: int = 50
     predictor: Callable[[ModelSpace], SequencePredictor] = SequencePredictor
+    of_authors: ClassVar[Mapping[str, Any]] = {
+        "initial": 1000,
+        "round_size": 300,
+        "parents": 100,
+        "predictor": partial(SequencePredictor, epochs=1000),
+    }
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require_all(require_integer, self, "parents", "max_step", least=1)
 
     @classmethod
-    def authors(cls, **settings: Any) -> NAO:
-        """Return the sizes of the authors' code; a round trains for many minutes.
+    def authors(cls, **settings: Any) -> Self:
+        """Return the sizes of the authors' code, `of_authors`; a round trains for many minutes.
 
         Args:
             settings: Settings to use in place of the authors'.
         """
-        own: dict[str, Any] = {
-            "initial": 1000,
-            "round_size": 300,
-            "parents": 100,
-            "predictor": partial(SequencePredictor, epochs=1000),
-        }
-        return cls(**(own | settings))
+        return cls(**{**cls.of_authors, **settings})
 
     def start(self, space: ModelSpace) -> NAOSearch:
         """Begin a search.
@@ -109,9 +109,14 @@ class NAOSearch(LearningSearch):
 
     def learn(self, history: History, rng: np.random.Generator) -> list[Architecture]:
         """Learn from measured trials; return the architectures at which the ascent begins."""
-        archs = [trial.arch for trial in history.done]
-        self.predictor.learn(archs, np.array([history.score(trial) for trial in history.done]), rng)
+        self.predictor.learn(*measured(history), rng)
         return [trial.arch for trial in history.ranked(self.settings.parents)]
+
+
+def measured(history: History) -> tuple[list[Architecture], Array]:
+    """Return the measured architectures, and the score of each."""
+    scores = np.array([history.score(trial) for trial in history.done])
+    return [trial.arch for trial in history.done], scores
 
 
 def _new(archs: Iterable[Architecture], tried: set[str]) -> Iterable[Architecture]:

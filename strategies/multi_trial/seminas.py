@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from spacelang.errors import require_all, require_integer
 from spacelang.language import Architecture
 from spacelang.trials import History, key_of
 
-from .nao import NAO, NAOSearch
+from .nao import NAO, NAOSearch, measured
 from .predictors import SemiNASNetwork, SequencePredictor, standardised
 
 semi_predictor = partial(SequencePredictor, network=SemiNASNetwork, scaling=standardised, weight_decay=1e-4)
@@ -46,27 +46,18 @@ class SemiNAS(NAO):
     predictor: Callable[[ModelSpace], SequencePredictor] = semi_predictor
     guesses: int = 500
     epochs: int = 50
+    of_authors: ClassVar[Mapping[str, Any]] = {
+        "initial": 100,
+        "round_size": 300,
+        "parents": 100,
+        "guesses": 10_000,
+        "epochs": 500,
+        "predictor": partial(semi_predictor, epochs=1000),
+    }
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require_all(require_integer, self, "guesses", "epochs", least=1)
-
-    @classmethod
-    def authors(cls, **settings: Any) -> SemiNAS:
-        """Return the sizes of the authors' code; a round trains for many minutes.
-
-        Args:
-            settings: Settings to use in place of the authors'.
-        """
-        own: dict[str, Any] = {
-            "initial": 100,
-            "round_size": 300,
-            "parents": 100,
-            "guesses": 10_000,
-            "epochs": 500,
-            "predictor": partial(semi_predictor, epochs=1000),
-        }
-        return cls(**(own | settings))
 
     def start(self, space: ModelSpace) -> NAOSearch:
         """Begin a search; see `NAO.start`."""
@@ -79,8 +70,7 @@ class _Search(NAOSearch):
     def learn(self, history: History, rng: np.random.Generator) -> list[Architecture]:
         """See `NAOSearch`."""
         predictor = self.predictor
-        archs = [trial.arch for trial in history.done]
-        values = np.array([history.score(trial) for trial in history.done])
+        archs, values = measured(history)
         predictor.learn(archs, values, rng)
         known = {key_of(arch) for arch in archs}
         drawn = (history.space.sample(rng) for _ in range(self.settings.guesses))

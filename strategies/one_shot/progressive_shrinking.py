@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from spacelang import SpaceError
-from spacelang.errors import quoted, require_integer, require_number
+from spacelang.errors import quoted, require_all, require_integer, require_number
 from spacelang.language import Architecture
 from spacelang.supernet import Supernet, sort_channels
 
@@ -27,15 +27,20 @@ class Opening:
         labels: Pattern of their labels, as in file names.
         sizes: Number of the largest candidates that may be chosen; None for all.
         networks: Number of networks that each batch trains.
+        epochs: Number of epochs; None for the evaluator's `max_epochs`.
+        learning_rate: Learning rate with which the weights begin it; None for the module's.
     """
 
     labels: str
     sizes: int | None = None
     networks: int = 1
+    epochs: int | None = None
+    learning_rate: float | None = None
 
     def __post_init__(self) -> None:
-        require_integer("sizes", self.sizes, least=1, optional=True)
+        require_all(require_integer, self, "sizes", "epochs", least=1, optional=True)
         require_integer("networks", self.networks, least=1)
+        require_number("learning_rate", self.learning_rate, above=0, optional=True)
 
     def opens(self, label: str) -> bool:
         """Return whether it opens a decision."""
@@ -46,9 +51,9 @@ class Opening:
 class ProgressiveShrinking(ElasticTraining):
     """Progressive shrinking: first the full network, then also smaller kernels, depths and widths.
 
-    The first stage trains the largest network alone. Each phase after it is a stage of its own (`max_epochs`
-    of the evaluator, new optimisers) that begins with the weights before, lets some decisions choose smaller
-    sizes, and trains `networks` random networks on each batch by
+    The first stage trains the largest network alone. Each phase after it is a stage of its own, with new
+    optimisers, that begins with the weights before, lets some decisions choose smaller sizes, and trains
+    `networks` random networks on each batch by
 
         L = sum_i [ loss(y_i, t) + distillation * distance(y_i, f(x)) ],
 
@@ -60,15 +65,16 @@ class ProgressiveShrinking(ElasticTraining):
     that some phase opens. The defaults fit
     `spacelang.hub.OnceForAll`: kernels, then two and three depths, then two and three widths.
 
-    Differences from the authors' code: all phases are as long as `max_epochs` (theirs have 180, 120, 25, 120,
-    25 and 120) with the learning rate of the module (theirs falls for depth and width); images have the size
-    that the data have.
+    Unless they say otherwise all stages have the evaluator's `max_epochs` and the module's learning rate;
+    `ProgressiveShrinking.authors()` has the authors' numbers for each. Images have the size that the data
+    have, where theirs change from batch to batch.
 
     Args:
         phases: Phases after the first stage, in order; each keeps open what those before it opened.
         distillation: Weight of the distance to the full network's output; 0 for none.
         sandwich: Whether the largest network of the phase, and then the smallest, take the places of random
             ones in each batch; one random one is left.
+        full_epochs: Number of epochs of the first stage; None for the evaluator's `max_epochs`.
 
     Source: once-for-all, Cai et al. 2020, arXiv:1908.09791, section 3.3.
     """
@@ -82,16 +88,42 @@ class ProgressiveShrinking(ElasticTraining):
     )
     distillation: float = 1.0
     sandwich: bool = False
+    full_epochs: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require_integer("full_epochs", self.full_epochs, least=1, optional=True)
         require_number("distillation", self.distillation, least=0)
         if not self.phases or not all(isinstance(phase, Opening) for phase in self.phases):
             raise SpaceError(f"phases={self.phases!r} must be a tuple of Opening('*_ks'), ..., at least one.")
 
+    @classmethod
+    def authors(cls, **settings: Any) -> ProgressiveShrinking:
+        """Return the authors' epochs and learning rates; the rates are for 64 images on each GPU.
+
+        The full network has 180 epochs with the module's learning rate.
+
+        Args:
+            settings: Settings to use in place of the authors'.
+        """
+        phases = (
+            Opening("*_ks", networks=1, epochs=120, learning_rate=0.03),
+            Opening("*_depth", 2, networks=2, epochs=25, learning_rate=0.0025),
+            Opening("*_depth", 3, networks=2, epochs=120, learning_rate=0.0075),
+            Opening("*_exp", 2, networks=4, epochs=25, learning_rate=0.0025),
+            Opening("*_exp", 3, networks=4, epochs=120, learning_rate=0.0075),
+        )
+        return cls(**({"phases": phases, "full_epochs": 180} | settings))
+
     @property
     def stages(self) -> int:
         return 1 + len(self.phases)
+
+    def epochs_of(self, stage: int) -> int | None:
+        return self.phases[stage - 1].epochs if stage else self.full_epochs
+
+    def learning_rate_of(self, stage: int) -> float | None:
+        return self.phases[stage - 1].learning_rate if stage else None
 
     def check(self, supernet: Supernet) -> None:
         super().check(supernet)

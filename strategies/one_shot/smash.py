@@ -15,7 +15,7 @@ from torch.func import functional_call
 from torch.nn.modules.conv import _ConvNd
 
 from spacelang import ModelSpace, SpaceError
-from spacelang.errors import require_all, require_integer, require_number
+from spacelang.errors import quoted, require_all, require_integer, require_number
 from spacelang.language import DecisionSpace
 from spacelang.supernet import Mixed, Supernet
 
@@ -79,6 +79,15 @@ class SMASH(PathSampling):
     def supernet(self, space: ModelSpace, stage: int = 0) -> Supernet:
         return HyperSupernet(space.rebuild(), self)
 
+    def unused_features(self, supernet: Supernet) -> list[str]:
+        assert isinstance(supernet, HyperSupernet)
+        if not supernet.ignored:
+            return []
+        return [
+            "the hypernetwork makes the weights of layers that are chosen, so those given with the space are "
+            f"not used: {quoted(supernet.ignored, 6)}. Pass Experiment(..., weights='fresh'), or use SPOS."
+        ]
+
     def rank(self, space: DecisionSpace, measure: Measure, rng: np.random.Generator) -> list[Scored]:
         unseen = Unseen(self.filter)
         ranking = self.best_first(
@@ -139,6 +148,9 @@ class HyperSupernet(Supernet):
     Args:
         space: The space.
         settings: Sizes of the hypernetwork.
+
+    Attributes:
+        ignored: Names of weights that were given with the space, in whose place are those that are made.
     """
 
     def __init__(self, space: ModelSpace, settings: SMASH) -> None:
@@ -149,6 +161,7 @@ class HyperSupernet(Supernet):
                 f"SMASH makes the weights of convolutions and linear layers that are chosen, and "
                 f"{type(space).__name__} has none. Use SPOS."
             )
+        self.ignored = list(shapes) if space.keeps_weights else []
         for name in shapes:
             self.network.get_parameter(name).requires_grad_(False)  # what is made takes its place
         features = len(self.decision_space.encode(self.decision_space.default()))

@@ -13,10 +13,11 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from spacelang import LayerChoice, ModelSpace, Repeat, SpaceError, Supernet, nn, value_choice
+from spacelang import Experiment, LayerChoice, ModelSpace, Repeat, SpaceError, Supernet, nn, value_choice
 from spacelang.strategies import Opening, ProgressiveShrinking, Sandwich
 from spacelang.strategies.framework import sizes, soft_cross_entropy, with_sizes
-from spacelang.testing import check_strategy
+from spacelang.testing import check_strategy, toy_spaces
+from spacelang.testing.toy_evaluators import Fit
 
 from ..toys.hub import SMALL
 from ..toys.paths import trainer
@@ -282,6 +283,38 @@ def test_what_no_phase_opens_is_refused() -> None:
         ProgressiveShrinking(phases=(Opening("*"),)).attach(Supernet(Elastic(layer=True)))
     with pytest.raises(SpaceError, match="at least one"):
         ProgressiveShrinking(phases=())
+
+
+class Stages(pl.Callback):
+    """Epochs of each stage, and the learning rate in each."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[int, int, float]] = []
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        rate = trainer.optimizers[0].param_groups[0]["lr"]
+        self.seen.append((trainer.current_epoch, trainer.max_epochs or 0, rate))
+
+
+def test_phases_have_epochs_and_learning_rates_of_their_own(tmp_path: Path) -> None:
+    """Two epochs of the full network, one of the next at ten times the rate; then what the evaluator says."""
+    stages = Stages()
+    phases = (Opening("width", epochs=1, learning_rate=0.2), Opening("size"))
+    strategy = ProgressiveShrinking(phases=phases, full_epochs=2, candidates=2, calibration_batches=0)
+    experiment = Experiment(toy_spaces()["Values"], Fit(3, [stages]), strategy, directory=tmp_path / "run")
+    experiment.run()
+    expected = [(0, 2, 0.02), (1, 2, 0.02), (0, 1, 0.2), *((epoch, 3, 0.02) for epoch in range(3))]
+    assert stages.seen == [pytest.approx(each) for each in expected]
+
+
+def test_the_phases_of_the_authors() -> None:
+    strategy = ProgressiveShrinking.authors()
+    assert [strategy.epochs_of(stage) for stage in range(6)] == [180, 120, 25, 120, 25, 120]
+    rates = [strategy.learning_rate_of(stage) for stage in range(6)]
+    assert rates == [None, 0.03, 0.0025, 0.0075, 0.0025, 0.0075]
+    assert [(p.labels, p.sizes, p.networks) for p in strategy.phases] == [
+        (p.labels, p.sizes, p.networks) for p in ProgressiveShrinking().phases
+    ]
 
 
 def test_the_defaults_fit_the_space_of_the_paper() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,11 +10,11 @@ import pytest
 import torch
 from torch import nn
 
-from spacelang import SpaceError, Supernet
+from spacelang import Experiment, SpaceError, Supernet
 from spacelang.strategies import SMASH
 from spacelang.strategies.one_shot.smash import HyperNetwork, HyperSupernet
 from spacelang.testing import check_strategy, toy_spaces
-from spacelang.testing.toy_evaluators import example_batch
+from spacelang.testing.toy_evaluators import Fit, example_batch
 
 from ..toys.trials import Chain
 
@@ -123,6 +124,18 @@ def test_the_comparison() -> None:
     assert len(measured) == len(ranking) == strategy.measurements == 12
     assert len({repr(arch) for arch in measured}) == 12
     assert [value for value, _ in ranking] == sorted(value for value, _ in ranking)
+
+
+def test_given_weights_that_are_not_used_are_named(tmp_path: Path) -> None:
+    """Those of layers that are chosen; nothing is said of a search that begins anew."""
+    space = toy_spaces()["Cells"]
+    with torch.no_grad():
+        next(space.parameters()).zero_()
+    strategy = SMASH(candidates=2, perturbations=0, chain=0)
+    kept = Experiment(space, Fit(1), strategy, directory=tmp_path / "given", weights="given")
+    with pytest.warns(UserWarning, match="those given with the space are not used: 'cell"):
+        kept.run()
+    Experiment(space, Fit(1), strategy, directory=tmp_path / "fresh", weights="fresh").run()
 
 
 def test_a_space_without_weights_to_make_is_refused(tmp_path: Any) -> None:
