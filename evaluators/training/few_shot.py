@@ -59,7 +59,7 @@ class FewShotModule(TrainingModule):
         embedded = self.model(torch.cat([x.support, x.queries]))
         if not isinstance(embedded, Tensor) or embedded.dim() != 2:
             raise SpaceError(f"the model returned {described(embedded)}; expected embeddings (B, features)")
-        support, queries = embedded.split([len(x.support), len(x.queries)])
+        support, queries = embedded[: len(x.support)], embedded[len(x.support) :]
         return prototype_logits(support, x.support_labels, queries)
 
     def split_batch(self, batch: Any) -> Batch:

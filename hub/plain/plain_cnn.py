@@ -158,15 +158,14 @@ class PlainCNN(ModelSpace):
         for (name, _), (small, large), places in zip(self._options.items(), pairs, kept, strict=True):
             if places is None:
                 return None
-            for index, place in enumerate(places):
-                if large[place].width > small[index].width:
-                    layer = f"layers.{name}.{index}.0"
-                    grown = wider(grown, layer, large[place].width, generator=generator, noise=wider_noise)
-            activation, index = "", 0
+            for index, (place, layer) in enumerate(zip(places, small, strict=True)):
+                if large[place].width > layer.width:
+                    path, width = f"layers.{name}.{index}.0", large[place].width
+                    grown = wider(grown, path, width, generator=generator, noise=wider_noise)
+            activation = ""
             for place, layer in enumerate(large):
                 if place in places:
-                    activation = f"layers.{name}.{index}.2"
-                    index += 1
+                    activation = f"layers.{name}.{places.index(place)}.2"
                 else:
                     grown = deeper(
                         grown,

@@ -90,7 +90,7 @@ class TaskSoftmax(Softmax):
     def parts(self, group: Group, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return alpha and b, (rows, columns), and W, (rows, columns, embedding)."""
         rows, columns = super().shape(group)
-        alpha, b, w = logits.split([columns, columns, columns * self.embedding], dim=1)
+        alpha, b, w = torch.split(logits, [columns, columns, columns * self.embedding], dim=1)
         return alpha, b, w.reshape(rows, columns, self.embedding)
 
     def probabilities(self, group: Group, logits: Tensor) -> Tensor:

@@ -113,7 +113,8 @@ class ProgressiveShrinking(ElasticTraining):
             Opening("*_exp", 2, networks=4, epochs=25, learning_rate=0.0025),
             Opening("*_exp", 3, networks=4, epochs=120, learning_rate=0.0075),
         )
-        return cls(**({"phases": phases, "full_epochs": 180} | settings))
+        own: dict[str, Any] = {"phases": phases, "full_epochs": 180}
+        return cls(**(own | settings))
 
     @property
     def stages(self) -> int:
