@@ -10,10 +10,12 @@ from copy import deepcopy
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
+from shutil import get_terminal_size
 from typing import Any
 
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, ProgressBar, RichProgressBar
+from lightning.pytorch.callbacks.progress.rich_progress import RichProgressBarTheme
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.plugins.io import CheckpointIO
@@ -24,6 +26,8 @@ from spacelang.files import fresh_run_folder
 from spacelang.language import Tunable
 
 from .trial_loggers import logger_source
+
+_WIDE = 130  # columns of a terminal on which a bar and its metrics fit into a line
 
 
 @dataclass(frozen=True)
@@ -153,6 +157,10 @@ def _from_arguments(
     elif arguments.get("enable_checkpointing") is None:
         arguments["enable_checkpointing"] = any(isinstance(callback, Checkpoint) for callback in together)
     arguments.setdefault("enable_model_summary", False)  # of a supernet it is a thousand modules
+    has_bar = any(isinstance(callback, ProgressBar) for callback in together)
+    wants_bar = arguments.get("enable_progress_bar") is not False and not arguments.get("barebones")
+    if wants_bar and not has_bar and get_terminal_size().columns < _WIDE:
+        together.append(RichProgressBar(theme=RichProgressBarTheme(metrics_text_delimiter="\n")))
     logger = arguments.get("logger")
     if logger in (None, True) and not arguments.get("barebones"):
         arguments["logger"] = default_loggers(root)

@@ -14,6 +14,7 @@ import torch
 
 from ..errors import SpaceError
 from ..experiment import Experiment, OneShotStrategy
+from ..progress import with_bar
 from ..quiet import quiet
 from ..space import ModelSpace
 from .promises import Conformance, on_space, require, unchanged
@@ -27,7 +28,7 @@ def check_one_shot(strategy: OneShotStrategy, epochs: int, spaces: Mapping[str, 
     searched: list[str] = []
     refused: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as folder, quiet(_LOGGERS, 40):
-        for name, space in spaces.items():
+        for name, space in with_bar(spaces.items(), f"checking {type(strategy).__name__}"):
             with on_space(name), unchanged(space):
                 reason = _refusal(strategy, space)
                 if reason:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import nn
@@ -231,3 +231,18 @@ def test_a_system_exit_of_the_users_passes_through(data, quiet, make_net: Callab
     with pytest.raises(SystemExit) as stop:
         Classification(max_epochs=1, **data, **quiet).fit(make_net(), callbacks=[Leave()])
     assert stop.value.code == 3
+
+
+@pytest.mark.parametrize(("columns", "delimiter"), [("80", "\n"), ("200", " ")])
+def test_metrics_beside_a_bar_do_not_run_over_a_narrow_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, columns: str, delimiter: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    bar = make_trainer(trainer_source(None, {"logger": False}), directory=tmp_path).progress_bar_callback
+    assert isinstance(bar, RichProgressBar)
+    assert bar.theme.metrics_text_delimiter == delimiter
+    hidden = trainer_source(None, {"logger": False, "enable_progress_bar": False})
+    assert make_trainer(hidden, directory=tmp_path).progress_bar_callback is None
+    own = TQDMProgressBar()
+    theirs = trainer_source(None, {"logger": False, "callbacks": [own]})
+    assert isinstance(make_trainer(theirs, directory=tmp_path).progress_bar_callback, TQDMProgressBar)

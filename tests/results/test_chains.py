@@ -64,6 +64,21 @@ def test_an_architecture_as_a_chain() -> None:
     assert chain.labels == set(ARCH)
 
 
+def test_labels_that_end_with_the_number_of_their_block_keep_their_name() -> None:
+    class Numbered(ModelSpace):
+        def __init__(self) -> None:
+            super().__init__()
+            kernels = (value_choice([1, 3], label=f"kernel{i}") for i in range(3))
+            self.layers = nn.Sequential(*(space_nn.Conv2d(3, 3, kernel) for kernel in kernels))
+
+    chain = chain_of(Numbered(), {"kernel0": 1, "kernel1": 3, "kernel2": 1})
+    assert [lines for _, blocks in told(chain) for lines, _, _ in blocks] == [
+        ("kernel 1",),
+        ("kernel 3",),
+        ("kernel 1",),
+    ]
+
+
 def test_a_space_as_a_chain_writes_like_blocks_once() -> None:
     chain = chain_of(Stages())
     assert chain is not None

@@ -26,6 +26,7 @@ from spacelang.results.painting import (
     small_multiples,
     svg_of,
     text_width,
+    value_text,
 )
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -144,6 +145,22 @@ def test_numbers_are_short() -> None:
         "0",
         "1e-07",
     ]
+
+
+def test_an_axis_that_counts_has_whole_numbers() -> None:
+    def written(axis: Axis) -> list[str]:
+        scene = chart([Curve("", [1, 2, 3], [5, 5, 5])], axis)
+        return [
+            m.text for m in scene.marks if isinstance(m, Text) and m.text in ("1", "1.5", "2", "2.5", "3")
+        ]
+
+    assert written(Axis()) == ["1", "1.5", "2", "2.5", "3"]
+    assert written(Axis(whole=True)) == ["1", "2", "3"]
+
+
+def test_values_are_short() -> None:
+    values = [0.16014113442254202, 16058.0, [0, 2], [], "relu", True]
+    assert [value_text(value) for value in values] == ["0.16014", "16058", "0, 2", "none", "relu", "True"]
 
 
 def test_the_same_scene_is_painted_by_matplotlib() -> None:

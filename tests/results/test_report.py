@@ -106,6 +106,17 @@ def course() -> Course:
     return Course((Stage(0, 5, groups),), epochs, "", ({HOSTILE: HOSTILE, "a": "b"},))
 
 
+@pytest.mark.parametrize(("most", "end"), [(0.09, "0.1"), (0.19, "0.2"), (0.3, "0.5"), (0.6, "1")])
+def test_the_scale_of_probabilities_ends_above_the_largest(most: float, end: str) -> None:
+    tables = {"normal": [[0.01, most], [0.05, 0.05]]}
+    told = course()
+    flat = dataclasses.replace(
+        told, epochs=tuple(dataclasses.replace(epoch, tables=tables) for epoch in told.epochs)
+    )
+    found = outline(page(Contents("/runs/x", "running", record(), None, flat)))
+    assert f"Probabilities over the epochs, from 0 to {end}" in found.texts
+
+
 def test_a_search_by_trials_has_all_sections() -> None:
     limits = {"limits": ["params at most 50"]}
     found = outline(page(Contents("/runs/x", "finished", record(**limits), history(), best=[{"a": HOSTILE}])))
