@@ -79,6 +79,15 @@ def test_hub_onnx(
     assert entry["difference"] < 1e-4 < entry["output"]
 
 
+def test_proposal_cost(
+    benchmark_script: Load, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module = benchmark_script("proposal_cost")
+    result = printed(module, ["--only", "Random", "EAS", "--trials", "3"], monkeypatch, capsys)
+    assert {name: row["trials"] for name, row in result.items()} == {"Random": 3, "EAS": 3}
+    assert all(row["ms_a_trial"] > 0 for row in result.values())
+
+
 def test_import_time(benchmark_script: Load) -> None:
     torch_s, added = benchmark_script("import_time").seconds("import spacelang")
     assert 0 < added < torch_s
