@@ -11,8 +11,9 @@ from .derivation import top_architectures as top_architectures
 from .gradient import Differentiable as Differentiable
 from .gradient import GradientSearch as GradientSearch
 from .gradient import LogitsExtra as LogitsExtra
-from .gradient import Schedule as Schedule
 from .gradient import runs_several as runs_several
+from .learned import LogitsSearch as LogitsSearch
+from .learned import LogitsStrategy as LogitsStrategy
 from .logits import ArchitectureParameters as ArchitectureParameters
 from .operations import Operations as Operations
 from .operations import candidates as candidates
@@ -45,6 +46,7 @@ from .relaxation import rate_at as rate_at
 from .relaxation import require_rate as require_rate
 from .relaxation import running as running
 from .reward import CostReward as CostReward
+from .schedule import Schedule as Schedule
 from .scoring import Scorer as Scorer
 from .scoring import untouched as untouched
 from .search import Extra as Extra

@@ -1,50 +1,40 @@
-"""Differentiable strategies, their search, their schedules, and extras that read or move logits."""
+"""Differentiable strategies, their search, and extras that read or move logits."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
-from torch import Tensor, nn
+from torch import Tensor
 
 from spacelang import SpaceError
-from spacelang.errors import require_all, require_integer, require_number
-from spacelang.language import Architecture
-from spacelang.randomness import torch_generator
+from spacelang.errors import require_integer, require_number
 from spacelang.supernet import Group, Supernet
 
-from .derivation import top_architectures
-from .logits import ArchitectureParameters
-from .relaxation import Mixture, Moment, Phase, Relaxation, running
-from .search import Extra, OneShot, OneShotSearch, Scored
+from .learned import LogitsSearch, LogitsStrategy
+from .relaxation import Mixture, Moment, Phase, running
+from .search import Extra, OneShot
 from .trainer import release
 from .update import FirstOrder, Step, Update, clip
 
 
 @dataclass(frozen=True, kw_only=True)
-class Differentiable(OneShot):
+class Differentiable(LogitsStrategy):
     """Base of gradient-based strategies.
 
     Args:
-        learning_rate: Adam's learning rate for the logits.
-        betas: Adam's decay rates of its two moments.
-        weight_decay: Adam's weight decay, which pulls logits towards the uniform mixture.
-        init_scale: Scale of the first logits, `init_scale * N(0, 1)`.
+        learning_rate, betas, weight_decay, init_scale: See `LogitsStrategy`.
         warmup_epochs: Epochs at the start that train weights alone.
         update_every: Steps of the weights per step of the logits.
         weights_first: Whether a step of the logits follows its steps of the weights, or precedes them.
         gradient_clip: Largest norm of the gradient of all logits; None for no limit.
     """
 
-    learning_rate: float = 3e-4
-    betas: tuple[float, float] = (0.5, 0.999)
-    weight_decay: float = 1e-3
-    init_scale: float = 1e-3
     warmup_epochs: int = 0
     update_every: int = 1
     weights_first: bool = False
@@ -52,8 +42,6 @@ class Differentiable(OneShot):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_number("learning_rate", self.learning_rate, above=0)
-        require_all(require_number, self, "weight_decay", "init_scale", least=0)
         require_integer("warmup_epochs", self.warmup_epochs, least=0)
         require_integer("update_every", self.update_every, least=1)
         require_number("gradient_clip", self.gradient_clip, above=0, optional=True)
@@ -74,11 +62,6 @@ class Differentiable(OneShot):
                 raise SpaceError(
                     f"{type(self).__name__} {reason}, so {given} would have no effect; leave it out."
                 )
-
-    @property
-    def relaxation(self) -> Relaxation:
-        """How logits become mixtures."""
-        raise NotImplementedError(f"{type(self).__name__} must say its relaxation")
 
     @property
     def update(self) -> Update:
@@ -104,25 +87,9 @@ class Differentiable(OneShot):
         """Whether weights and logits step together, along the gradient of one loss on training batches."""
         return False
 
-    def make_optimizer(self, logits: list[nn.Parameter]) -> torch.optim.Optimizer:
-        """Return a new optimiser of the logits."""
-        return torch.optim.Adam(
-            logits, lr=self.learning_rate, betas=self.betas, weight_decay=self.weight_decay
-        )
-
     def moves_logits(self, epoch: int) -> bool:
         """Return whether logits take steps in an epoch; otherwise it trains weights alone."""
         return epoch >= self.warmup_epochs
-
-    def make_schedule(self) -> Schedule:
-        """Return a new schedule, which acts between the epochs of one search."""
-        return Schedule()
-
-    def derive(
-        self, supernet: Supernet, probabilities: Mapping[str, Tensor], count: int
-    ) -> list[Architecture]:
-        """Return the `count` best architectures, best first, from tables of probabilities."""
-        return top_architectures(supernet, probabilities, count)
 
     def check(self, supernet: Supernet) -> None:
         super().check(supernet)
@@ -137,8 +104,8 @@ class Differentiable(OneShot):
         return GradientSearch(self, supernet, **settings)
 
 
-class GradientSearch(OneShotSearch):
-    """A search of logits.
+class GradientSearch(LogitsSearch):
+    """A search of logits by gradients.
 
     Before the first training batch of each optimiser step (after the last with `weights_first`) it takes
     validation batches (as many as gradients are accumulated over), computes the module's own `training_step`
@@ -148,100 +115,14 @@ class GradientSearch(OneShotSearch):
     has the gradient of the logits.
 
     Args:
-        strategy, supernet, seed, stage, val_dataloader: See `OneShotSearch`.
-        relaxation: Relaxation to use in place of the strategy's.
-
-    Attributes:
-        parameters: The logits and their moments, by group label.
-        schedule: Acts between epochs.
-        history: Table of probabilities after each epoch, by group label.
-        ranked: Tables that are derived in place of the present probabilities; None for these.
-        judged: Measured architectures, best first, that come before those of the tables.
-        best_of_epochs: Most probable architecture after each epoch.
+        strategy, supernet, settings: See `LogitsSearch`.
     """
 
     strategy: Differentiable
 
-    def __init__(
-        self,
-        strategy: Differentiable,
-        supernet: Supernet,
-        *,
-        seed: int = 0,
-        stage: int = 0,
-        val_dataloader: Iterable[Any] | None = None,
-        relaxation: Relaxation | None = None,
-    ) -> None:
-        super().__init__(strategy, supernet, seed=seed, stage=stage, val_dataloader=val_dataloader)
-        self.relaxation = relaxation or strategy.relaxation
-        self.parameters = ArchitectureParameters(
-            supernet,
-            self.relaxation,
-            init_scale=strategy.init_scale,
-            generator=torch_generator(seed, stage),
-            make_optimizer=strategy.make_optimizer,
-        )
-        self.schedule = strategy.make_schedule()
-        self.history: dict[str, list[Tensor]] = {label: [] for label in supernet.groups}
-        self.ranked: dict[str, Tensor] | None = None
-        self.judged: list[Scored] = []
-        self.best_of_epochs: list[Architecture] = []
+    def __init__(self, strategy: Differentiable, supernet: Supernet, **settings: Any) -> None:
+        super().__init__(strategy, supernet, **settings)
         self._joint = False  # whether the present step of the weights is one of the logits too
-
-    # -- results -------------------------------------------------------------------------------------
-
-    def probabilities(self) -> dict[str, Tensor]:
-        """Return the tables that derivation ranks, by group label, (rows, columns), detached."""
-        groups = self.supernet.groups
-        with torch.no_grad():
-            return {x: self.relaxation.probabilities(groups[x], p) for x, p in self.parameters.logits.items()}
-
-    def tables(self) -> dict[str, list[list[float]]]:
-        """Return `probabilities` as plain numbers."""
-        return {label: table.tolist() for label, table in self.probabilities().items()}
-
-    def distributions(self) -> dict[str, Tensor]:
-        """Return `Relaxation.distribution` of every group, by label, (rows, columns).
-
-        They are differentiable in the logits that the present step may move.
-        """
-        groups = self.supernet.groups
-        return {x: self.relaxation.movable(groups[x], p) for x, p in self.parameters.logits.items()}
-
-    def edge_shares(self) -> dict[str, Tensor]:
-        """Return `Relaxation.edge_shares` of the cells that weigh their edges, by label, (rows,)."""
-        groups = self.supernet.groups
-        shares = {x: self.relaxation.edge_shares(groups[x], p) for x, p in self.parameters.logits.items()}
-        return {label: share for label, share in shares.items() if share is not None}
-
-    def derive(self, count: int = 1) -> list[Architecture]:
-        """Return the `count` best architectures: those that were judged, then the most probable."""
-        require_integer("count", count, least=1)
-        found = [dict(arch) for _, arch in self.judged[:count]]
-        if len(found) < count:
-            tables = self.probabilities() if self.ranked is None else self.ranked
-            known = [self.supernet.decision_space.canonical(arch) for arch in found]
-            others = self.strategy.derive(self.supernet, tables, count + len(found))
-            found += [arch for arch in others if self.supernet.decision_space.canonical(arch) not in known]
-        return found[:count]
-
-    def rank(self, tables: Mapping[str, Tensor]) -> None:
-        """Derive from other numbers than probabilities: tables of what is at least 0, by group label."""
-        self.ranked = {label: table.detach().cpu() for label, table in tables.items()}
-
-    def return_to(self, epoch: int) -> None:
-        """Derive from the probabilities after an earlier epoch; the weights stay as they are."""
-        self.rank({label: past[epoch] for label, past in self.history.items()})
-
-    def summary(self) -> dict[str, Any]:
-        """Return plain values for a report."""
-        judged = [{"value": value, "architecture": arch} for value, arch in self.judged[:10]]
-        return {
-            **super().summary(),
-            **self.schedule.summary(self),
-            **({"compared_by": self.strategy.metric or "loss", "judged": judged} if judged else {}),
-            "best_of_epochs": self.best_of_epochs,
-        }
 
     # -- Lightning hooks -----------------------------------------------------------------------------
 
@@ -319,8 +200,7 @@ class GradientSearch(OneShotSearch):
         self.watch.look()
         self.schedule.epoch_end(self, trainer.current_epoch)
         release(trainer.optimizers, pl_module)
-        self._record_probabilities()
-        self.best_of_epochs += self.derive(1)
+        self.record_probabilities()
         super().on_train_epoch_end(trainer, pl_module)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -330,36 +210,8 @@ class GradientSearch(OneShotSearch):
             self.mix("weights")
         super().on_train_end(trainer, pl_module)
 
-    def _record_probabilities(self) -> None:
-        metrics: dict[str, float] = {}
-        for label, table in self.probabilities().items():
-            group, table = self.supernet.groups[label], table.cpu()
-            self.history[label].append(table)
-            for row, values in zip(group.rows, table.tolist(), strict=True):
-                place = f"{label}/{row}" if row else label
-                metrics |= {f"alpha/{place}/{c}": p for c, p in zip(group.columns, values, strict=True)}
-        self.training.log(metrics)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return also logits, moments and the history of probabilities."""
-        return {
-            **super().state_dict(),
-            **self.parameters.state_dict(),
-            "schedule": self.schedule.state_dict(),
-            "history": {label: torch.stack(tables) for label, tables in self.history.items() if tables},
-            "ranked": self.ranked,
-            "judged": [[value, dict(arch)] for value, arch in self.judged],
-            "best_of_epochs": list(self.best_of_epochs),
-        }
-
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned."""
-        self.parameters.load_state_dict(state)
-        self.history = {label: list(state["history"].get(label, ())) for label in self.supernet.groups}
-        self.ranked = state["ranked"]
-        self.judged = [(value, arch) for value, arch in state["judged"]]
-        self.best_of_epochs = list(state["best_of_epochs"])
-        self.schedule.load_state_dict(state["schedule"])
         super().load_state_dict(state)
         self.mix("weights")
 
@@ -403,10 +255,6 @@ class GradientSearch(OneShotSearch):
             adds_gates=any(mixture.adds_gates for mixture in mixtures.values()),
             silent={x: mixture.silent for x, mixture in mixtures.items() if mixture.silent is not None},
         )
-
-    def deciding(self) -> dict[str, Tensor]:
-        """Return the logits by group label."""
-        return dict(self.parameters.logits)
 
     def _weights_loss(self, loss: Tensor) -> Tensor:
         if self._joint:
@@ -503,34 +351,3 @@ def runs_several(strategy: OneShot, supernet: Supernet) -> bool:
         for group in supernet.groups.values()
         for mixture in [relaxation.mixture(group, torch.zeros(relaxation.shape(group)), moment)]
     )
-
-
-class Schedule:
-    """Base of schedules, which act between epochs; this one does nothing. One object belongs to one search.
-
-    State is made of tensors, numbers, strings, lists and dicts, so that a checkpoint can hold it.
-    """
-
-    def epochs_needed(self, search: GradientSearch) -> int | None:
-        """Return how many epochs this schedule takes to finish; None where any number will do."""
-        return None
-
-    def train_start(self, search: GradientSearch) -> None:
-        """Act before the first epoch of a fit, which may be a resumed one."""
-
-    def epoch_start(self, search: GradientSearch, epoch: int) -> None:
-        """Act before the first batch of an epoch."""
-
-    def epoch_end(self, search: GradientSearch, epoch: int) -> None:
-        """Act after the training of an epoch, before its probabilities are recorded."""
-
-    def summary(self, search: GradientSearch) -> dict[str, Any]:
-        """Return plain values for a report."""
-        return {}
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return everything needed to continue."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` returned."""
