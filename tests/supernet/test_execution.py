@@ -19,6 +19,7 @@ from spacelang import Cell, ModelSpace, SpaceError, Supernet
 from spacelang.hub import DARTS as DartsSpace
 from spacelang.hub.operations.cell_operations import make_operation
 from spacelang.supernet import ExecutionName, bundle_torch, edge_by_edge
+from spacelang.supernet.bundle_torch import stacks
 from spacelang.supernet.bundles import Bundle, Wiring, compute, reference
 from spacelang.supernet.native import library
 from spacelang.supernet.native import operators as native
@@ -170,7 +171,7 @@ def test_bundles_have_the_derivatives_of_their_reference(
     stride: int, of_batch: bool, per_sample: bool, joined: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Outputs, first and second derivatives; chains of one shape joined or not, strides, one silent chain."""
-    monkeypatch.setattr(bundle_torch, "_JOINED_BYTES", joined)
+    monkeypatch.setattr(stacks, "JOINED_BYTES", joined)
     generator = torch.Generator().manual_seed(0)
 
     def draw(*shape: int) -> Tensor:
