@@ -13,6 +13,7 @@
 #include <cstring>
 #include <new>
 #include <thread>
+#include <type_traits>
 #include <vector>
 
 #if defined(__AVX512F__)
@@ -25,7 +26,6 @@
 #define VECTOR_BYTES 16
 #define TILE 8
 #endif
-#define COLUMNS 8   // neighbouring outputs of a depthwise convolution at a time
 #define PARTIAL 64  // pixels summed before they join a total: sums of few numbers are rounded less
 
 // What Python hands over; `_Call` in operators.py has the same fields in the same order.
@@ -105,6 +105,35 @@ struct Shape {
 
 // -- depthwise convolution ------------------------------------------------------------------------------------
 
+// Neighbouring outputs at a time: their sums, and a row of the kernel, fit into 16 registers.
+template <int K> static const int COLUMNS = K == 7 ? 6 : 8;
+
+// COUNT neighbouring outputs of a kernel without stride: every pixel is loaded once for all columns of the kernel.
+template <class T, int K, int DILATION, int COUNT, bool ADD>
+static inline void depthwise_outputs(const T* x, int64_t row, int64_t P, const T* w, T* y) {
+    V<T> sum[COUNT];
+#pragma GCC unroll 8
+    for (int t = 0; t < COUNT; t++) sum[t] = ADD ? load(y + t * P) : zero<T>();
+    for (int ky = 0; ky < K; ky++) {
+        V<T> weight[K];
+#pragma GCC unroll 8
+        for (int kx = 0; kx < K; kx++) weight[kx] = load(w + (ky * K + kx) * P);
+        const T* from = x + ky * DILATION * row;
+#pragma GCC unroll 24
+        for (int i = 0; i < COUNT + (K - 1) * DILATION; i++) {
+            const V<T> value = load(from + i * P);
+#pragma GCC unroll 8
+            for (int kx = 0; kx < K; kx++) {
+                const int t = i - kx * DILATION;
+                if (t >= 0 && t < COUNT) sum[t] += weight[kx] * value;
+            }
+        }
+    }
+#pragma GCC unroll 8
+    for (int t = 0; t < COUNT; t++) store(y + t * P, sum[t]);
+}
+
+// The same for any kernel.
 template <class T, int COUNT, bool ADD>
 static inline void depthwise_outputs(const T* x, int64_t row, int64_t P, Shape s, const T* w, T* y) {
     V<T> sum[COUNT];
@@ -120,9 +149,9 @@ static inline void depthwise_outputs(const T* x, int64_t row, int64_t P, Shape s
     for (int t = 0; t < COUNT; t++) store(y + t * P, sum[t]);
 }
 
-// y[i] (+)= sum_k w[k] x[i * stride + k * dilation - margin]; x is framed, w is (taps, P).
-template <class T, bool ADD>
-static void depthwise(const T* x, const Framed& f, Shape s, const T* w, T* y, int64_t out_H, int64_t out_W) {
+// y[i] (+)= sum_k w[k] x[i * stride + k * dilation - margin]; x is framed, w is (taps, P). K is 0 for any kernel.
+template <class T, int K, int DILATION, bool ADD>
+static void depthwise_rows(const T* x, const Framed& f, Shape s, const T* w, T* y, int64_t out_H, int64_t out_W) {
     const int64_t P = f.P, row = f.row();
     const T* corner = x + f.at(-s.margin(), -s.margin());
     for (int64_t c = 0; c < P; c += Lanes<T>::count)
@@ -130,13 +159,41 @@ static void depthwise(const T* x, const Framed& f, Shape s, const T* w, T* y, in
             const T* from = corner + oy * s.stride * row + c;
             T* to = y + oy * out_W * P + c;
             int64_t ox = 0;
-            for (; ox + COLUMNS <= out_W; ox += COLUMNS)
-                depthwise_outputs<T, COLUMNS, ADD>(from + ox * s.stride * P, row, P, s, w + c, to + ox * P);
-            for (; ox + 4 <= out_W; ox += 4)
-                depthwise_outputs<T, 4, ADD>(from + ox * s.stride * P, row, P, s, w + c, to + ox * P);
-            for (; ox < out_W; ox++)
-                depthwise_outputs<T, 1, ADD>(from + ox * s.stride * P, row, P, s, w + c, to + ox * P);
+            if constexpr (K > 0) {
+                for (; ox + COLUMNS<K> <= out_W; ox += COLUMNS<K>)
+                    depthwise_outputs<T, K, DILATION, COLUMNS<K>, ADD>(from + ox * P, row, P, w + c, to + ox * P);
+                for (; ox < out_W; ox++) depthwise_outputs<T, K, DILATION, 1, ADD>(from + ox * P, row, P, w + c, to + ox * P);
+            } else {
+                for (; ox + 4 <= out_W; ox += 4)
+                    depthwise_outputs<T, 4, ADD>(from + ox * s.stride * P, row, P, s, w + c, to + ox * P);
+                for (; ox < out_W; ox++)
+                    depthwise_outputs<T, 1, ADD>(from + ox * s.stride * P, row, P, s, w + c, to + ox * P);
+            }
         }
+}
+
+// Call work(kernel, dilation) with constants for the shapes that have code of their own, else with zeros.
+template <class Work> static void by_shape(Shape s, Work work) {
+    typedef std::integral_constant<int, 0> Any;
+    typedef std::integral_constant<int, 1> One;
+    typedef std::integral_constant<int, 2> Two;
+    typedef std::integral_constant<int, 3> Three;
+    typedef std::integral_constant<int, 5> Five;
+    typedef std::integral_constant<int, 7> Seven;
+    if (s.stride > 1) work(Any(), Any());
+    else if (s.kernel == 3 && s.dilation == 1) work(Three(), One());
+    else if (s.kernel == 5 && s.dilation == 1) work(Five(), One());
+    else if (s.kernel == 7 && s.dilation == 1) work(Seven(), One());
+    else if (s.kernel == 3 && s.dilation == 2) work(Three(), Two());
+    else if (s.kernel == 5 && s.dilation == 2) work(Five(), Two());
+    else work(Any(), Any());
+}
+
+template <class T, bool ADD>
+static void depthwise(const T* x, const Framed& f, Shape s, const T* w, T* y, int64_t out_H, int64_t out_W) {
+    by_shape(s, [&](auto kernel, auto dilation) {
+        depthwise_rows<T, decltype(kernel)::value, decltype(dilation)::value, ADD>(x, f, s, w, y, out_H, out_W);
+    });
 }
 
 // Gradient of x for strides above 1: every output adds to what it read. grad_x is framed.
@@ -157,41 +214,82 @@ static void depthwise_scatter(T* grad_x, const Framed& f, Shape s, const T* w, c
             }
 }
 
-// Gradients of K weights of one row of the kernel, added to grad_w, (K, P).
-template <class T, int K>
-static void depthwise_weight_row(const T* x, int64_t row, int64_t P, Shape s, const T* grad, T* grad_w, int64_t out_H, int64_t out_W) {
-    const int64_t rows = std::max<int64_t>(1, PARTIAL / out_W);
-    for (int64_t c = 0; c < P; c += Lanes<T>::count)
-        for (int64_t first = 0; first < out_H; first += rows) {
-            V<T> sum[K];
-            for (int k = 0; k < K; k++) sum[k] = zero<T>();
-            for (int64_t oy = first; oy < std::min(first + rows, out_H); oy++) {
-                const T* from = x + oy * s.stride * row + c;
-                const T* g = grad + oy * out_W * P + c;
-                for (int64_t ox = 0; ox < out_W; ox++) {
-                    const V<T> value = load(g + ox * P);
-                    const T* q = from + ox * s.stride * P;
-#pragma GCC unroll 7
-                    for (int k = 0; k < K; k++) sum[k] += value * load(q + k * s.dilation * P);
-                }
+// COUNT neighbouring outputs add to the gradients of ROWS rows of the kernel.
+template <class T, int K, int DILATION, int ROWS, int COUNT>
+static inline void depthwise_weight_sums(const T* x, int64_t row, int64_t P, const T* grad, V<T>* sum) {
+    V<T> g[COUNT];
+#pragma GCC unroll 8
+    for (int t = 0; t < COUNT; t++) g[t] = load(grad + t * P);
+#pragma GCC unroll 4
+    for (int ky = 0; ky < ROWS; ky++)
+#pragma GCC unroll 24
+        for (int i = 0; i < COUNT + (K - 1) * DILATION; i++) {
+            const V<T> value = load(x + ky * DILATION * row + i * P);
+#pragma GCC unroll 8
+            for (int kx = 0; kx < K; kx++) {
+                const int t = i - kx * DILATION;
+                if (t >= 0 && t < COUNT) sum[ky * K + kx] += g[t] * value;
             }
-            for (int k = 0; k < K; k++) store(grad_w + k * P + c, load(grad_w + k * P + c) + sum[k]);
         }
 }
 
+// Gradients of ROWS rows of a kernel without stride, added to grad_w, (ROWS K, P). As many rows as registers hold.
+template <class T, int K, int DILATION, int ROWS>
+static void depthwise_weight_rows(const T* x, int64_t row, int64_t P, const T* grad, T* grad_w, int64_t out_H, int64_t out_W) {
+    const int64_t rows = std::max<int64_t>(1, PARTIAL / out_W);
+    for (int64_t c = 0; c < P; c += Lanes<T>::count)
+        for (int64_t first = 0; first < out_H; first += rows) {
+            V<T> sum[ROWS * K];
+#pragma GCC unroll 16
+            for (int k = 0; k < ROWS * K; k++) sum[k] = zero<T>();
+            for (int64_t oy = first; oy < std::min(first + rows, out_H); oy++) {
+                const T *from = x + oy * row + c, *g = grad + oy * out_W * P + c;
+                int64_t ox = 0;
+                for (; ox + 4 <= out_W; ox += 4)
+                    depthwise_weight_sums<T, K, DILATION, ROWS, 4>(from + ox * P, row, P, g + ox * P, sum);
+                for (; ox < out_W; ox++)
+                    depthwise_weight_sums<T, K, DILATION, ROWS, 1>(from + ox * P, row, P, g + ox * P, sum);
+            }
+#pragma GCC unroll 16
+            for (int k = 0; k < ROWS * K; k++) store(grad_w + k * P + c, load(grad_w + k * P + c) + sum[k]);
+        }
+}
+
+// The gradient of one weight of any kernel, added to grad_w, (P,).
+template <class T>
+static void depthwise_one_weight(const T* x, int64_t row, int64_t P, int64_t stride, const T* grad, T* grad_w, int64_t out_H, int64_t out_W) {
+    const int64_t rows = std::max<int64_t>(1, PARTIAL / out_W);
+    for (int64_t c = 0; c < P; c += Lanes<T>::count)
+        for (int64_t first = 0; first < out_H; first += rows) {
+            V<T> sum = zero<T>();
+            for (int64_t oy = first; oy < std::min(first + rows, out_H); oy++)
+                for (int64_t ox = 0; ox < out_W; ox++)
+                    sum += load(grad + (oy * out_W + ox) * P + c) * load(x + oy * stride * row + ox * stride * P + c);
+            store(grad_w + c, load(grad_w + c) + sum);
+        }
+}
+
+// Gradients of all weights, added to grad_w, (taps, P); x is framed.
 template <class T>
 static void depthwise_weights(const T* x, const Framed& f, Shape s, const T* grad, T* grad_w, int64_t out_H, int64_t out_W) {
     const int64_t P = f.P, row = f.row();
     const T* corner = x + f.at(-s.margin(), -s.margin());
-    for (int ky = 0; ky < s.kernel; ky++) {
-        const T* from = corner + ky * s.dilation * row;
-        T* to = grad_w + ky * s.kernel * P;
-        if (s.kernel == 3) depthwise_weight_row<T, 3>(from, row, P, s, grad, to, out_H, out_W);
-        else if (s.kernel == 5) depthwise_weight_row<T, 5>(from, row, P, s, grad, to, out_H, out_W);
-        else if (s.kernel == 7) depthwise_weight_row<T, 7>(from, row, P, s, grad, to, out_H, out_W);
-        else for (int kx = 0; kx < s.kernel; kx++)
-            depthwise_weight_row<T, 1>(from + kx * s.dilation * P, row, P, s, grad, to + kx * P, out_H, out_W);
-    }
+    by_shape(s, [&](auto kernel, auto dilation) {
+        constexpr int K = decltype(kernel)::value, DILATION = decltype(dilation)::value;
+        if constexpr (K > 0) {
+            constexpr int ROWS = K == 3 ? 3 : K == 5 ? 2 : 1;
+            int ky = 0;
+            for (; ky + ROWS <= K; ky += ROWS)
+                depthwise_weight_rows<T, K, DILATION, ROWS>(corner + ky * DILATION * row, row, P, grad, grad_w + ky * K * P, out_H, out_W);
+            for (; ky < K; ky++)
+                depthwise_weight_rows<T, K, DILATION, 1>(corner + ky * DILATION * row, row, P, grad, grad_w + ky * K * P, out_H, out_W);
+        } else {
+            for (int k = 0; k < s.taps(); k++) {
+                const T* from = corner + k / s.kernel * s.dilation * row + k % s.kernel * s.dilation * P;
+                depthwise_one_weight(from, row, P, s.stride, grad, grad_w + k * P, out_H, out_W);
+            }
+        }
+    });
 }
 
 // -- products of matrices -------------------------------------------------------------------------------------
@@ -215,6 +313,7 @@ template <class T, int VECTORS>
 static void product_columns(const T* a, int64_t M, const T* b, T* y, int64_t P) {
     int64_t m = 0;
     for (; m + TILE <= M; m += TILE) product_tile<T, TILE, VECTORS>(a + m * P, b, y + m * P, P);
+    for (; m + 4 <= M; m += 4) product_tile<T, 4, VECTORS>(a + m * P, b, y + m * P, P);
     for (; m < M; m++) product_tile<T, 1, VECTORS>(a + m * P, b, y + m * P, P);
 }
 
@@ -249,6 +348,7 @@ template <class T, int VECTORS>
 static void product_transposed_columns(const T* a, const T* g, int64_t M, T* w, int64_t P) {
     int64_t i = 0;
     for (; i + TILE <= P; i += TILE) product_transposed_tile<T, TILE, VECTORS>(a + i, g, M, w + i * P, P);
+    for (; i + 4 <= P; i += 4) product_transposed_tile<T, 4, VECTORS>(a + i, g, M, w + i * P, P);
     for (; i + 2 <= P; i += 2) product_transposed_tile<T, 2, VECTORS>(a + i, g, M, w + i * P, P);
 }
 
@@ -334,28 +434,31 @@ template <class T> static inline void add_to(double* totals, V<T> v) {
     for (int l = 0; l < Lanes<T>::count; l++) totals[l] += v[l];
 }
 
+// Call work(m, u) for m from first to last, u = 0, 1, 2, 3, 0, ...: sums that do not wait for each other.
+template <class Work> static inline void in_fours(int64_t first, int64_t last, Work work) {
+    int64_t m = first;
+    for (; m + 4 <= last; m += 4) work(m, 0), work(m + 1, 1), work(m + 2, 2), work(m + 3, 3);
+    for (int u = 0; m < last; m++, u++) work(m, u);
+}
+
 // Mean of every channel of one image, and the sum of squares around it; (2, P).
 template <class T> static void image_moments(const T* y, const Sizes<T>& sizes, double* moments) {
     const int64_t P = sizes.P, M = sizes.pixels;
-    for (int64_t c = 0; c < P; c += Lanes<T>::count) {
-        V<T> mean = zero<T>();
-        for (int pass = 0; pass < 2; pass++) {
-            double* totals = moments + pass * P + c;
-            std::fill(totals, totals + Lanes<T>::count, 0.0);
-            for (int64_t first = 0; first < M; first += PARTIAL) {
+    Array<T> mean(P);
+    std::fill(moments, moments + 2 * P, 0.0);
+    for (int pass = 0; pass < 2; pass++) {
+        double* totals = moments + pass * P;
+        for (int64_t first = 0; first < M; first += PARTIAL)
+            for (int64_t c = 0; c < P; c += Lanes<T>::count) {
+                const V<T> centre = load(&mean[c]);
                 V<T> part[4] = {zero<T>(), zero<T>(), zero<T>(), zero<T>()};
-                for (int64_t m = first; m < std::min<int64_t>(first + PARTIAL, M); m++) {
-                    const V<T> value = load(y + m * P + c) - mean;
-                    part[m % 4] += pass ? value * value : value;
-                }
-                add_to<T>(totals, (part[0] + part[1]) + (part[2] + part[3]));
+                in_fours(first, std::min<int64_t>(first + PARTIAL, M), [&](int64_t m, int u) {
+                    const V<T> value = load(y + m * P + c) - centre;
+                    part[u] += pass ? value * value : value;
+                });
+                add_to<T>(totals + c, (part[0] + part[1]) + (part[2] + part[3]));
             }
-            if (!pass)
-                for (int l = 0; l < Lanes<T>::count; l++) {
-                    totals[l] /= M;
-                    mean[l] = (T)totals[l];
-                }
-        }
+        if (!pass) for (int64_t c = 0; c < P; c++) mean[c] = (T)(totals[c] /= M);
     }
 }
 
@@ -478,26 +581,28 @@ template <class T> static void weighted_sum_backward(const Call& call, const Siz
 
 // -- backwards ------------------------------------------------------------------------------------------------
 
-// For each image and channel: sum of g, and of g times the normalised y; (2, P).
-template <class T>
-static void gradient_sums(const T* g, const T* y, const T* statistics, const Sizes<T>& sizes, double* sums) {
+// For each channel of one image: sum of g, and of g times the normalised y; (2, P). With MASKED, g is that of a ReLU of
+// y, normalised, and becomes that of y.
+template <class T, bool MASKED, class G>
+static void gradient_sums(G* g, const T* y, const T* statistics, const Sizes<T>& sizes, double* sums) {
     const int64_t P = sizes.P, M = sizes.pixels;
     std::fill(sums, sums + 2 * P, 0.0);
-    for (int64_t c = 0; c < P; c += Lanes<T>::count) {
-        const V<T> mean = load(statistics + c);
-        for (int64_t first = 0; first < M; first += PARTIAL) {
+    for (int64_t first = 0; first < M; first += PARTIAL)
+        for (int64_t c = 0; c < P; c += Lanes<T>::count) {
+            const V<T> mean = load(statistics + c);
             V<T> plain[4] = {zero<T>(), zero<T>(), zero<T>(), zero<T>()};
             V<T> weighted[4] = {zero<T>(), zero<T>(), zero<T>(), zero<T>()};
-            for (int64_t m = first; m < std::min<int64_t>(first + PARTIAL, M); m++) {
-                const V<T> value = load(g + m * P + c);
-                plain[m % 4] += value;
-                weighted[m % 4] += value * (load(y + m * P + c) - mean);
-            }
+            in_fours(first, std::min<int64_t>(first + PARTIAL, M), [&](int64_t m, int u) {
+                const V<T> read = load(y + m * P + c);
+                V<T> value = load<T>(g + m * P + c);
+                if constexpr (MASKED) store(g + m * P + c, value = read <= mean ? zero<T>() : value);
+                plain[u] += value;
+                weighted[u] += value * (read - mean);
+            });
             add_to<T>(sums + c, (plain[0] + plain[1]) + (plain[2] + plain[3]));
             add_to<T>(sums + P + c, (weighted[0] + weighted[1]) + (weighted[2] + weighted[3]));
         }
-        for (int l = 0; l < Lanes<T>::count; l++) sums[P + c + l] *= statistics[P + c + l];
-    }
+    for (int64_t c = 0; c < P; c++) sums[P + c] *= statistics[P + c];
 }
 
 // Gradient of a batch norm's input, one image: weight g / s, less what the batch's mean and variance take back.
@@ -505,20 +610,22 @@ template <class T>
 static void norm_backward(const T* g, const T* y, const T* statistics, T weight, const double* totals, double count,
                           bool of_batch, const Sizes<T>& sizes, T* grad_y) {
     const int64_t P = sizes.P;
-    for (int64_t c = 0; c < P; c += Lanes<T>::count) {
-        const V<T> mean = load(statistics + c), inverse = load(statistics + P + c);
-        V<T> slope = zero<T>(), offset = zero<T>();
-        if (of_batch)
-            for (int l = 0; l < Lanes<T>::count; l++) {
-                slope[l] = (T)(-totals[P + c + l] / count) * inverse[l];
-                offset[l] = (T)(-totals[c + l] / count);
-            }
-        // 1 / s is multiplied last: rounded into the factors one by one, it would leave a sum that is not zero.
-        for (int64_t m = 0; m < sizes.pixels; m++) {
-            const V<T> apart = load(y + m * P + c) - mean;
-            store(grad_y + m * P + c, inverse * (load(g + m * P + c) * weight + (slope * apart + offset)));
+    Array<T> slopes(P), offsets(P);
+    if (of_batch)
+        for (int64_t c = 0; c < P; c++) {
+            slopes[c] = (T)(-totals[P + c] / count) * statistics[P + c];
+            offsets[c] = (T)(-totals[c] / count);
         }
-    }
+    for (int64_t first = 0; first < sizes.pixels; first += PARTIAL)
+        for (int64_t c = 0; c < P; c += Lanes<T>::count) {
+            const V<T> mean = load(statistics + c), inverse = load(statistics + P + c);
+            const V<T> slope = load(&slopes[c]), offset = load(&offsets[c]);
+            // 1 / s is multiplied last: rounded into the factors one by one, it would leave a sum that is not zero.
+            for (int64_t m = first; m < std::min<int64_t>(first + PARTIAL, sizes.pixels); m++) {
+                const V<T> apart = load(y + m * P + c) - mean;
+                store(grad_y + m * P + c, inverse * (load(g + m * P + c) * weight + (slope * apart + offset)));
+            }
+        }
 }
 
 // Scratch of a thread that goes backwards through chains.
@@ -557,7 +664,7 @@ static void chain_backward(const Call& call, const Sizes<T>& sizes, const T* fra
         if (b > first) passed.resize(sizes.block);
         for (int64_t n = 0; n < call.N; n++) {
             double* sums = &scratch.sums[n * 2 * P];
-            gradient_sums(g + n * sizes.image, y + n * sizes.image, statistics, sizes, sums);
+            if (b == last) gradient_sums<T, false>(g + n * sizes.image, y + n * sizes.image, statistics, sizes, sums);
             const T weight = b == last ? mix_of<T>(call, chain, n) : (T)1;
             for (int64_t c = 0; c < 2 * P; c++) totals[c] += weight * sums[c];
             if (b == last && call.grad_mix) {
@@ -598,13 +705,7 @@ static void chain_backward(const Call& call, const Sizes<T>& sizes, const T* fra
             }
             T* to = &passed[at];
             depthwise<T, false>(scratch.framed_grad.data(), sizes.inside, shape, packed.flipped.data(), to, call.out_H, call.out_W);
-            for (int64_t c = 0; c < P; c += Lanes<T>::count) {
-                const V<T> mean = load(earlier_statistics + c);
-                for (int64_t m = 0; m < sizes.pixels; m++) {
-                    T* q = to + m * P + c;
-                    store(q, load(earlier + at + m * P + c) <= mean ? zero<T>() : load(q));
-                }
-            }
+            gradient_sums<T, true>(to, earlier + at, earlier_statistics, sizes, &scratch.sums[n * 2 * P]);
         }
         if (weights_wanted) {
             T *d = (T*)call.grad_depthwise[b], *p = (T*)call.grad_pointwise[b];

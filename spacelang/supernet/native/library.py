@@ -70,7 +70,7 @@ def _built(compiler: str) -> Path:
     key = hashlib.sha256(b"\0".join([source, machine, " ".join((compiler, *_FLAGS)).encode()])).hexdigest()
     path = cache_folder() / "native" / f"bundle-{key[:16]}.so"
     if not path.exists():
-        print(f"spacelang: compiling native kernels with {compiler} (once, about 10 s)", file=sys.stderr)
+        print(f"spacelang: compiling native kernels with {compiler} (once, about 15 s)", file=sys.stderr)
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
             made = Path(folder) / path.name
