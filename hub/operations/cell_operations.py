@@ -46,11 +46,19 @@ class DropPath(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x with dropped samples set to zero and the others divided by 1 - p, (B, C, H, W)."""
+        mask = self.mask(x)
+        return x if mask is None else x.div(1.0 - self.p).mul(mask)
+
+    def sample_factors(self, x: Tensor) -> Tensor | None:
+        """Return the number that each sample is multiplied by, (B, 1, 1, 1); None for one everywhere."""
+        mask = self.mask(x)
+        return None if mask is None else mask.div(1.0 - self.p)
+
+    def mask(self, x: Tensor) -> Tensor | None:
+        """Return 0 for samples to drop and 1 for the others, (B, 1, 1, 1); None if none is dropped."""
         if not self.training or self.p == 0.0:
-            return x
-        keep = 1.0 - self.p
-        mask = x.new_empty(x.shape[0], *[1] * (x.dim() - 1)).bernoulli_(keep)  # (B, 1, 1, 1)
-        return x.div(keep).mul(mask)
+            return None
+        return x.new_empty(x.shape[0], *[1] * (x.dim() - 1)).bernoulli_(1.0 - self.p)
 
     def extra_repr(self) -> str:
         """Show the current probability in `print(model)`."""

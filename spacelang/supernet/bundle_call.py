@@ -48,10 +48,18 @@ class BundleCall:
             for row in {p.row for p in candidates}
         }
         self.features = {
-            (p.steps.key, (p.row, p.column) in silent): p.steps for p in candidates if p.how == "shared"
+            (p.steps.key, (p.row, p.column) in silent): p.steps.beginning
+            for p in candidates
+            if p.how == "shared"
         }
         self.wiring = self._wiring(chains, silent)
-        self._entries = torch.tensor(self._places(candidates, chains, silent, shape))
+        places = self._places(candidates, chains, silent, shape)
+        self._entries = torch.tensor(places)
+        self._scales = {
+            places.index(p.row * shape[1] + p.column): p.scale
+            for p in candidates
+            if p.scale is not None and p.how != "apart"
+        }
 
     def _wiring(self, chains: Sequence[Planned], silent: Collection[tuple[int, int]]) -> Wiring:
         starts = [0]
@@ -123,7 +131,7 @@ class BundleCall:
             self.wiring,
             of_batch,
             x,
-            self._mix(group).to(x.dtype),
+            self._mix(group, x).to(x.dtype),
             given,
             weights,
             () if of_batch else running,
@@ -146,12 +154,18 @@ class BundleCall:
             return False
         return all(norm.training == training and norm.momentum is not None for norm in norms)
 
-    def _mix(self, group: Group) -> Tensor:
-        """Return the weight of each term, (terms, 1)."""
+    def _mix(self, group: Group, x: Tensor) -> Tensor:
+        """Return the weight of each term, (terms, 1), or (terms, N) if some term has its samples scaled."""
         assert group.weights is not None
         weights = group.weights if group.edges is None else group.weights * group.edges[:, None]
         flat = torch.cat([weights.reshape(-1), weights.new_zeros(1)])
-        return flat.index_select(0, self._entries.to(flat.device))[:, None]
+        mix = flat.index_select(0, self._entries.to(flat.device))[:, None]
+        drawn = {term: scale.sample_factors(x) for term, scale in self._scales.items()}
+        factors = {term: each.flatten() for term, each in drawn.items() if each is not None}
+        if not factors:
+            return mix
+        ones = mix.new_ones(len(x))
+        return mix * torch.stack([factors.get(term, ones) for term in range(len(mix))])
 
 
 def _has_tangent(tensor: Tensor) -> bool:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from torch import nn
 
-from .steps import Steps, all_hooks, split
+from .steps import SampleScale, Steps, all_hooks, split
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -58,6 +58,7 @@ class Planned:
         name: Its name.
         steps: Its modules.
         blocks: Its blocks, if it runs in a bundle.
+        scale: Module at its end that multiplies the samples of its bundle or shared steps, if any.
         reason: Why it runs apart; empty if it does not.
     """
 
@@ -68,6 +69,7 @@ class Planned:
     name: str
     steps: Steps
     blocks: tuple[Block, ...] = ()
+    scale: SampleScale | None = None
     reason: str = ""
 
     @property
@@ -132,14 +134,21 @@ def cell_plan(
             source, node = graph.nodes[start]["index"], graph.nodes[end]["index"]
             row, (column,) = edge["row"], json.loads(edge["columns"])
             module = edges[row][column]
-            blocks, reason = _blocks(module)
-            steps = split(module)
-            shared = bool(steps.shared) and not steps.rest
-            reason = _PROJECTED if projected else "" if shared or blocks else reason
-            blocks = () if projected else blocks
-            found.append(Planned(source, node, row, column, str(name), steps, blocks, reason))
+            found.append(_planned(source, node, row, column, str(name), module, projected))
     found.sort(key=lambda planned: (planned.row, planned.column))
     return CellPlan(path, tuple(_fitting(found)))
+
+
+def _planned(
+    source: int, node: int, row: int, column: int, name: str, module: nn.Module, projected: bool
+) -> Planned:
+    """Return how a candidate is computed, as far as that depends on nothing but itself."""
+    steps, (blocks, scale, reason) = split(module), _blocks(module)
+    if projected:
+        return Planned(source, node, row, column, name, steps, reason=_PROJECTED)
+    if steps.shared and not blocks and (steps.scale is not None or not steps.rest):
+        scale, reason = steps.scale, ""
+    return Planned(source, node, row, column, name, steps, blocks, scale, reason)
 
 
 def _fitting(candidates: Sequence[Planned]) -> Iterator[Planned]:
@@ -160,23 +169,26 @@ def _kind(planned: Planned) -> tuple[int, int]:
     return first.shape[2], first.pointwise.in_channels
 
 
-def _blocks(module: nn.Module) -> tuple[tuple[Block, ...], str]:
-    """Return the blocks that an operation consists of; none, and why, if it is not made of blocks."""
+def _blocks(module: nn.Module) -> tuple[tuple[Block, ...], SampleScale | None, str]:
+    """Return the blocks of an operation and the scale behind them; none, and why, if it has other parts."""
     if type(module) is not nn.Sequential:
-        return (), f"it is a {type(module).__name__}"
+        return (), None, f"it is a {type(module).__name__}"
     children = list(module.children())
+    last = children[-1] if children else None
+    scale = last if isinstance(last, SampleScale) else None
+    children = children if scale is None else children[:-1]
     if len(children) % 4 or not children:
-        return (), _NO_BLOCKS
+        return (), None, _NO_BLOCKS
     blocks = []
     for start in range(0, len(children), 4):
         relu, depthwise, pointwise, norm = children[start : start + 4]
         reason = _differs(relu, depthwise, pointwise, norm, first=start == 0)
         if reason:
-            return (), reason
+            return (), None, reason
         blocks.append(Block(depthwise, pointwise, norm))  # type: ignore[arg-type]
     if any(all_hooks(module)):
-        return (), "a hook is registered on it"
-    return tuple(blocks), ""
+        return (), None, "a hook is registered on it"
+    return tuple(blocks), scale, ""
 
 
 def _differs(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,14 @@ def _signature(module: nn.Module) -> Hashable | None:
     return type(module), settings
 
 
+@runtime_checkable
+class SampleScale(Protocol):
+    """A module without parameters that multiplies each sample by a number, as drop path does."""
+
+    def sample_factors(self, x: Tensor) -> Tensor | None:
+        """Return the number of each sample of x, (N, 1, 1, 1), newly drawn; None for one everywhere."""
+
+
 @dataclass(frozen=True)
 class Steps:
     """An operation as a shared beginning and the rest.
@@ -37,6 +45,17 @@ class Steps:
 
     shared: tuple[tuple[Hashable, nn.Module], ...]
     rest: tuple[nn.Module, ...]
+
+    @property
+    def scale(self) -> SampleScale | None:
+        """The rest, if it is nothing but a scale of each sample."""
+        (last,) = self.rest if len(self.rest) == 1 else (None,)
+        return last if isinstance(last, SampleScale) and not any(hooks(last)) else None
+
+    @property
+    def beginning(self) -> Steps:
+        """The shared beginning alone."""
+        return Steps(self.shared, ())
 
     @property
     def key(self) -> Hashable:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import copy
-import os
 import subprocess
 import sys
 from pathlib import Path
+from statistics import geometric_mean
 from typing import Any
 
 import pytest
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from spacelang import Cell, ModelSpace, SpaceError, Supernet
 from spacelang.hub import DARTS as DartsSpace
-from spacelang.hub.operations.cell_operations import make_operation
+from spacelang.hub.operations.cell_operations import DropPath, make_operation
 from spacelang.supernet import ExecutionName, bundle_torch, edge_by_edge
 from spacelang.supernet.bundle_torch import stacks
 from spacelang.supernet.bundles import Bundle, Wiring, compute, reference
@@ -52,18 +52,40 @@ def compiler() -> None:
 NATIVE = pytest.mark.usefixtures("compiler")
 
 
+class EveryThird(DropPath):
+    """Drop path that drops every third sample, so that all executions drop the same ones."""
+
+    def __init__(self, p: float, first: int) -> None:
+        super().__init__(p)
+        self.first = first
+
+    def mask(self, x: Tensor) -> Tensor | None:
+        kept = (torch.arange(len(x)) + self.first) % 3 > 0
+        return kept.to(x).view(-1, 1, 1, 1) if self.training else None
+
+
 class OneCell(ModelSpace):
-    """A cell of operations of the hub on feature maps of `channels` channels."""
+    """A cell of operations of the hub on feature maps of `channels` channels; `drop_path` is a rate."""
 
     def __init__(
-        self, operations: tuple[str, ...], nodes: int, channels: int, stride: int, inputs: int
+        self,
+        operations: tuple[str, ...],
+        nodes: int,
+        channels: int,
+        stride: int,
+        inputs: int,
+        drop_path: float = 0.0,
     ) -> None:
         super().__init__()
 
+        def operation(name: str, node: int, source: int) -> nn.Module:
+            made = make_operation(name, channels, stride if source < inputs else 1, affine=False)
+            if not drop_path or not isinstance(made, nn.Sequential):
+                return made
+            return nn.Sequential(*made, EveryThird(drop_path, node + source))
+
         def factory(name: str) -> Any:
-            return lambda node, op, source: make_operation(
-                name, channels, stride if source < inputs else 1, affine=False
-            )
+            return lambda node, op, source: operation(name, node, source)
 
         candidates = {name: factory(name) for name in operations}
         self.inputs = inputs
@@ -106,10 +128,25 @@ def twins(
     return supernet.double(), plain.double()
 
 
-@pytest.mark.slow  # SPACELANG_RANDOM_CELLS=200 for the long form
-@settings(phases=[Phase.generate], max_examples=int(os.environ.get("SPACELANG_RANDOM_CELLS", "25")))
-@given(st.data())
-def test_random_cells_are_those_of_the_plain_form(data: st.DataObject) -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [10, pytest.param(200, marks=pytest.mark.exhaustive)])
+def test_random_cells_are_those_of_the_plain_form(count: int) -> None:
+    """In double precision; in single precision native kernels are as near to it as the torch execution is."""
+    ratios: list[float] = []
+
+    @settings(phases=[Phase.generate], max_examples=count, derandomize=True)
+    @given(st.data())
+    def check(data: st.DataObject) -> None:
+        errors = errors_of_random_cell(data)
+        if errors.get("native") and errors["torch"]:
+            ratios.append(errors["native"] / errors["torch"])
+
+    check()
+    assert not ratios or geometric_mean(ratios) <= 1.25  # of ten cells; single ones differ by half
+
+
+def errors_of_random_cell(data: st.DataObject) -> dict[str, float]:
+    """Compare a cell's executions with the plain form in double precision; return their errors in single."""
     pick = data.draw
     operations = tuple(
         pick(st.lists(st.sampled_from(SEPARABLE + OTHERS), min_size=1, max_size=5, unique=True), "operations")
@@ -121,20 +158,20 @@ def test_random_cells_are_those_of_the_plain_form(data: st.DataObject) -> None:
     )
     size = pick(st.integers(3, 9), "height"), pick(st.integers(3, 9), "width")
     torch.manual_seed(pick(st.integers(0, 99), "seed"))
-    space = OneCell(operations, nodes, channels, stride, inputs)
-    plain = edge_by_edge(space)
+    space = OneCell(operations, nodes, channels, stride, inputs, pick(st.sampled_from([0.0, 0.3]), "drop"))
     names: list[ExecutionName] = ["torch"] if library.why_not() else ["torch", "native"]
-    networks = [plain, *(Supernet(space, execution=name, memory_format=None) for name in names)]
-    randomise_statistics(networks[1])  # in which edges share the statistics of pools
+    networks = {"plain": edge_by_edge(space)}
+    networks |= {name: Supernet(space, execution=name, memory_format=None) for name in names}
+    plain, shared = networks["plain"], networks["torch"]
+    randomise_statistics(shared)  # in which edges share the statistics of pools
     group = plain.groups["cell"]
     if pick(st.booleans(), "prune"):
         kept = torch.rand(group.shape) < 0.7
         kept[:, pick(st.integers(0, len(operations) - 1), "kept column")] = True
-        for network in networks:
+        for network in networks.values():
             network.prune({"cell": kept.tolist()})
-    for network in networks:
-        network.load_state_dict(networks[1].state_dict())
-        network.double()
+    for network in networks.values():
+        network.load_state_dict(shared.state_dict())
     options: dict[str, Any] = {}
     if pick(st.booleans(), "some run"):  # dropout of edges or operations, or a sampled path
         runs = torch.rand(group.shape) < 0.5
@@ -142,25 +179,56 @@ def test_random_cells_are_those_of_the_plain_form(data: st.DataObject) -> None:
         runs |= alive & (torch.arange(len(operations)) == alive.int().argmax(dim=1, keepdim=True))
         options["active"] = {"cell": runs.tolist()}
     if pick(st.booleans(), "weights of edges"):
-        options["edges"] = {"cell": torch.rand(len(group.rows), dtype=torch.float64)}
+        options["edges"] = {"cell": torch.rand(len(group.rows))}
     if pick(st.booleans(), "silent"):
         options["silent"] = {"cell": (torch.rand(group.shape) < 0.5).tolist()}
-    training = pick(st.booleans(), "training")
-    threads, before = pick(st.sampled_from([1, 2]), "threads"), torch.get_num_threads()
-    x = torch.randn(pick(st.integers(2, 3), "batch"), channels, *size, dtype=torch.float64)
+    training, threads = pick(st.booleans(), "training"), pick(st.sampled_from([1, 2]), "threads")
+    x = torch.randn(pick(st.integers(2, 3), "batch"), channels, *size)
+
+    def run(network: Supernet, dtype: torch.dtype) -> dict[str, Tensor]:
+        twin = copy.deepcopy(network).to(dtype).train(training)
+        mixture = {k: w.detach().float().to(dtype).requires_grad_() for k, w in mixtures.items()}
+        edges = {k: w.to(dtype) for k, w in options.get("edges", {}).items()} or None
+        return results(twin, x.to(dtype), mixture, **options | {"edges": edges})
+
+    mixtures, before = random_mixture(plain, 5), torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        found = [
-            results(network.train(training), x, random_mixture(network, 5), **options) for network in networks
-        ]
+        exact = {name: run(network, torch.float64) for name, network in networks.items()}
+        single = {name: run(networks[name], torch.float32) for name in names}
     finally:
         torch.set_num_threads(before)
     if "active" in options:  # edges share a pool's statistics, also those where it does not run
         pools = [k for k, name in enumerate(operations) if "pool" in name]
-        shared = tuple(f"edges.{r}.{k}.1." for r in range(len(group.rows)) for k in pools)
-        found = [{n: t for n, t in each.items() if not any(s in n for s in shared)} for each in found]
-    for each in found[1:]:
-        check_close(each, found[0])
+        hidden = tuple(f"edges.{r}.{k}.1." for r in range(len(group.rows)) for k in pools)
+        exact = {
+            name: {n: t for n, t in found.items() if not any(part in n for part in hidden)}
+            for name, found in exact.items()
+        }
+    truth = exact["plain"]
+    for name in names:
+        check_close(exact[name], truth)
+    return {name: error(single[name], truth) for name in names}
+
+
+def error(found: dict[str, Tensor], truth: dict[str, Tensor]) -> float:
+    """The sum of the errors of all tensors in single precision, each relative to its size."""
+    real = {name: t for name, t in truth.items() if t.numel() and t.is_floating_point()}
+    return sum(float((found[name].double() - t).norm() / (1 + t.norm())) for name, t in real.items())
+
+
+def test_drop_path_runs_in_bundles_and_scales_samples() -> None:
+    supernet = Supernet(DartsSpace(4, 3, "cifar", drop_path_prob=0.3), execution="torch")
+    apart = [line for line in supernet.plan.splitlines() if line.startswith("  apart")]
+    assert all(line.startswith("  apart   skip_connect: ") for line in apart)  # with stride 2
+    drop, x = DropPath(0.3), torch.randn(5, 2, 3, 3)
+    torch.manual_seed(0)
+    dropped = drop(x)
+    torch.manual_seed(0)
+    factors = drop.sample_factors(x)
+    assert factors is not None
+    assert torch.allclose(factors * x, dropped, rtol=1e-6, atol=0)
+    assert drop.eval().sample_factors(x) is None
 
 
 @pytest.mark.parametrize("joined", [0, 2**23])
@@ -223,10 +291,7 @@ def test_single_precision_is_as_near_to_double_as_the_plain_form_is() -> None:
         supernet = Supernet(space, execution=name)  # type: ignore[arg-type]
         mixture = {k: w.detach().float().requires_grad_() for k, w in random_mixture(exact, 1).items()}
         found = results(supernet, x, mixture)
-        gradients = [k for k in truth if truth[k].is_floating_point() and truth[k].numel()]
-        errors[name] = sum(
-            float((found[k].double() - truth[k]).norm() / (1 + truth[k].norm())) for k in gradients
-        )
+        errors[name] = error(found, truth)
     assert errors["native"] <= 1.5 * errors["plain"], errors
     assert errors["torch"] <= 2 * errors["plain"], errors
 

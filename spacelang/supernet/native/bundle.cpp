@@ -490,27 +490,43 @@ template <class T> static void running_statistics(const Call& call, const Sizes<
     }
 }
 
-template <class T> static void run_chain(const Call& call, const Sizes<T>& sizes, const T* framed_x, int64_t chain) {
+// The chains of one thread. Of each image all chains run one block, so that what they share stays in the cache.
+template <class T>
+static void run_chains(const Call& call, const Sizes<T>& sizes, const T* framed_x, const std::vector<int64_t>& chains) {
+    struct Running {
+        int64_t block;
+        Packed<T> weights;
+        Array<double> moments;
+    };
+    const int64_t P = sizes.P;
     Array<T> between(sizes.inside.size()), convolved(sizes.image);
-    Array<double> moments(call.N * 2 * sizes.P);
-    for (int64_t b = call.chain_start[chain]; b < call.chain_start[chain + 1]; b++) {
-        const Packed<T> weights(call, b, sizes.P);
-        T* y = (T*)call.normalised + b * sizes.block;
-        T* statistics = (T*)call.statistics + b * 3 * sizes.P;
-        for (int64_t n = 0; n < call.N; n++) {
-            if (b == call.chain_start[chain]) {
-                depthwise<T, false>(framed_x + n * sizes.outside.size(), sizes.outside, weights.shape,
-                                    weights.depthwise.data(), convolved.data(), call.out_H, call.out_W);
-            } else {
-                frame_normalised(y - sizes.block + n * sizes.image, statistics - 3 * sizes.P, sizes.inside, between.data());
-                depthwise<T, false>(between.data(), sizes.inside, weights.shape, weights.depthwise.data(),
-                                    convolved.data(), call.out_H, call.out_W);
-            }
-            product(convolved.data(), sizes.pixels, weights.forward.data(), y + n * sizes.image, sizes.P);
-            if (call.batch_statistics) image_moments(y + n * sizes.image, sizes, &moments[n * 2 * sizes.P]);
+    for (int64_t depth = 0;; depth++) {
+        std::vector<Running> level;
+        for (int64_t j : chains) {
+            const int64_t b = call.chain_start[j] + depth;
+            if (b < call.chain_start[j + 1])
+                level.push_back(Running{b, Packed<T>(call, b, P), Array<double>(call.N * 2 * P)});
         }
-        if (call.batch_statistics) batch_statistics(call, sizes, b, moments.data(), statistics);
-        else running_statistics(call, sizes, b, statistics);
+        if (level.empty()) return;
+        for (int64_t n = 0; n < call.N; n++)
+            for (Running& chain : level) {
+                T* y = (T*)call.normalised + chain.block * sizes.block + n * sizes.image;
+                const T* read = framed_x + n * sizes.outside.size();
+                if (depth > 0) {
+                    const T* statistics = (const T*)call.statistics + (chain.block - 1) * 3 * P;
+                    frame_normalised(y - sizes.block, statistics, sizes.inside, between.data());
+                    read = between.data();
+                }
+                depthwise<T, false>(read, depth > 0 ? sizes.inside : sizes.outside, chain.weights.shape,
+                                    chain.weights.depthwise.data(), convolved.data(), call.out_H, call.out_W);
+                product(convolved.data(), sizes.pixels, chain.weights.forward.data(), y, P);
+                if (call.batch_statistics) image_moments(y, sizes, &chain.moments[n * 2 * P]);
+            }
+        for (Running& chain : level) {
+            T* statistics = (T*)call.statistics + chain.block * 3 * P;
+            if (call.batch_statistics) batch_statistics(call, sizes, chain.block, chain.moments.data(), statistics);
+            else running_statistics(call, sizes, chain.block, statistics);
+        }
     }
 }
 
@@ -781,7 +797,7 @@ template <class T> static void forward(const Call& call) {
     const Sizes<T> sizes(call);
     const Array<T> framed = framed_inputs<T>(call, sizes);
     const auto shared = shares(call, call.threads);
-    on_threads(call.threads, [&](int64_t t) { for (int64_t j : shared[t]) run_chain(call, sizes, framed.data(), j); });
+    on_threads(call.threads, [&](int64_t t) { run_chains(call, sizes, framed.data(), shared[t]); });
     on_threads(call.threads, [&](int64_t t) {
         for (int64_t i = t; i < call.edges * call.N; i += call.threads) weighted_sum(call, sizes, i / call.N, i % call.N);
     });
