@@ -25,7 +25,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -235,16 +235,18 @@ def timed(action: Callable[[], None], device: torch.device) -> float:
     return clock() - start
 
 
-def times(args: argparse.Namespace) -> dict[str, Any]:
-    """Return the milliseconds of a step of each form, and their ratios, from rounds of steps."""
+def times(args: argparse.Namespace, names: Sequence[str] = ()) -> dict[str, Any]:
+    """Return the milliseconds of a step of each form or of those named, and their ratios to the first one."""
     forms, batches = make_forms(args), make_batches(args)
+    forms = {name: form for name, form in forms.items() if not names or name in names}
     rounds = [
         {name: timed(lambda form=form: form.step(*batches), args.device) for name, form in forms.items()}
         for _ in range(args.warmup + args.steps)
     ][args.warmup :]
     result = {f"{name}_ms": 1e3 * statistics.median(r[name] for r in rounds) for name in forms}
-    for name in list(forms)[1:]:
-        ratios = [r["plain"] / r[name] for r in rounds]
+    first, *others = forms
+    for name in others:
+        ratios = [r[first] / r[name] for r in rounds]
         result[f"{name}_ratio"] = statistics.median(ratios)
         result |= {f"{name}_ratio_lowest": min(ratios), f"{name}_ratio_highest": max(ratios)}
     return result
@@ -262,6 +264,7 @@ def main() -> None:
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
     parser.add_argument("--checkpoint", action="store_true", help="also with cells computed again backwards")
     parser.add_argument("--form", help="only the memory of one form, such as native_checkpoint")
+    parser.add_argument("--times", nargs="+", default=(), help="only the times of these forms")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     args = parser.parse_args()
     if args.threads:
@@ -275,9 +278,11 @@ def main() -> None:
             "device": str(args.device),
             "torch": torch.__version__,
         }
-        result = setting | memory_of_each_form(args)
-        result["gradient_difference"] = gradient_difference(args)
-        result |= times(args)
+        result = dict(setting)
+        if not args.times:
+            result |= memory_of_each_form(args)
+            result["gradient_difference"] = gradient_difference(args)
+        result |= times(args, args.times)
     print(json.dumps(result) if args.json else table(result))
 
 

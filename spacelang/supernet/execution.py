@@ -89,6 +89,6 @@ def _native() -> Kernels | None:
 
 def _reason() -> str:
     """Return why there are no native kernels, or an empty text."""
-    from .native.library import why_not  # late: the first call may compile for ten seconds
+    from .native.library import why_not  # late: the first call may compile for fifteen seconds
 
     return why_not()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from spacelang.hub import DARTS as DartsSpace
 from spacelang.strategies import DARTS
 from spacelang.strategies.framework import SecondOrder, Step
 from spacelang.strategies.framework.update import forward_over_reverse, reverse_over_reverse, sgd_settings
+from spacelang.supernet import edge_by_edge
 
 XI, MU, WD = 0.025, 0.9, 3e-4
 A = torch.tensor([[2, 0.5], [0.5, 1]], dtype=torch.float64)
@@ -167,6 +169,28 @@ def test_the_exact_product_of_a_darts_supernet() -> None:
         assert b is not None
         assert b.abs().max() > 0.01
         assert torch.allclose(a, b, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("hvp", ["finite", "exact"])
+def test_bundles_have_the_second_order_of_the_plain_form(hvp: Any) -> None:
+    torch.manual_seed(0)
+    space = DartsSpace(4, 3, (1, 8, 10), num_nodes=1, operations=("sep_conv_3x3", "dil_conv_3x3")).double()
+    x, y = torch.randn(2, 6, 1, 8, 8, dtype=torch.float64), torch.randint(10, (2, 6))
+    logits, found = torch.randn(2, 2, dtype=torch.float64, requires_grad=True), []
+    plain = edge_by_edge(space)
+    for network in (plain, Supernet(space, execution="torch"), Supernet(space)):
+        network.load_state_dict(plain.state_dict())
+
+        def loss(part: int, network: Supernet = network) -> Tensor:
+            network.set_mixture({label: logits.softmax(-1) for label in network.groups})
+            return nn.functional.cross_entropy(network(x[part]), y[part])
+
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+        step = Step([logits], partial(loss, 0), partial(loss, 1), network, [optimizer])
+        found += SecondOrder(hvp).gradients(step)
+    for gradient in found:
+        assert gradient is not None
+        assert torch.allclose(gradient, found[0], rtol=0, atol=1e-8 if hvp == "finite" else 1e-10)
 
 
 class Attended(nn.Module):

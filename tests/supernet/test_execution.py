@@ -296,6 +296,24 @@ def test_single_precision_is_as_near_to_double_as_the_plain_form_is() -> None:
     assert errors["torch"] <= 2 * errors["plain"], errors
 
 
+@pytest.mark.parametrize("name", ["torch", "auto"])
+def test_accumulated_and_clipped_steps_are_those_of_the_plain_form(name: ExecutionName) -> None:
+    torch.manual_seed(0)
+    space = OneCell((*SEPARABLE[:2], "max_pool_3x3", "skip_connect"), 2, 4, 1, 2, drop_path=0.3)
+    batches, ends = torch.randn(4, 3, 4, 6, 6, dtype=torch.float64), []
+    for network in twins(space, name):
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
+        for i, x in enumerate(batches):
+            network.set_mixture({k: w.detach() for k, w in random_mixture(network, i).items()})
+            network(x).square().mean().backward()
+            if i % 2:
+                nn.utils.clip_grad_norm_(network.parameters(), 0.01)
+                optimizer.step()
+                optimizer.zero_grad()
+        ends.append(dict(network.state_dict()))
+    check_close(*ends)
+
+
 @NATIVE
 def test_a_selected_architecture_is_its_frozen_model_bit_for_bit() -> None:
     torch.manual_seed(0)

@@ -24,7 +24,7 @@ class Unavailable(Exception):
 
 
 def native_library() -> ctypes.CDLL:
-    """Return the library; the first call compiles it, which takes about ten seconds.
+    """Return the library; the first call compiles it, which takes about fifteen seconds.
 
     Raises:
         Unavailable: There is no compiler, or it failed.
