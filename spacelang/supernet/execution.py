@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors import SpaceError, require_one_of
-from . import bundle_torch
+from .bundle_torch import grouped
 from .bundles import Kernels
 
 ExecutionName: TypeAlias = Literal["auto", "torch", "native", "plain"]
@@ -69,7 +69,7 @@ class Resolved:
             return None
         if x.dtype not in (torch.float32, torch.float64):
             return None
-        return self.native or bundle_torch
+        return self.native or grouped
 
 
 @functools.cache
