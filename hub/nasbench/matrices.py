@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from hashlib import blake2b
+from hashlib import md5
 from itertools import combinations
 from typing import Any, TypeVar
 
@@ -54,23 +54,23 @@ class CellGraph:
         return channels
 
     def fingerprint(self) -> str:
-        """Return a hash that isomorphic cells share: labels refined by the neighbours', as published."""
-        labels = ["input", *self.operations, "output"]
+        """Return the benchmark's hash, which isomorphic cells share: labels refined by the neighbours'."""
+        labels = [-1, *map(OPERATIONS.index, self.operations), -2]
         readers = [
             [r for r in range(v + 1, self.output + 1) if v in self.reads(r)] for v in range(self.output + 1)
         ]
         read = [(), *self.inputs]
-        colours = [_digest(len(readers[v]), len(read[v]), label) for v, label in enumerate(labels)]
+        colours = [_digest(str((len(readers[v]), len(read[v]), label))) for v, label in enumerate(labels)]
         for _ in labels:
-            colours = [
-                _digest(*(sorted(colours[n] for n in near[v]) for near in (read, readers)), colours[v])
-                for v in range(len(labels))
-            ]
-        return _digest(sorted(colours))
+            before, after = (
+                ["".join(sorted(colours[n] for n in ns)) for ns in near] for near in (read, readers)
+            )
+            colours = [_digest("|".join(texts)) for texts in zip(before, after, colours, strict=True)]
+        return _digest(str(sorted(colours)))
 
 
-def _digest(*parts: object) -> str:
-    return blake2b(repr(parts).encode(), digest_size=16).hexdigest()
+def _digest(text: str) -> str:
+    return md5(text.encode(), usedforsecurity=False).hexdigest()
 
 
 @dataclass(frozen=True)

@@ -29,8 +29,8 @@ class NASBench101(PublishedSpace):
     channels. A vertex that reads the cell's input reads a 1x1 convolution of it. Decisions are
     `cell/num_vertices`, `cell/op_{i}` of the inner vertices, and `cell/input_{i}`, the vertices that vertex i
     reads. Every vertex except the output is read by another, so every part of a cell has an effect.
-    `hash(arch)` is the same for isomorphic cells; `sample` draws all architectures of the `size()` with the
-    same probability. Source: arXiv:1902.09635.
+    `hash(arch)` is the hash in the benchmark's table, the same for isomorphic cells; `sample` draws all
+    architectures of the `size()` with the same probability. Source: arXiv:1902.09635.
 
     Args:
         width: Channels of the first stack (128 in the benchmark).
@@ -98,5 +98,5 @@ class NASBench101(PublishedSpace):
         return self._limits.architecture(self._limits.sample(rng))
 
     def hash(self, arch: Mapping[str, Any]) -> str:
-        """Return a fingerprint of the cell, equal for isomorphic ones."""
+        """Return the benchmark's hash of the cell, equal for isomorphic ones."""
         return self._limits.graph(self.canonical(arch)).fingerprint()

