@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,9 @@ class Conversion:
         folder: The bundle.
         name: Name of the entry.
         layout: Project whose names the checkpoint had.
-        architecture: Architecture that was assumed: names and shapes of weights cannot tell the wiring.
+        space: Class of the network.
+        architecture: Architecture that was assumed, because names and shapes of weights cannot tell the
+            wiring; of a chain of blocks (once-for-all) the architecture that they tell.
         arguments: Constructor arguments read from the checkpoint that differ from the entry's.
         left_out: Names of the auxiliary head, which computes nothing after training.
         new_counters: Number of batch norms whose count of batches was not in the file and is set to 0.
@@ -43,6 +45,7 @@ class Conversion:
     folder: Path
     name: str
     layout: str
+    space: str
     architecture: Mapping[str, Any]
     arguments: Mapping[str, Any]
     left_out: tuple[str, ...]
@@ -85,6 +88,7 @@ def convert_checkpoint(
     except SpaceError as error:
         raise SpaceError(f"'{path}' cannot be converted: {error}") from error
     space = SPACES[entry.space]
+    entry = replace(entry, architecture=space.architecture_of(weights) or entry.architecture)
     read = space.arguments_of(weights)
     with torch.device("meta"):  # names and shapes need no weights
         own = space.arguments_of(build(entry, space, pretrained=False, overrides={}).state_dict())
@@ -107,6 +111,7 @@ def convert_checkpoint(
         folder=save_bundle(model, entry.architecture, directory, metadata=metadata),
         name=name,
         layout=layout.name,
+        space=entry.space,
         architecture=entry.architecture,
         arguments=arguments,
         left_out=tuple(key for key in weights if key.startswith("auxiliary_head.")),

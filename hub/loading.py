@@ -8,7 +8,7 @@ from torch import nn
 
 from .cells import DARTS, ENAS, PNAS, AmoebaNet, ENASMacro, FairDARTS, NASNet
 from .graphs import GraphCells
-from .mobile import DenseNAS, MobileNetV3Space, ProxylessNAS, ShuffleNetSpace
+from .mobile import DenseNAS, MobileNetV3Space, OnceForAll, ProxylessNAS, ShuffleNetSpace
 from .nasbench import NASBench101, NASBench201
 from .published import Pretrained, build, read_entry
 from .recurrent import RecurrentLM
@@ -28,6 +28,7 @@ SPACES: dict[str, Any] = {
     "MobileNetV3Space": MobileNetV3Space,
     "ProxylessNAS": ProxylessNAS,
     "DenseNAS": DenseNAS,
+    "OnceForAll": OnceForAll,
     "ShuffleNetSpace": ShuffleNetSpace,
     "RecurrentLM": RecurrentLM,
     "GraphCells": GraphCells,

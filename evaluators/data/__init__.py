@@ -17,9 +17,15 @@ from .cifar import cifar10 as cifar10
 from .digits import digits as digits
 from .episodes import Episode as Episode
 from .episodes import Episodes as Episodes
+from .graphs import Graph as Graph
+from .graphs import GraphSplits as GraphSplits
+from .graphs import ppi as ppi
+from .graphs import side_by_side as side_by_side
 from .karate import NodeSplits as NodeSplits
 from .karate import karate_club as karate_club
 from .mnist import small_mnist as small_mnist
+from .modelnet import PointSplits as PointSplits
+from .modelnet import modelnet as modelnet
 from .penn_treebank import penn_treebank as penn_treebank
 from .splits import DataSplits as DataSplits
 from .splits import retrain_loaders as retrain_loaders
@@ -35,7 +41,10 @@ __all__ = [
     "DataSplits",
     "Episode",
     "Episodes",
+    "Graph",
+    "GraphSplits",
     "NodeSplits",
+    "PointSplits",
     "TextSplits",
     "Window",
     "Windows",
@@ -43,9 +52,12 @@ __all__ = [
     "digits",
     "help_pages",
     "karate_club",
+    "modelnet",
     "penn_treebank",
+    "ppi",
     "retrain_loaders",
     "search_loaders",
+    "side_by_side",
     "small_mnist",
     "split_half",
 ]

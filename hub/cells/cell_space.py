@@ -20,6 +20,7 @@ from spacelang.language import FrozenCell, Value, current_architecture
 
 from ..images import Dataset, Images, resolve_images
 from ..operations.cell_operations import (
+    POOLS,
     Channels,
     DropPath,
     check_operations,
@@ -129,6 +130,7 @@ class CellSpace(PublishedSpace):
         merge_op: "all" or "loose_end", in place of the paper's.
         distinct_inputs: Whether the two inputs of a node must differ, in place of the paper's.
         affine: False for the search network, True for the evaluation network, None for the rule above.
+        pool_norms: Whether pools of the evaluation network have a batch norm too, as DrNAS trains them.
         space: Name of one of the smaller spaces of the paper's cells, where there are some.
 
     Raises:
@@ -152,6 +154,7 @@ class CellSpace(PublishedSpace):
         merge_op: MergeOp | None = None,
         distinct_inputs: bool | None = None,
         affine: bool | None = None,
+        pool_norms: bool = False,
         space: str | None = None,
     ) -> None:
         super().__init__()
@@ -160,6 +163,7 @@ class CellSpace(PublishedSpace):
         self._design = _resolve_design(design, operations, num_nodes, merge_op, distinct_inputs)
         data = resolve_images(dataset, num_classes)
         self.affine = current_architecture() is not None if affine is None else affine
+        self.pool_norms = pool_norms
         require_number("drop_path_prob", drop_path_prob, least=0, below=1)
         self.drop_path_prob = drop_path_prob
         channels: Channels = _number_or_choice("width", width)
@@ -218,7 +222,8 @@ class CellSpace(PublishedSpace):
         """Build a candidate of one edge; edges from a reduction cell's two inputs have stride 2."""
         drop_path = self.drop_path_prob if self.affine or self.drop_path_prob else None
         stride = 2 if reduction and source < INPUTS else 1
-        return make_operation(name, channels, stride, affine=self.affine, drop_path=drop_path)
+        affine = self.affine and not (self.pool_norms and name in POOLS)
+        return make_operation(name, channels, stride, affine=affine, drop_path=drop_path)
 
     def _output(self, cell: Any, channels: Channels) -> Channels | Concat:
         """Return the channels of a cell's output when each of its nodes has `channels`."""
@@ -236,7 +241,7 @@ class CellSpace(PublishedSpace):
 
     @classmethod
     def arguments_of(cls, weights: Mapping[str, Tensor]) -> dict[str, Any]:
-        """Return the number of classes, the width, the number of cells and the stem of a state dict."""
+        """Return the number of classes, width, number of cells, stem and kind of pools of a state dict."""
         return super().arguments_of(weights) | sizes_of(weights, STEM_MULTIPLIER)
 
     def forward(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:

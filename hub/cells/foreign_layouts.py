@@ -1,8 +1,8 @@
 """State dicts of other implementations of cell networks, under the names of our networks.
 
-Two layouts are known: the evaluation network of the original DARTS (github.com/quark0/darts, `cnn/model.py`)
-and the cell spaces of NNI 3.0's model-space hub. Both hold the same tensors as our networks, so nothing is
-reshaped.
+Two layouts are known: the evaluation network of the original DARTS (github.com/quark0/darts, `cnn/model.py`),
+which DrNAS shares but for a batch norm after every pool, and the cell spaces of NNI 3.0's model-space hub.
+Both hold the same tensors as our networks, so nothing is reshaped.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ _NNI_CELL = re.compile(
     r"stages\.(\d+)\.(?:blocks\.)?(\d+)\.(?:preprocessor\.pre([01])|ops\.(\d+)\.(\d+))\.(.+)"
 )
 _ANY_CELL = re.compile(r"cells\.\d+\.|stages\.\d+\.(?:blocks\.)?\d+\.")
+_POOL_NORM = re.compile(r"cells\.\d+\.(_ops\.\d+\.op|operations\.\d+\.\d+)\.1\.running_mean")
 _WRAPPED = re.compile(r"0\.(?=\d|conv_|bn)")  # an operation and its drop path in one nn.Sequential
 _LAYER = {"op.": "", "conv_1.": "1.conv0.", "conv_2.": "1.conv1.", "bn.": "2."}
 
@@ -40,8 +41,8 @@ def converted_cells(weights: Mapping[str, Tensor], model: nn.Module) -> dict[str
 
 
 def sizes_of(weights: Mapping[str, Tensor], stem_multiplier: int) -> dict[str, Any]:
-    """Return the width, number of cells and stem that the shapes of a cell network tell, in any layout."""
-    sizes: dict[str, Any] = {}
+    """Return the width, number of cells, stem and kind of pools that a cell network tells, in any layout."""
+    sizes: dict[str, Any] = {"pool_norms": any(map(_POOL_NORM.fullmatch, weights))}
     cells = {match.group() for name in weights if (match := _ANY_CELL.match(name))}
     if cells:
         sizes["num_cells"] = len(cells)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 
-from spacelang import ModelSpace, Repeat, value_choice
+from spacelang import Repeat, value_choice
 from spacelang import nn as space_nn
 from spacelang.errors import SpaceError
 
@@ -23,6 +23,8 @@ from ..operations.mobile_operations import (
     make_divisible,
     separable,
 )
+from ..published import PublishedSpace
+from .mobile_layouts import converted_once_for_all, once_for_all_architecture
 
 WIDTHS = (16, 24, 40, 80, 112, 160, 960, 1280)
 """Channels of the stem and the first block, of units 1 to 5, and of the head's two convolutions."""
@@ -46,7 +48,7 @@ UNITS = (
 )
 
 
-class OnceForAll(ModelSpace):
+class OnceForAll(PublishedSpace):
     """The space of once-for-all networks: MobileNetV3 with kernels, depths and widths to choose.
 
     The network is a stem, one separable block, five units of inverted residuals, and a head of two 1x1
@@ -143,6 +145,24 @@ class OnceForAll(ModelSpace):
         """Classify images, (B, in_channels, H, W) -> (B, num_classes)."""
         logits: Tensor = self.classifier(self.head(self.blocks(self.stem(images))))
         return logits
+
+    def converted_weights(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return a supernet of the authors under the names of this space, or a network under those of it."""
+        return converted_once_for_all(weights, self.state_dict())
+
+    @classmethod
+    def arguments_of(cls, weights: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Return the number of classes and the multiplier of widths that shapes tell."""
+        arguments = super().arguments_of(weights)
+        heads = [
+            weights[name] for name in ("classifier.linear.weight", "classifier.1.weight") if name in weights
+        ]
+        return {**arguments, "width_multiplier": heads[0].shape[1] / WIDTHS[-1]} if heads else arguments
+
+    @classmethod
+    def architecture_of(cls, weights: Mapping[str, Tensor]) -> dict[str, Any] | None:
+        """Return the architecture of one of the authors' networks."""
+        return once_for_all_architecture(weights)
 
     @property
     def largest(self) -> dict[str, Any]:

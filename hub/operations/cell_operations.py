@@ -266,6 +266,9 @@ OPERATIONS: dict[str, Builder] = {
 }
 """Candidate operations by their published names."""
 
+POOLS = tuple(name for name in OPERATIONS if "pool" in name)
+"""Operations that have no weights; a batch norm may follow them."""
+
 DARTS_OPERATIONS = (
     "max_pool_3x3",
     "avg_pool_3x3",

@@ -40,24 +40,16 @@ LAYOUTS = (
     Layout(
         "a supernet of once-for-all",
         (r".+\.7to5_matrix",),
-        "a subnet must be taken out of it, and its batch norms estimated again, with the authors' code",
-    ),
-    Layout(
-        "a specialised network of once-for-all",
-        (r"final_expand_layer\..+", r"feature_mix_layer\..+"),
-        "the hub has no entry for it",
+        "it holds every subnet. Load it into space = OnceForAll() by space.load_state_dict(convert_weights("
+        "weights, space)), freeze a subnet, and estimate the statistics of its batch norms with recalibrate",
     ),
     Layout(
         "a supernet of SPOS",
         (r"features\.\d+\.\d+\.branch_main\..+",),
         "it holds every candidate; convert the file of the network that was trained afterwards",
     ),
-    Layout(
-        "a network of DrNAS",
-        (r"cells\.\d+\._ops\.\d+\.op\.1\.running_mean",),
-        "its pools are followed by batch norms, which the networks of the hub do not have, and without these "
-        "norms it computes something else",
-    ),
+    Layout("DrNAS", (r"cells\.\d+\._ops\.\d+\.op\.1\.running_mean",)),
+    Layout("once-for-all", (r"final_expand_layer\..+", r"feature_mix_layer\..+")),
     Layout("quark0/darts, PC-DARTS, P-DARTS or SGAS", (r"cells\.\d+\.preprocess1\.op\.1\.weight",)),
     Layout("DARTS of NNI", (r"stages\.\d+\.(blocks\.)?\d+\.preprocessor\.pre1\.1\.weight",)),
     Layout("ProxylessNAS", (r"blocks\.\d+\.mobile_inverted_conv\.depth_conv\.conv\.weight",)),

@@ -99,6 +99,14 @@ class PublishedSpace(ModelSpace):
         heads = [weight for name, weight in weights.items() if _HEADS.fullmatch(name)]
         return {"num_classes": len(heads[0])} if heads else {}
 
+    @classmethod
+    def architecture_of(cls, weights: Mapping[str, Tensor]) -> dict[str, Any] | None:
+        """Return the architecture that the shapes in a foreign state dict tell; None where they do not.
+
+        The default is None: shapes do not tell how a cell is wired.
+        """
+        return None
+
 
 def convert_weights(weights: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     """Return `weights` under the names of `model`, ready for `model.load_state_dict`.

@@ -49,4 +49,6 @@ def command(checkpoint: Path, name: str, output: Path | None, images: Path | Non
         click.echo(f"checked: {told}, in {done.check.worst}")
     given = "".join(f", {key}={value!r}" for key, value in done.arguments.items())
     call = f"hub.load({name!r}, pretrained={str(done.folder)!r}{given})"
+    if done.architecture != hub.architecture(name):  # read from the file
+        call = f"load_bundle({str(done.folder)!r}, space=hub.{done.space}).model"
     click.echo(f"wrote {done.folder}; to load it: {call}")

@@ -107,6 +107,16 @@ class DartsCell(nn.Module):
         return torch.cat(states[2:], 1)
 
 
+class DrnasCell(DartsCell):
+    """DrNAS trains with a batch norm after every pool."""
+
+    def __init__(self, genotype: Genotype, pprev: int, prev: int, width: int, *kind: bool) -> None:
+        super().__init__(genotype, pprev, prev, width, *kind)
+        for k, (name, _) in enumerate(self.slots):
+            if "pool" in name:
+                self._ops[k] = Op(self._ops[k], nn.BatchNorm2d(width, affine=False))
+
+
 class NniCell(nn.Module):
     def __init__(
         self, genotype: Genotype, pprev: int, prev: int, width: int, reduction: bool, after: bool

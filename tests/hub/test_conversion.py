@@ -15,11 +15,19 @@ from torch import Tensor, nn
 from spacelang import SpaceError, model_context
 from spacelang.cli import main
 from spacelang.evaluators.data import digits
-from spacelang.hub import DARTS, architecture, convert_checkpoint, convert_weights, load, to_genotype
+from spacelang.hub import (
+    DARTS,
+    OnceForAll,
+    architecture,
+    convert_checkpoint,
+    convert_weights,
+    load,
+    to_genotype,
+)
 from spacelang.hub.published.norm_check import check_norms
 from spacelang.results import load_bundle
 
-from .layouts import CLASSES, DartsCell, Network
+from .layouts import CLASSES, DartsCell, DrnasCell, Network
 from .networks import use_statistics_of
 
 SIZES = {"width": 4, "num_cells": 5}
@@ -148,6 +156,111 @@ def test_prefixes_that_all_names_share(prefix: str) -> None:
     assert convert_weights(whole.state_dict(), whole).keys() == whole.state_dict().keys()
 
 
+# -- once-for-all --------------------------------------------------------------------------------------
+
+OFA = {
+    r"stem\.0\.": "first_conv.conv.",
+    r"stem\.1\.": "first_conv.bn.",
+    r"head\.0\.0\.": "final_expand_layer.conv.",
+    r"head\.0\.1\.": "final_expand_layer.bn.",
+    r"head\.2\.": "feature_mix_layer.conv.",
+    r"classifier\.1\.": "classifier.linear.",
+    r"blocks\.0\.0\.": "blocks.0.CONV.depth_conv.conv.",
+    r"blocks\.0\.1\.": "blocks.0.CONV.depth_conv.bn.",
+    r"blocks\.0\.3\.": "blocks.0.CONV.point_linear.conv.",
+    r"blocks\.0\.4\.": "blocks.0.CONV.point_linear.bn.",
+}
+OFA_LAYERS = (
+    "inverted_bottleneck.conv",
+    "inverted_bottleneck.bn",
+    "",
+    "depth_conv.conv",
+    "depth_conv.bn",
+    "",
+)
+OFA_SIZES = {  # blocks of the five units, as (kernel, expansion)
+    1: [(3, 4), (7, 3)],
+    2: [(5, 6), (3, 3), (7, 4)],
+    3: [(3, 3), (5, 4), (3, 6), (7, 6)],
+    4: [(7, 6), (3, 3)],
+    5: [(5, 4), (5, 3), (3, 6)],
+}
+
+
+def ofa_arch() -> dict[str, Any]:
+    arch: dict[str, Any] = {}
+    for unit, blocks in OFA_SIZES.items():
+        arch[f"s{unit}_depth"] = len(blocks)
+        for i, (kernel, ratio) in enumerate(blocks):
+            arch |= {f"s{unit}_i{i}_ks": kernel, f"s{unit}_i{i}_exp": ratio}
+    return arch
+
+
+def ofa_table(depths: list[int], inner: str, dynamic: bool) -> dict[str, str]:
+    """Names of the authors: `inner` is the block in one of two generations; elastic layers hold a layer."""
+    table = {ours: theirs.replace("CONV", inner) for ours, theirs in OFA.items()}
+    number = 0
+    for unit, depth in enumerate(depths, start=1):
+        gated = unit in (2, 4, 5)
+        for block in range(depth):
+            number += 1
+            layers = list(OFA_LAYERS)
+            layers += ["depth_conv.se.fc", "point_linear.conv", "point_linear.bn"][0 if gated else 1 :]
+            for index, layer in enumerate(layers):
+                ours = rf"blocks\.{unit}\.(blocks\.)?{block}\.{index}\.(largest\.)?"
+                theirs = f"blocks.{number}.{inner}.{layer}."
+                if layer.endswith("fc"):
+                    table[rf"{ours}conv_(reduce|expand)\.(largest\.)?"] = rf"{theirs}\3."
+                    continue
+                if dynamic and layer == "depth_conv.conv":
+                    table[rf"{ours}transform_(\d)_to_(\d)$"] = rf"{theirs}\3to\4_matrix"
+                table[ours] = theirs + f"{layer.rpartition('.')[2]}." * dynamic
+    return table
+
+
+@pytest.mark.parametrize("inner", ["conv", "mobile_inverted_conv"])
+def test_a_network_of_once_for_all(tmp_path: Path, capsys: pytest.CaptureFixture[str], inner: str) -> None:
+    """Its architecture is read from the shapes."""
+    torch.manual_seed(0)
+    with model_context(ofa_arch()):
+        model = OnceForAll(7, width_multiplier=0.5, dropout_rate=0.0)
+    images = torch.randn(8, 3, 64, 64)
+    use_statistics_of(model, images)
+    theirs = renamed(
+        model.state_dict(), ofa_table([len(blocks) for blocks in OFA_SIZES.values()], inner, dynamic=False)
+    )
+    assert f"blocks.4.{inner}.depth_conv.se.fc.reduce.weight" in theirs
+    assert not theirs.keys() & model.state_dict().keys()
+    torch.save({"state_dict": theirs}, tmp_path / "init.pth")
+    words = ["--name", "ofa-mbv3-largest", "--output", str(tmp_path / "out")]
+    assert main(["convert", str(tmp_path / "init.pth"), *words]) == 0
+    told = capsys.readouterr().out
+    assert f"load_bundle('{tmp_path / 'out'}', space=hub.OnceForAll).model" in told
+    bundle = load_bundle(tmp_path / "out", space=OnceForAll)
+    assert bundle.arch == ofa_arch()
+    assert bundle.model is not None
+    assert torch.equal(bundle.model.eval()(images), model.eval()(images))
+
+
+def test_a_supernet_of_once_for_all_fills_the_space() -> None:
+    """Every subnet of it then computes what the authors' does, before its batch norms are estimated."""
+    torch.manual_seed(0)
+    space = OnceForAll(7, width_multiplier=0.5)
+    weights = distinct(space)
+    theirs = renamed(weights, ofa_table([4] * 5, "mobile_inverted_conv", dynamic=True))
+    assert "blocks.1.mobile_inverted_conv.depth_conv.conv.7to5_matrix" in theirs
+    assert "blocks.1.mobile_inverted_conv.depth_conv.conv.conv.weight" in theirs
+    assert len(theirs) == 475
+    converted = convert_weights(theirs, space)
+    assert converted.keys() == weights.keys()
+    assert all(torch.equal(converted[name], w) for name, w in weights.items())
+    space.load_state_dict(converted)
+    kernel = weights["blocks.1.blocks.0.3.largest.weight"][:, :, 1:6, 1:6].flatten(2)
+    five = kernel @ weights["blocks.1.blocks.0.3.largest.transform_7_to_5"].T
+    frozen: Any = space.freeze({**space.largest, "s1_i0_ks": 5})
+    assert torch.equal(frozen.blocks[1][0][3].weight.flatten(2), five)
+
+
 # -- the command ---------------------------------------------------------------------------------------
 
 
@@ -195,6 +308,33 @@ def test_a_checkpoint_becomes_a_bundle(tmp_path: Path, capsys: pytest.CaptureFix
     assert torch.equal(bundle.model.eval()(images), model(images))
     assert len(bundle.metadata["checkpoint_sha256"]) == 64
     assert bundle.metadata["images"].startswith("32x32 RGB images, 0 to 1, minus (0.4914, 0.4822, 0.4465)")
+
+
+def test_a_network_of_drnas(tmp_path: Path) -> None:
+    """The batch norms of its pools are arguments of the network, read from the file."""
+    torch.manual_seed(3)
+    genotype = to_genotype(architecture("drnas-cifar10"))
+    theirs = Network(genotype, cell=DrnasCell, stages=False, **SIZES)
+    images = torch.randn(32, 3, 32, 32) * torch.rand(32, 3, 1, 1)
+    use_statistics_of(theirs, images)
+    theirs.eval()
+    torch.save({"state_dict": theirs.state_dict()}, tmp_path / "weights.pt")
+    np.save(tmp_path / "images.npy", images.numpy())
+    done = convert_checkpoint(
+        tmp_path / "weights.pt", "drnas-cifar10", tmp_path / "out", images=tmp_path / "images.npy"
+    )
+    assert (done.layout, done.arguments) == ("DrNAS", {"num_classes": CLASSES, **SIZES})
+    model = load("drnas-cifar10", pretrained=tmp_path / "out", **done.arguments).eval()
+    torch.testing.assert_close(model(images), theirs(images)[0])
+
+
+def test_plain_pools_of_a_genotype_of_drnas(tmp_path: Path) -> None:
+    """Trained with the code of the original DARTS; and the other way round."""
+    for name, cell, norms in (("drnas-cifar10", DartsCell, False), ("darts-v2", DrnasCell, True)):
+        theirs = Network(to_genotype(architecture(name)), cell=cell, stages=False, **SIZES)
+        torch.save(theirs.state_dict(), tmp_path / f"{name}.pt")
+        done = convert_checkpoint(tmp_path / f"{name}.pt", name, tmp_path / name)
+        assert done.arguments == {"num_classes": CLASSES, "pool_norms": norms, **SIZES}
 
 
 def test_an_imagenet_network_with_a_norm_more_in_its_auxiliary_head(tmp_path: Path) -> None:
@@ -280,7 +420,6 @@ REFUSED = {
     "cells.0._ops.0._ops.0.op.1.weight": "this is a search checkpoint of DARTS",
     "blocks.1.conv.depth_conv.conv.7to5_matrix": "this is a supernet of once-for-all",
     "features.0.1.branch_main.0.weight": "this is a supernet of SPOS",
-    "cells.6._ops.0.op.1.running_mean": "this is a network of DrNAS: its pools are followed by batch norms",
     "what.is.this": "has names of no known layout: 'what.is.this'",
 }
 
@@ -295,13 +434,6 @@ def test_layouts_that_cannot_be_converted(
     (told,) = capsys.readouterr().err.splitlines()
     assert message in told
     assert [path.name for path in tmp_path.iterdir()] == ["net.pt"]
-
-
-def test_a_specialised_network_of_once_for_all(tmp_path: Path) -> None:
-    names = ("final_expand_layer.conv.weight", "feature_mix_layer.conv.weight")
-    torch.save(dict.fromkeys(names, ONE), tmp_path / "net.pt")
-    with pytest.raises(SpaceError, match="once-for-all: the hub has no entry for it"):
-        convert_checkpoint(tmp_path / "net.pt", "darts-v2", tmp_path / "out")
 
 
 def test_a_pickled_network_is_not_run(tmp_path: Path) -> None:
