@@ -10,6 +10,7 @@ from .cells import DARTS, ENAS, PNAS, AmoebaNet, ENASMacro, FairDARTS, NASNet
 from .graphs import GraphCells
 from .mobile import DenseNAS, MobileNetV3Space, OnceForAll, ProxylessNAS, ShuffleNetSpace
 from .nasbench import NASBench101, NASBench201
+from .plain import VGG
 from .published import Pretrained, build, read_entry
 from .recurrent import RecurrentLM
 from .transformers import AutoFormer
@@ -32,6 +33,7 @@ SPACES: dict[str, Any] = {
     "ShuffleNetSpace": ShuffleNetSpace,
     "RecurrentLM": RecurrentLM,
     "GraphCells": GraphCells,
+    "VGG": VGG,
 }
 
 

@@ -100,7 +100,7 @@ def _part(folder: Path, part: str) -> tuple[Graph, ...]:
         raise SpaceError(f"'{folder / part}_graph.json' links nodes of different graphs.")
     position = torch.empty(count, dtype=torch.int64)  # of a node in its graph
     found = []
-    for number in graphs.unique():
+    for number in np.unique(numbers):
         inside = graphs == number
         position[inside] = torch.arange(int(inside.sum()))
         found.append(Graph(x[inside], position[links[:, inside[links[0]]]], y[inside]))
@@ -121,8 +121,8 @@ def _links(path: Path) -> Tensor:
     try:
         content = json.loads(path.read_bytes())
         pairs = [(link["source"], link["target"]) for link in content["links"]]
-        one_way = torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2).T
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        one_way = np.array(pairs, dtype=np.int64).reshape(-1, 2)
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise SpaceError(f"cannot read '{path}': {short(str(error))}; expected {_FILES}.") from error
-    one_way = one_way[:, one_way[0] != one_way[1]]
-    return torch.cat([one_way, one_way.flip(0)], dim=1).unique(dim=1)
+    one_way = one_way[one_way[:, 0] != one_way[:, 1]]
+    return torch.from_numpy(np.unique(np.concatenate([one_way, one_way[:, ::-1]]), axis=0).T.copy())

@@ -37,8 +37,8 @@ def small_mnist() -> DataSplits:
     labels = torch.from_numpy(numbers).long()[order]
     train, test = (TensorDataset(images[part], labels[part]) for part in (slice(_TRAIN), slice(_TRAIN, None)))
     return DataSplits(
-        train=train,  # type: ignore[arg-type]
-        test=test,  # type: ignore[arg-type]
+        train=train,
+        test=test,
         image_shape=(1, 28, 28),
         num_classes=10,
         mean=(_MEAN,),

@@ -20,6 +20,7 @@ from spacelang.hub import (
     MLP,
     PNAS,
     SNAS,
+    VGG,
     AmoebaNet,
     AutoFormer,
     DenseNAS,
@@ -216,6 +217,32 @@ SMALL: dict[str, Small] = {
         depths(4, 2) ** 5,
         image=(1, 32, 32),
     ),
+    "VGG": Small(
+        VGG,
+        {
+            "dataset": (1, 8, 3),
+            "widths": (8, 16),
+            "width_multipliers": (0.5, 1.0, 2.0),
+            "depths": (1, 2),
+            "hidden": 8,
+            "dropout": 0.0,
+        },
+        (3 * 2) ** 2,
+    ),
+    "VGG-bn": Small(
+        VGG,
+        {
+            "dataset": (1, 8, 3),
+            "widths": (8, 16),
+            "width_multipliers": 1.0,
+            "depths": (1, 3),
+            "batch_norm": True,
+            "hidden": 8,
+            "pooled": 2,
+            "dropout": 0.0,
+        },
+        2**2,
+    ),
     "ShuffleNetSpace": Small(ShuffleNetSpace, SHUFFLE, 4**4, image=(1, 32, 32)),
     "ShuffleNetSpace-channels": Small(
         ShuffleNetSpace, {**SHUFFLE, "channel_search": True, "affine": False}, 32**4, image=(1, 32, 32)
@@ -324,6 +351,11 @@ def narrowed(entry: Entry) -> Small:
     elif kind is DenseNAS:
         blocks = [(b.stage, 8 * ceil(b.channels / 128), b.size, b.layers) for b in MOBILE_BLOCKS]
         smaller = {"blocks": blocks, "num_classes": 3, "last_channels": 16, "in_channels": 1}
+    elif kind is OnceForAll:
+        smaller = {**MOBILE, "width_multiplier": 0.1}
+    elif kind is VGG:
+        smaller = {"dataset": (1, 32, 3), "widths": (8, 8, 8, 16, 16), "hidden": 8, "dropout": 0.0}
+        return Small(kind, {**entry.arguments, **smaller}, image=(1, 32, 32))
     elif kind is ShuffleNetSpace:
         smaller = {**MOBILE, "stages": ((20, 4), (40, 4), (60, 8), (80, 4))}
     elif kind is AutoFormer:
