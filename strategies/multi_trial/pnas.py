@@ -79,7 +79,10 @@ def _topologies(space: ModelSpace, nodes: str) -> list[CellTopology]:
     name = type(space).__name__
     found = _topology_by_label(space)
     if len({replace(topology, label="") for topology in found.values()}) != 1:
-        raise SpaceError(f"PNAS widens cells that are alike; those of {name} are {list(found.values())}.")
+        raise SpaceError(
+            f"PNAS widens cells that are alike; those of {name} are {list(found.values()) or 'none'}. "
+            "RegularizedEvolution and Bananas search any space."
+        )
     inside = {decision.label for topology in found.values() for decision in topology.decisions()}
     outside = [decision.label for decision in space.decisions if decision.label not in inside]
     if outside:
