@@ -47,8 +47,8 @@ from .notations import to_nasbench101 as to_nasbench101
 from .notations import to_nasbench201 as to_nasbench201
 from .notations import to_recurrent_genotype as to_recurrent_genotype
 from .notations import to_sparse_genotype as to_sparse_genotype
-from .plain import PlainCNN as PlainCNN
 from .plain import VGG as VGG
+from .plain import PlainCNN as PlainCNN
 from .published import architecture as architecture
 from .published import convert_weights as convert_weights
 from .published import list_models as list_models
