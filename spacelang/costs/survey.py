@@ -133,10 +133,9 @@ def _labels_read(price: Price) -> set[str]:
     if price.edge is not None:
         labels |= price.edge.local.labels
     place = price.place
-    while place is not None:
-        labels |= place.condition.labels
-        if place.inside is not None:
-            labels |= place.inside.local.labels
+    labels |= place.condition.labels if place is not None else set()
+    while place is not None and place.inside is not None:
+        labels |= place.inside.local.labels
         place = place.within
     return labels
 

@@ -70,7 +70,7 @@ class Place:
 
     Args:
         path: Path of its module.
-        condition: when the place exists.
+        condition: when the place exists, and so everything around it.
         inside: candidate it is part of, or None.
         within: the place that candidate is at.
     """
@@ -84,11 +84,12 @@ class Place:
         """How often the choice is in the model: twice when two slots apply the operation it is part of."""
         if not self.condition.holds(arch):
             return 0
-        if self.inside is None or self.within is None:
-            return 1
-        return self.inside.slots(arch) * self.within.count(arch)
+        count, place = 1, self
+        while place.inside is not None and place.within is not None:
+            count, place = count * place.inside.slots(arch), place.within
+        return count
 
-    @property
+    @cached_property
     def key(self) -> tuple[Any, ...]:
         """Equal for places that are in a model equally often."""
         if self.inside is None or self.within is None:

@@ -42,6 +42,14 @@ class Is:
         return frozenset(decision.label for decision in self.value.decisions())
 
     @cached_property
+    def _accepted(self) -> frozenset[Any] | tuple[Any, ...]:
+        """The accepted values, found at once however many there are, where all have a hash."""
+        try:
+            return frozenset(self.accepted)
+        except TypeError:
+            return self.accepted
+
+    @cached_property
     def _known(self) -> dict[Any, bool]:
         """Whether it is true, by the type and value of the only label it depends on."""
         return {}
@@ -60,7 +68,7 @@ class Is:
         return self._known[key]
 
     def _is_true(self, arch: Mapping[str, Any]) -> bool:
-        return self.labels <= arch.keys() and self.value.evaluate(arch) in self.accepted
+        return self.labels <= arch.keys() and self.value.evaluate(arch) in self._accepted
 
     def __str__(self) -> str:
         if len(self.accepted) == 1:

@@ -62,6 +62,15 @@ def test_times_and_memory_of_a_search_step(
     assert shared["saved_bytes_architecture_update"] < plain["saved_bytes_architecture_update"]
 
 
+def test_steps_of_strategies_are_compared_with_darts(
+    benchmark_script: Load, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    size = ["--width", "4", "--cells", "3", "--batch", "2", "--steps", "1", "--execution", "torch"]
+    result = printed(benchmark_script("strategies_step"), [*size, "--only", "GDAS"], monkeypatch, capsys)
+    assert list(result) == ["DARTS", "GDAS"]
+    assert result["GDAS"]["ratio"] == pytest.approx(result["DARTS"]["ms"] / result["GDAS"]["ms"])
+
+
 def test_context_build(
     benchmark_script: Load, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
