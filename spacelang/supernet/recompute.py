@@ -57,9 +57,9 @@ class _State:
 
     def __init__(self, module: nn.Module, groups: Sequence[Group]) -> None:
         self._mixtures: Tables = [(vars(group), group.computing()) for group in groups]
-        children = list(module.modules())
-        self._parameters: Tables = [(child._parameters, dict(child._parameters)) for child in children]
-        self._buffers: Tables = _copied([(child._buffers, child._buffers) for child in children])
+        holders = [child for child in module.modules() if child._parameters or child._buffers]
+        self._parameters: Tables = [(child._parameters, dict(child._parameters)) for child in holders]
+        self._buffers: Tables = _copied([(child._buffers, child._buffers) for child in holders])
         self._groups = groups
         self._before: Tables = []
 
