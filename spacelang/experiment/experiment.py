@@ -19,7 +19,7 @@ from ..results import draw
 from ..results.report import Contents, experiment_html
 from ..supernet import Execution, ExecutionName, Supernet
 from ..trials import History, MultiTrialStrategy, Objective, Trial
-from ..trials.export import candidates_of, to_dataframe, to_optuna
+from ..trials.export import to_dataframe, to_optuna
 from .loaded import LoadedExperiment, decisions_hash, load_experiment
 from .one_shot_run import OneShotRun
 from .protocols import OneShotStrategy, Search, SearchEvaluator, SearchStrategy
@@ -238,7 +238,7 @@ class Experiment:
 
     def to_optuna(self) -> optuna.Study:
         """Return the trials of a multi-trial search as an Optuna study in memory."""
-        return to_optuna(self.history, self.history.objectives, candidates_of(self.space.decision_space))
+        return to_optuna(self.history, self.history.objectives, self.space.decision_space.by_label)
 
     def _repr_html_(self) -> str:
         return experiment_html(self._contents())

@@ -22,7 +22,7 @@ from ..results.course import Course, read_course
 from ..results.report import Contents, experiment_html, page
 from ..supernet import Supernet
 from ..trials import History, Ledger, Trial, weights_file
-from ..trials.export import candidates_of, to_dataframe, to_optuna
+from ..trials.export import to_dataframe, to_optuna
 from ..trials.ledger import dead_owners
 from .report_file import contents_of
 from .run_folder import RunFolder
@@ -134,7 +134,7 @@ class LoadedExperiment:
 
     def to_optuna(self) -> optuna.Study:
         """Return the trials of a search by trials as an Optuna study in memory."""
-        return to_optuna(self.history, self.history.objectives, candidates_of(self.history.space))
+        return to_optuna(self.history, self.history.objectives, self.history.space.by_label)
 
     def export_top_models(self, top_k: int = 1, formatter: Literal["dict", "instance"] = "dict") -> list[Any]:
         """Return the best architectures, best first.

@@ -34,7 +34,7 @@ from ..trials import (
     weights_file,
     write_weights,
 )
-from ..trials.export import candidates_seen, to_optuna
+from ..trials.export import to_optuna
 from ..trials.ledger import DEFAULT_STUDY, hidden_password
 from ..trials.objectives import parse_objective
 from .report_file import ReportFile
@@ -431,8 +431,9 @@ def mirror(directory: Path, storage: Any, url: str | None = None) -> optuna.Stud
     Raises:
         SpaceError: The folder holds no multi-trial search, or its ledger needs a password.
     """
-    trials, objectives = recorded_trials(RunFolder(directory), url)
-    return to_optuna(trials, objectives, candidates_seen(trials), storage, directory.resolve().name)
+    folder = RunFolder(directory)
+    trials, objectives = recorded_trials(folder, url)
+    return to_optuna(trials, objectives, folder.decisions.by_label, storage, directory.resolve().name)
 
 
 def _default_objective(evaluator: object) -> Objective:

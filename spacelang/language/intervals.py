@@ -71,6 +71,16 @@ class Interval:
         return math.inf if self.step is None else self._steps + 1
 
     @property
+    def top(self) -> float:
+        """Largest value that is drawn: with a step it may lie below `high`."""
+        return self.high if self.step is None else self.low + self._steps * self.step
+
+    @property
+    def is_integer(self) -> bool:
+        """Whether all its values are integers."""
+        return isinstance(self.low, int) and isinstance(self.step, int)
+
+    @property
     def _steps(self) -> int:
         assert self.step is not None
         return math.floor((self.high - self.low) / self.step + 1e-9)
@@ -91,8 +101,11 @@ class Interval:
         number = self.parse(value)
         if self.log:
             return math.log(number / self.low) / math.log(self.high / self.low)
-        end = self.high if self.step is None else self.low + self._steps * self.step
-        return (number - self.low) / (end - self.low)
+        return (number - self.low) / (self.top - self.low)
+
+    def spread(self, u: float) -> float:
+        """Return the value of u in [0, 1): each as often as `sample` draws it, where u is uniform."""
+        return self.at(u if self.step is None else math.floor(u * (self._steps + 1)) / self._steps)
 
     def points(self, count: int) -> list[float]:
         """Return values at equal distances on the scale: both ends, or the middle alone."""

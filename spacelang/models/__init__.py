@@ -16,4 +16,5 @@ from .selectors import OneOf as OneOf
 from .selectors import Skip as Skip
 from .selectors import Width as Width
 from .substitutes import FewerHeads as FewerHeads
+from .substitutes import FewerWindowHeads as FewerWindowHeads
 from .suggestion import suggest as suggest

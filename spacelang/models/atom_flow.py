@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..graph.tensors import tensors_in
-from .atoms import Atom, Dims, current, fresh, refuse, regrouped, size_of, unify
+from .atoms import COUNTS_PIECES, Atom, Dims, current, fresh, refuse, regrouped, size_of, unify, within
 
 Rule: TypeAlias = "Callable[[AtomFlow, Sequence[Any], Any], Any]"
 """Returns the dimensions of an operation's first output, of its arguments in order and that output."""
@@ -99,7 +99,7 @@ class AtomFlow(TorchDispatchMode):  # type: ignore[no-untyped-call]
             for other in same[1:]:
                 unify(same[0], other, self.why("a sum of tensors factored otherwise"))
             known = current(same[0]) if same else ()
-            for atom in known:
+            for atom in within(known):
                 atom.is_summed |= self._sums and len(same) > 1
             found.append(known if size_of(known) == size else fresh([size])[0])
         return tuple(current(atoms) for atoms in reversed(found))
@@ -137,7 +137,7 @@ def _same(flow: AtomFlow, args: Sequence[Any], out: Any) -> Any:
 
 def _softmax(flow: AtomFlow, args: Sequence[Any], out: Any) -> Any:
     dims = flow.dims(args[0])
-    for atom in dims[args[1]] if dims else ():
+    for atom in within(dims[args[1]] if dims else ()):
         atom.is_reduced = True
     return dims
 
@@ -251,13 +251,11 @@ def _cat(flow: AtomFlow, args: Sequence[Any], out: Any) -> Any:
     pieces_atoms = [current(dims[dim]) for dims in every]
     if len(pieces) > 1:
         if all(atoms == pieces_atoms[0] for atoms in pieces_atoms) and pieces_atoms[0]:
-            counted = Atom(len(pieces), flow.why("it counts the pieces of a concatenation"))
-            found[dim] = (counted, *pieces_atoms[0])
+            found[dim] = (Atom(len(pieces), flow.why(COUNTS_PIECES)), *pieces_atoms[0])
         else:
-            reason = flow.why("it is concatenated with others")
-            for atoms in pieces_atoms:
-                refuse(atoms, reason)
-            found[dim] = fresh([out.shape[dim]], reason)[0]
+            # The pieces of a concatenation within are pieces of this one.
+            inner = [a[0].pieces if len(a) == 1 and a[0].pieces else [a] for a in pieces_atoms]
+            found[dim] = (Atom(out.shape[dim], pieces=[piece for several in inner for piece in several]),)
     return tuple(found)
 
 
@@ -277,7 +275,7 @@ def _reduced(at: int) -> Rule:
         )
         gone = {d % len(dims) for d in over}
         for d in gone:
-            for atom in dims[d]:
+            for atom in within(dims[d]):
                 atom.is_reduced = True
         keeps = first.dim() == len(dims)
         left = [() if d in gone else atoms for d, atoms in enumerate(dims) if keeps or d not in gone]
@@ -389,7 +387,7 @@ def _norm_of_channels(parameters: Sequence[int], groups_at: int | None = None) -
                     atom.is_group = True
                 dims[1] = (*parts[0], *parts[1])
         if groups_at is not None:
-            for atom in dims[1]:
+            for atom in within(dims[1]):
                 atom.is_reduced = True
         for position in parameters:
             if args[position] is not None:
@@ -406,7 +404,7 @@ def _layer_norm(flow: AtomFlow, args: Sequence[Any], out: Any) -> Any:
             for x, y in zip(dims[-len(shape) :], flow.dims(parameter), strict=True):
                 unify(x, y, flow.why("a norm of features that are factored otherwise"))
     for atoms in dims[-len(shape) :]:
-        for atom in current(atoms):
+        for atom in within(atoms):
             atom.is_reduced = True
     dims = tuple(current(atoms) for atoms in dims)
     return dims if isinstance(out, Tensor) else [dims]

@@ -16,52 +16,8 @@ from ..language.context import FreezeContext
 from ..language.values import decisions_of, evaluate
 from ..nn import LayerSpec, Sizes, ValueLayer, sizes_of
 from .couplings import named_tensors
+from .cuts import Cut
 from .substitutes import runnable
-
-
-@dataclass(frozen=True, eq=False)
-class Cut:
-    """The choice of how many entries of an atom a dimension keeps: always the first ones.
-
-    The dimension is a product, (before, size, after), row by row.
-
-    Args:
-        before: Product of the atoms outside the one that is cut.
-        size: Entries of the atom.
-        after: Product of the atoms inside it.
-        kept: Number of entries that are kept.
-    """
-
-    before: int
-    size: int
-    after: int
-    kept: Value
-
-    @property
-    def is_prefix(self) -> bool:
-        """Whether what is kept are the first entries of the dimension."""
-        return self.before == 1
-
-    @property
-    def length(self) -> Value:
-        """Length of the dimension that is left."""
-        return self.kept * (self.before * self.after) if self.before * self.after > 1 else self.kept
-
-    def of(self, tensor: Tensor, dim: int, length: int) -> Tensor:
-        """Return a tensor with `length` entries of a dimension; a view where they are its first ones."""
-        if tensor.shape[dim] == length:
-            return tensor
-        kept = length // (self.before * self.after)
-        if self.is_prefix:
-            return tensor.narrow(dim, 0, length)
-        parts = parted(tensor, dim, (self.before, self.size, self.after))
-        return parts.narrow(dim + 1, 0, kept).flatten(dim, dim + 2)
-
-
-def parted(tensor: Tensor, dim: int, sizes: tuple[int, ...]) -> Tensor:
-    """Return a tensor with a dimension split in several."""
-    return tensor.reshape(*tensor.shape[:dim], *sizes, *tensor.shape[dim + 1 :])
-
 
 Cuts = Mapping[str, Mapping[int, Cut]]
 """Cuts of a module's parameters and buffers, by name and dimension."""
@@ -76,46 +32,54 @@ class CarvedSpec(LayerSpec):
         arguments: Its path, and the attributes and dimensions that have chosen sizes.
         cuts: Dimensions of its tensors that follow them.
         outline: The module without data.
-        inputs: Dimensions of its arguments that follow them, too.
+        borders: Dimensions of what it reads and returns that follow them.
     """
 
     cuts: Cuts
     outline: nn.Module
-    inputs: Mapping[str, Mapping[int, Value]]
+    borders: Borders
+
+    @property
+    def unmixed(self) -> str:
+        return self.borders.unmixed or super().unmixed
 
     def input_sizes(self, arch: Mapping[str, Any]) -> Mapping[str, Mapping[int, int]]:
         return {
-            name: {dim: int(size.evaluate(arch)) for dim, size in dims.items()}
-            for name, dims in self.inputs.items()
+            name: {dim: int(cut.at(arch).length) for dim, cut in dims.items()}
+            for name, dims in self.borders.read.items()
         }
 
     def build(self, arch: Mapping[str, Any]) -> nn.Module:
         """Return the module of an architecture with weights that have no values yet."""
         layer = self.sliced(self.outline, arch)
         device = torch.get_default_device()
-        return layer if device.type == "meta" else layer.to_empty(device=device)
+        layer = layer if device.type == "meta" else layer.to_empty(device=device)
+        vars(layer)[_CUTS] = self._decided(arch)
+        return layer
 
     def slices(self, largest: nn.Module, layer: nn.Module) -> dict[str, Tensor]:
-        sources = dict(named_tensors(largest))
-        return {name: self._carved(name, sources[name], like.shape) for name, like in named_tensors(layer)}
+        sources, decided = dict(named_tensors(largest)), vars(layer).get(_CUTS)
+        if decided is not None:
+            return {name: _cut(sources[name], decided.get(name, {})) for name, _ in named_tensors(layer)}
+        found = {}
+        for name, like in named_tensors(layer):  # it holds several choices, the first entries each
+            part = sources[name]
+            for dim in self.cuts.get(name, {}):
+                part = part.narrow(dim, 0, like.shape[dim])
+            found[name] = part
+        return found
 
-    def keep(self, largest: nn.Module, slices: Mapping[str, Tensor]) -> None:
+    def keep(self, largest: nn.Module, layer: nn.Module, slices: Mapping[str, Tensor]) -> None:
         for name, buffer in largest.named_buffers():
-            cut = self.cuts.get(name, {}).get(0)
+            cut = vars(layer)[_CUTS].get(name, {}).get(0)
             if cut is not None and not cut.is_prefix and buffer.dim() == 1:
-                kept = slices[name].view(cut.before, -1, cut.after)
-                buffer.view(cut.before, cut.size, cut.after)[:, : kept.shape[1]].copy_(kept)
+                buffer[cut.of(torch.arange(len(buffer), device=buffer.device), 0)] = slices[name]
 
     def sliced(self, largest: nn.Module, arch: Mapping[str, Any]) -> nn.Module:
-        lengths = {
-            (name, dim): int(cut.length.evaluate(arch))
-            for name, cuts in self.cuts.items()
-            for dim, cut in cuts.items()
-        }
+        decided = self._decided(arch)
         tensors: dict[int, Tensor] = {}
         for name, tensor in named_tensors(largest):
-            shape = [lengths.get((name, dim), size) for dim, size in enumerate(tensor.shape)]
-            part = self._carved(name, tensor.detach(), shape).clone()
+            part = _cut(tensor.detach(), decided.get(name, {})).clone()
             held = isinstance(tensor, nn.Parameter)
             tensors[id(tensor)] = nn.Parameter(part, tensor.requires_grad) if held else part
         layer = _twin(largest, tensors)
@@ -125,10 +89,17 @@ class CarvedSpec(LayerSpec):
                 setattr(layer.get_submodule(owner), name, evaluate(value, arch))
         return runnable(layer, largest)
 
-    def _carved(self, name: str, tensor: Tensor, shape: Sequence[int]) -> Tensor:
-        for dim, cut in self.cuts.get(name, {}).items():
-            tensor = cut.of(tensor, dim, shape[dim])
-        return tensor
+    def _decided(self, arch: Mapping[str, Any]) -> dict[str, dict[int, Cut]]:
+        return {name: {dim: cut.at(arch) for dim, cut in cuts.items()} for name, cuts in self.cuts.items()}
+
+
+_CUTS = "spacelang_cuts"  # attribute of a layer on the meta device: the cuts that it was built with
+
+
+def _cut(tensor: Tensor, cuts: Mapping[int, Cut]) -> Tensor:
+    for dim, cut in cuts.items():
+        tensor = cut.of(tensor, dim)
+    return tensor
 
 
 def _has(module: nn.Module, path: str) -> bool:
@@ -170,34 +141,26 @@ class Carved(ValueLayer):
     Args:
         largest: The module as it is.
         spec: Its chosen sizes.
-        is_mixable: Whether a mixture of its sizes can be computed, padding what is smaller.
+        sizes: Sizes by which a mixture is padded; None where choices are computed one at a time.
     """
 
     spec: CarvedSpec
 
-    def __init__(self, largest: nn.Module, spec: CarvedSpec, *, is_mixable: bool) -> None:
+    def __init__(self, largest: nn.Module, spec: CarvedSpec, sizes: Sizes | None) -> None:
         super(ValueLayer, self).__init__()
         self.spec = spec
         self.largest = largest
-        self._is_mixable = is_mixable
+        self._sizes = sizes
 
     @classmethod
     def build(cls, context: FreezeContext | None, *args: Any, **kwargs: Any) -> nn.Module | None:
         return None
 
     def mixed_sizes(self) -> Sizes | None:
-        return sizes_of(self.largest) if self._is_mixable else None
+        return self._sizes
 
 
-def carved(
-    module: nn.Module,
-    path: str,
-    cuts: Cuts,
-    *,
-    heads: Mapping[str, Any],
-    inputs: Mapping[str, Mapping[int, Value]],
-    is_mixable: bool,
-) -> Carved:
+def carved(module: nn.Module, path: str, cuts: Cuts, *, heads: Mapping[str, Any], borders: Borders) -> Carved:
     """Return a module whose sizes are chosen.
 
     Args:
@@ -205,8 +168,7 @@ def carved(
         path: Its path in the network.
         cuts: Dimensions of its tensors that have chosen sizes.
         heads: Attributes that count its heads, and their values.
-        inputs: Sizes of dimensions of its arguments.
-        is_mixable: See `Carved`.
+        borders: Dimensions of what it reads and returns that have chosen sizes.
     """
     arguments = dict(heads)
     for name, child in module.named_modules():
@@ -215,12 +177,58 @@ def carved(
         arguments |= {f"{prefix}{key}": value for key, value in attributes(child, own).items()}
     told = {decision.label for decision in decisions_of(arguments)}
     for name, dim, cut in _flat(cuts):
-        if not told.issuperset(decision.label for decision in cut.kept.decisions()):
+        several = [length for length in cut.lengths() if isinstance(length, Value)]
+        if len(several) > 1:  # the sum does not tell them apart
+            arguments[f"{name}[{dim}]"] = tuple(several)
+        elif not told.issuperset(decision.label for decision in decisions_of(several)):
             arguments[f"{name}[{dim}]"] = cut.length
-            told = {decision.label for decision in decisions_of(arguments)}
-    spec = CarvedSpec(type(module), {"path": path, **arguments}, cuts, outline_of(module), inputs)
-    plain = all(cut.is_prefix for _, _, cut in _flat(cuts))
-    return Carved(module, spec, is_mixable=is_mixable and plain and not heads)
+        told = {decision.label for decision in decisions_of(arguments)}
+    sizes = sizes_of(module) if all(cut.is_prefix for _, _, cut in _flat(cuts)) else None
+    if borders.unmixed:
+        sizes = None
+    elif sizes is None:
+        sizes = borders.sizes
+        arguments |= borders.arguments
+    spec = CarvedSpec(type(module), {"path": path, **arguments}, cuts, outline_of(module), borders)
+    return Carved(module, spec, sizes)
+
+
+@dataclass(frozen=True, eq=False)
+class Borders:
+    """Dimensions with chosen sizes of what a module reads and returns.
+
+    Args:
+        read: Cuts by the dimension, counted from the last, of each argument by name, in order.
+        returned: The same of each returned tensor.
+        is_reduced: Whether the network computes something from all channels of such a dimension together.
+    """
+
+    read: Mapping[str, Mapping[int, Cut]]
+    returned: Sequence[Mapping[int, Cut]]
+    is_reduced: bool
+
+    @property
+    def unmixed(self) -> str:
+        """Reason why what choices return cannot be padded and added, or an empty text."""
+        cuts = [cut for dims in (*self.read.values(), *self.returned) for cut in dims.values()]
+        if not all(cut.is_prefix for cut in cuts):
+            return "it reads or returns several parts of chosen sizes, each of which is padded by itself"
+        if cuts and self.is_reduced:
+            return "something is computed from all of its channels together, which padding would change"
+        return ""
+
+    @property
+    def sizes(self) -> Sizes:
+        """Names of the sizes; those of `arguments`."""
+        reads = {name: {dim: f"{name}[{dim}]" for dim in dims} for name, dims in self.read.items()}
+        returns = tuple({dim: f"output {i}[{dim}]" for dim in d} for i, d in enumerate(self.returned))
+        return Sizes(reads, returns or ({},))
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Sizes by name."""
+        every = [*self.read.items(), *((f"output {i}", d) for i, d in enumerate(self.returned))]
+        return {f"{name}[{dim}]": cut.length for name, d in every for dim, cut in d.items()}
 
 
 def _flat(cuts: Cuts) -> Iterator[tuple[str, int, Cut]]:
@@ -245,9 +253,9 @@ def attributes(module: nn.Module, cuts: Cuts) -> dict[str, Any]:
     if isinstance(module, nn.modules.conv._ConvNd):
         rows, columns = length("weight", 0), length("weight", 1)
         groups: Any = module.groups
-        outer = cuts.get("weight", {}).get(0)
-        if outer is not None and groups > 1 and outer.size == groups and outer.is_prefix:
-            groups = outer.kept
+        outer = cuts["weight"][0].factors[0] if 0 in cuts.get("weight", {}) else 1
+        if groups > 1 and not isinstance(outer, int) and outer.size == groups:
+            groups = outer.length
         found["groups"] = groups
         found["in_channels"] = rows if module.transposed else columns * groups
         found["out_channels"] = columns * groups if module.transposed else rows

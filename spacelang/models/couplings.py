@@ -16,7 +16,7 @@ from ..errors import SpaceError
 from ..graph.tensors import map_tensors, tensors_in, without_data
 from ..randomness import global_generators_kept
 from .atom_flow import AtomFlow
-from .atoms import Atom, Dims, current, fresh, refuse, unify
+from .atoms import Atom, Dims, current, fresh, refuse, unify, within
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +58,7 @@ class Couplings:
         """Yield the name and the dimension of everything that has an atom."""
         for name in self.tensors:
             for dim, atoms in enumerate(self.dims(name)):
-                if atom in atoms:
+                if atom in within(atoms):
                     yield name, dim
 
 

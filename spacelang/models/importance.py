@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from .atoms import Atom, size_of
-from .carving import parted
 from .couplings import Couplings, named_tensors
 from .widths import ChosenWidth, consumed, produced
 
@@ -33,7 +32,7 @@ def sort_by_importance(network: nn.Module, widths: Sequence[ChosenWidth], coupli
         atom = width.target.atom
         members = list(couplings.members(atom))
         scores = [
-            _norms(tensors[name], dim, couplings.dims(name)[dim], atom)
+            _norms(tensors[name], dim, _places(couplings.dims(name)[dim], atom))
             for name, dim in _consumers(network, members, width.target.maker)
         ]
         if scores:
@@ -43,7 +42,7 @@ def sort_by_importance(network: nn.Module, widths: Sequence[ChosenWidth], coupli
                 tensor = tensors[name]
                 if (id(tensor), dim) not in seen:
                     seen.add((id(tensor), dim))
-                    tensor.data = _permuted(tensor.data, dim, couplings.dims(name)[dim], atom, order)
+                    tensor.data = _permuted(tensor.data, dim, _places(couplings.dims(name)[dim], atom), order)
 
 
 def _consumers(network: nn.Module, members: Sequence[tuple[str, int]], maker: str) -> list[tuple[str, int]]:
@@ -66,18 +65,30 @@ def _is_gate(name: str, making: Sequence[str], maker: str) -> bool:
     return not maker.startswith(around) and any(path.startswith(around) for path in making)
 
 
-def _norms(tensor: Tensor, dim: int, atoms: Sequence[Atom], atom: Atom) -> Tensor:
+def _norms(tensor: Tensor, dim: int, places: Tensor) -> Tensor:
     """Return the L1 norm of each entry of an atom, (entries,)."""
-    parts = parted(tensor.detach(), dim, _sizes(atoms, atom)).abs()
-    return parts.movedim(dim + 1, 0).flatten(1).sum(1)
+    rows = tensor.detach().movedim(dim, 0).flatten(1).abs().sum(1)
+    return rows[places.to(rows.device)].sum(1)
 
 
-def _permuted(tensor: Tensor, dim: int, atoms: Sequence[Atom], atom: Atom, order: Tensor) -> Tensor:
-    parts = parted(tensor, dim, _sizes(atoms, atom)).index_select(dim + 1, order.to(tensor.device))
-    return parts.flatten(dim, dim + 2)
+def _permuted(tensor: Tensor, dim: int, places: Tensor, order: Tensor) -> Tensor:
+    """Return a tensor with the entries of an atom in another order."""
+    index = torch.arange(tensor.shape[dim])
+    index[places] = places[order.cpu()]
+    return tensor.index_select(dim, index.to(tensor.device))
 
 
-def _sizes(atoms: Sequence[Atom], atom: Atom) -> tuple[int, int, int]:
-    """Return the sizes of what is outside an atom, of the atom, and of what is inside it."""
-    at = atoms.index(atom)
-    return size_of(atoms[:at]), atom.size, size_of(atoms[at + 1 :])
+def _places(atoms: Sequence[Atom], atom: Atom) -> Tensor:
+    """Return where the entries of an atom are in a dimension, (entries, times each is there)."""
+    found = [torch.empty(atom.size, 0, dtype=torch.long)]
+    for at, factor in enumerate(atoms):
+        grid = torch.arange(size_of(atoms)).view(
+            size_of(atoms[:at]), factor.size, -1
+        )  # (before, size, after)
+        inner = [torch.arange(factor.size)[:, None]] if factor is atom else []
+        start = 0
+        for piece in factor.pieces:
+            inner.append(start + _places(piece, atom))
+            start += size_of(piece)
+        found += [grid[:, rows].movedim(1, 0).flatten(1) for rows in inner]
+    return torch.cat(found, 1)

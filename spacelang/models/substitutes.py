@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -93,6 +95,82 @@ def _added(mask: Tensor, like: Tensor) -> Tensor:
     )
 
 
+class FewerWindowHeads(nn.Module):
+    """Stand-in for the shifted window attention of torchvision's Swin with fewer heads.
+
+    Its class computes the size of a head from the width of its input. This one keeps it; it has the same
+    parameters under the same names. In each window of a map that is shifted by a part of one,
+
+        y = concat_h softmax(q_h k_h^T / sqrt(head_dim) + bias_h + mask) v_h W_proj^T + b_proj.
+
+    Args:
+        attention: Module whose weights are already cut, with `num_heads` as it is to be.
+        head_dim: Features of one head.
+
+    Source: Swin Transformer, arXiv:2103.14030, section 3.2.
+    """
+
+    def __init__(self, attention: Any, head_dim: int) -> None:
+        super().__init__()
+        for name in ("window_size", "shift_size", "num_heads", "attention_dropout", "dropout"):
+            setattr(self, name, getattr(attention, name))
+        self.head_dim = head_dim
+        self.relative_position_bias_table = attention.relative_position_bias_table
+        self.register_buffer("relative_position_index", attention.relative_position_index)
+        self.qkv, self.proj = attention.qkv, attention.proj
+        self.training = attention.training
+
+    def extra_repr(self) -> str:
+        whole = self.proj.out_features // self.head_dim
+        return f"{self.num_heads} of {whole} heads of {self.head_dim}, in place of ShiftedWindowAttention"
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the map, (B, H, W, C), of a map (B, H, W, C)."""
+        height, width = x.shape[1:3]
+        tall, wide = self.window_size
+        x = functional.pad(x, (0, 0, 0, -width % wide, 0, -height % tall))
+        size = x.shape[1:3]
+        sides = zip(size, self.window_size, self.shift_size, strict=True)
+        shifts = [0 if window >= length else shift for length, window, shift in sides]
+        x = self._windows(x.roll([-shift for shift in shifts], (1, 2)))
+        qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, self.head_dim))
+        q, k, v = qkv.movedim(-3, 0).transpose(-3, -2)  # each (B, windows, heads, entries, head_dim)
+        mask = (self._bias() + self._mask(size, shifts, x)).expand(*q.shape[:-1], -1)
+        dropout = self.attention_dropout if self.training else 0.0
+        heads = functional.scaled_dot_product_attention(q, k, v, mask, dropout)
+        y = functional.dropout(self.proj(heads.transpose(-3, -2).flatten(-2)), self.dropout, self.training)
+        y = y.unflatten(1, (size[0] // tall, -1)).unflatten(3, (tall, wide)).transpose(2, 3)
+        return y.flatten(3, 4).flatten(1, 2).roll(shifts, (1, 2))[:, :height, :width].contiguous()
+
+    def _windows(self, x: Tensor) -> Tensor:
+        """Return a map by windows, (B, windows, entries, C)."""
+        tall, wide = self.window_size
+        x = x.unflatten(2, (-1, wide)).unflatten(1, (-1, tall)).transpose(2, 3)
+        return x.flatten(3, 4).flatten(1, 2)
+
+    def _bias(self) -> Tensor:
+        """Return what the relative positions in a window add, (heads, entries, entries)."""
+        entries = math.prod(self.window_size)
+        return self.relative_position_bias_table[self.relative_position_index].T.unflatten(1, (entries, -1))
+
+    def _mask(self, size: Sequence[int], shifts: Sequence[int], like: Tensor) -> Tensor:
+        """Return -100 between entries that only the shift made neighbours, (windows, 1, entries, entries)."""
+        regions = []
+        for length, window, shift in zip(size, self.window_size, shifts, strict=True):
+            place = torch.arange(length, device=like.device)
+            is_last, is_moved = place >= length - window, place >= length - shift
+            regions.append(is_last.long() + is_moved if shift else torch.zeros_like(place))
+        kinds = self._windows((3 * regions[0][:, None] + regions[1])[None, :, :, None])[0, ..., 0]
+        apart = kinds[:, None, :, None] != kinds[:, None, None, :]
+        return torch.zeros_like(apart, dtype=like.dtype).masked_fill(apart, -100.0)
+
+
+def has_own_class(attention: nn.Module) -> bool:
+    """Return whether attention with fewer heads is of its class; for some another module stands then."""
+    is_windowed = type(attention).__name__ == "ShiftedWindowAttention"  # of torchvision, maybe not installed
+    return not is_windowed and not isinstance(attention, nn.MultiheadAttention)
+
+
 def runnable(module: nn.Module, whole: Any) -> nn.Module:
     """Return a cut module, or what stands for it because its class cannot run so.
 
@@ -102,6 +180,8 @@ def runnable(module: nn.Module, whole: Any) -> nn.Module:
     """
     for name, child in list(module.named_children()):
         setattr(module, name, runnable(child, whole.get_submodule(name)))
-    if isinstance(module, nn.MultiheadAttention) and module.num_heads != whole.num_heads:
+    if has_own_class(module) or module.num_heads == whole.num_heads:
+        return module
+    if isinstance(module, nn.MultiheadAttention):
         return FewerHeads(module, whole.head_dim)
-    return module
+    return FewerWindowHeads(module, whole.proj.in_features // whole.num_heads)

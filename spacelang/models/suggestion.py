@@ -19,6 +19,7 @@ from .adopted_model import searchable
 from .couplings import Couplings, Recorded, couplings_of, named_tensors
 from .passing import passing
 from .selectors import Selector, Skip, Width, matches
+from .substitutes import has_own_class
 from .widths import Target, heads_of, produced, target_of
 
 _SHARES = (0.25, 0.5, 0.75, 1.0)
@@ -143,9 +144,10 @@ def _heads(model: nn.Module, couplings: Couplings, inputs: tuple[Any, ...]) -> d
     offered: dict[str, Selector] = {}
     runs: dict[type[nn.Module], bool] = {}
     for path, target in reversed(found.items()):
-        kind, sizes = type(model.get_submodule(path)), _shares(target)
+        attention, sizes = model.get_submodule(path), _shares(target)
+        kind = type(attention)
         if kind not in runs:
-            runs[kind] = kind is not nn.MultiheadAttention and _can_be_cut(model, path, inputs)
+            runs[kind] = has_own_class(attention) and _can_be_cut(model, path, inputs)
         if runs[kind] and len(sizes) > 1:
             offered[path] = Width(sizes)
     return offered

@@ -9,11 +9,13 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..errors import SpaceError, listed
+from ..graph.tensors import tensors_in
 from ..language import Primitive, Value
+from ..language.values import decisions_of
 from .alternatives import Adopted
-from .atoms import size_of
-from .carving import Carved, Cuts, carved
+from .carving import Borders, Carved, Cuts, carved
 from .couplings import Couplings, Recorded, named_tensors
+from .cuts import Cut, cut_of
 from .widths import ChosenWidth, cuts_of, head_attributes
 
 
@@ -39,27 +41,28 @@ def carve(adopted: Adopted, widths: Sequence[ChosenWidth], couplings: Couplings)
                 found = head_attributes(network.get_submodule(attention), width, couplings)
                 prefix = "" if attention == unit else attention.removeprefix(f"{unit}.") + "."
                 heads |= {prefix + name: value for name, value in found.items()}
-        inputs = _inputs(module, concerned, couplings.calls.get(unit), couplings)
-        is_mixable = not any(width.target.atom.is_reduced for width in concerned)
         path = adopted.names.get(id(module), unit)
-        cut = carved(module, path, inside, heads=heads, inputs=inputs, is_mixable=is_mixable)
-        adopted.replace(module, cut)
+        borders = _borders(module, concerned, couplings.calls.get(unit), couplings)
+        adopted.replace(module, carved(module, path, inside, heads=heads, borders=borders))
 
 
-def _inputs(
+def _borders(
     module: nn.Module, widths: Sequence[ChosenWidth], call: Recorded | None, couplings: Couplings
-) -> dict[str, dict[int, Value]]:
-    """Return the dimensions of arguments of a module that have the atoms of widths, and their sizes."""
-    found: dict[str, dict[int, Value]] = {}
+) -> Borders:
+    """Return the dimensions of what a module reads and returns that have the atoms of widths."""
+    kept = {width.target.atom: width.kept for width in widths}
+    is_reduced = any(atom.is_reduced for atom in kept)
     if call is None:
-        return found
-    for name, value in inspect.signature(module.forward).bind(*call.args, **call.kwargs).arguments.items():
-        for dim, atoms in enumerate(couplings.of(value) if isinstance(value, Tensor) else ()):
-            for width in widths:
-                if width.target.atom in atoms:
-                    rest = size_of(atoms) // width.target.atom.size
-                    found.setdefault(name, {})[dim] = width.kept * rest if rest > 1 else width.kept
-    return found
+        return Borders({}, [], is_reduced)
+
+    def cuts(value: Any) -> dict[int, Cut]:
+        dims = couplings.of(value) if isinstance(value, Tensor) else ()
+        every = {dim - len(dims): cut_of(atoms, kept) for dim, atoms in enumerate(dims)}
+        return {dim: cut for dim, cut in every.items() if isinstance(cut.length, Value)}
+
+    given = inspect.signature(module.forward).bind(*call.args, **call.kwargs).arguments
+    read = {name: cuts(value) for name, value in given.items()}
+    return Borders(read, [cuts(tensor) for tensor in tensors_in(call.output)], is_reduced)
 
 
 def _units(network: nn.Module, cuts: Cuts, widths: Sequence[ChosenWidth], couplings: Couplings) -> list[str]:
@@ -109,8 +112,8 @@ def _refuse_tied(network: nn.Module, cuts: Cuts, units: Sequence[str]) -> None:
 
 
 def _concerns(width: ChosenWidth, cuts: Cuts) -> bool:
-    kept = (cut.kept for dims in cuts.values() for cut in dims.values())
-    return any(decision.label == width.decision.label for value in kept for decision in value.decisions())
+    lengths = [cut.length for dims in cuts.values() for cut in dims.values()]
+    return width.decision.label in {decision.label for decision in decisions_of(lengths)}
 
 
 def _is_within(path: str, module: str) -> bool:

@@ -11,9 +11,9 @@ from torch import nn
 from ..errors import SpaceError, listed
 from ..language import Categorical, Value
 from ..language.values import Choice
-from .atoms import Atom, size_of
-from .carving import Cut
+from .atoms import Atom, size_of, within
 from .couplings import Couplings
+from .cuts import Cut, cut_of
 
 HEADS = ("num_heads", "num_attention_heads", "n_heads", "n_head", "nhead")
 """Attributes that count the heads of attention."""
@@ -143,6 +143,11 @@ def _projected_to(module: nn.Module, path: str, couplings: Couplings) -> set[Ato
 
 
 def _free(target: Target) -> Target:
+    if target.atom.pieces:
+        sizes = listed(str(size_of(piece)) for piece in target.atom.pieces)
+        raise SpaceError(
+            f"it is added to a concatenation, or scales it. Name the layers that make its pieces of {sizes}"
+        )
     if target.atom.reason:
         raise SpaceError(f"it is not free to choose: {target.atom.reason}")
     return target
@@ -156,7 +161,7 @@ def sizes_from(given: object, target: Target) -> list[int]:
     """
     if not isinstance(given, Sequence) or isinstance(given, str) or not given:
         raise SpaceError(f"Width({given!r}) needs a list of sizes, such as Width([0.5, 1.0])")
-    return [_size(size, target) for size in given]
+    return list(dict.fromkeys(_size(size, target) for size in given))
 
 
 def _size(given: Any, target: Target) -> int:
@@ -172,23 +177,13 @@ def _size(given: Any, target: Target) -> int:
 
 
 def cuts_of(widths: Iterable[ChosenWidth], couplings: Couplings) -> dict[str, dict[int, Cut]]:
-    """Return what is cut in every parameter and buffer.
-
-    Raises:
-        SpaceError: A dimension has two of the atoms, or one of them twice.
-    """
+    """Return what is cut in every parameter and buffer."""
+    kept = {width.target.atom: width.kept for width in widths}
     cuts: dict[str, dict[int, Cut]] = {}
-    for width in widths:
-        atom = width.target.atom
-        for name, dim in couplings.members(atom):
-            atoms = couplings.dims(name)[dim]
-            at = atoms.index(atom)
-            if dim in cuts.setdefault(name, {}) or atoms.count(atom) > 1:
-                raise SpaceError(
-                    f"{width.decision.label!r} cannot be chosen: dimension {dim} of {name} has two chosen "
-                    "sizes."
-                )
-            cuts[name][dim] = Cut(size_of(atoms[:at]), atom.size, size_of(atoms[at + 1 :]), width.kept)
+    for name in couplings.tensors:
+        for dim, atoms in enumerate(couplings.dims(name)):
+            if not kept.keys().isdisjoint(within(atoms)):
+                cuts.setdefault(name, {})[dim] = cut_of(atoms, kept)
     return cuts
 
 

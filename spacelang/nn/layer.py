@@ -37,6 +37,11 @@ class LayerSpec:
     arguments: Mapping[str, Any]
     nested: ClassVar[bool] = True
 
+    @property
+    def unmixed(self) -> str:
+        """Return why mixtures of its choices cannot be computed, where `Sizes` are not known."""
+        return "it is not known which of its dimensions have chosen sizes"
+
     def __str__(self) -> str:
         return f"{self.layer_type.__name__}({self.written})"
 
@@ -97,8 +102,8 @@ class LayerSpec:
         sources = dict(_tensors(largest))
         return {name: self._cut(name, sources, like, largest) for name, like in _tensors(layer)}
 
-    def keep(self, largest: nn.Module, slices: Mapping[str, Tensor]) -> None:
-        """Write statistics that a call with `slices` has changed back to `largest`; views need nothing."""
+    def keep(self, largest: nn.Module, layer: nn.Module, slices: Mapping[str, Tensor]) -> None:
+        """Write statistics that a call of `layer` changed in `slices` back to `largest`, if no views."""
 
     def sliced(self, largest: nn.Module, arch: Mapping[str, Any]) -> nn.Module:
         """Return the plain layer of an architecture with copies of its slices of `largest`."""

@@ -113,7 +113,7 @@ class ElasticLayer(Mixed):
         slices = self.spec.slices(self.largest, layer)
         output = functional_call(layer, slices, args, kwargs)
         if self.training:
-            self.spec.keep(self.largest, slices)
+            self.spec.keep(self.largest, layer, slices)
         factors = [
             g.weights[0, k] for g, k in zip(self.groups, columns, strict=True) if g.weights is not None
         ]

@@ -103,9 +103,7 @@ def refusal(
     if len(combinations) < 2:
         return None
     if sizes is None:
-        return (
-            "computes one choice at a time, since it is not known which of its dimensions have chosen sizes"
-        )
+        return f"computes one choice at a time, since {spec.unmixed}"
     for name in sizes.fixed:
         values = {repr(combination.arguments.get(name)) for combination in combinations}
         if len(values) > 1:

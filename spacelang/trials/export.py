@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from ..errors import SpaceError
-from ..language import DecisionSpace, Interval
+from ..language import Decision, DecisionSpace, Interval
 from .objectives import Maximize, Objective
 from .trial import Trial
 
@@ -52,7 +52,7 @@ def to_dataframe(trials: Iterable[Trial]) -> pandas.DataFrame:
 def to_optuna(
     trials: Iterable[Trial],
     objectives: Sequence[Objective],
-    candidates: Mapping[str, Sequence[Any]],
+    decisions: Mapping[str, Decision],
     storage: Any = None,
     name: str = "spacelang",
 ) -> optuna.Study:
@@ -61,7 +61,8 @@ def to_optuna(
     Args:
         trials: Trials of a search.
         objectives: Objectives of the search.
-        candidates: Values of each decision by its label; values that occur only in trials are added.
+        decisions: Decisions by label; those and values of them that occur only in trials are added. A range
+            is a distribution of numbers, any other decision a category.
         storage: Optuna storage; in memory by default.
         name: Name of the study.
 
@@ -75,14 +76,14 @@ def to_optuna(
         warnings.simplefilter("ignore", library.exceptions.ExperimentalWarning)
         study.set_metric_names([objective.metric for objective in objectives])
     trials = list(trials)
-    candidates = _joined(candidates, candidates_seen(trials))
+    distributions = _distributions(decisions, trials)
     finished = (trial for trial in trials if trial.is_finished)
-    study.add_trials([_frozen(library, trial, objectives, candidates) for trial in finished])
+    study.add_trials([_frozen(library, trial, objectives, distributions) for trial in finished])
     return study
 
 
 def _frozen(
-    optuna: Any, trial: Trial, objectives: Sequence[Objective], candidates: Mapping[str, Sequence[Any]]
+    optuna: Any, trial: Trial, objectives: Sequence[Objective], distributions: Mapping[str, Any]
 ) -> Any:
     values = [trial.metrics.get(objective.metric, math.nan) for objective in objectives]
     measured = trial.state == "done" and not any(math.isnan(value) for value in values)
@@ -96,10 +97,7 @@ def _frozen(
         state=states.COMPLETE if measured else states.FAIL,
         values=values if measured else None,
         params=params,
-        distributions={
-            label: optuna.distributions.CategoricalDistribution([_category(v) for v in candidates[label]])
-            for label in params
-        },
+        distributions={label: distributions[label] for label in params},
         user_attrs={
             "number": trial.number,
             "state": trial.state,
@@ -129,27 +127,28 @@ def from_optuna(study: optuna.Study, space: DecisionSpace) -> list[Trial]:
     return found
 
 
-def candidates_of(space: DecisionSpace) -> dict[str, list[Any]]:
-    """Return every value of every decision, by label."""
-    return {label: list(decision.values()) for label, decision in space.by_label.items()}
-
-
-def candidates_seen(trials: Iterable[Trial]) -> dict[str, list[Any]]:
-    """Return the values that occur in trials, by label, for where the space is not at hand."""
-    seen: dict[str, dict[Any, Any]] = {}
+def _distributions(decisions: Mapping[str, Decision], trials: Iterable[Trial]) -> dict[str, Any]:
+    """Return Optuna's distribution of each decision, by label; trials of a rebuilt space may have others."""
+    seen: dict[str, dict[Any, None]] = {label: {} for label in decisions}
     for trial in trials:
         for label, value in trial.arch.items():
-            seen.setdefault(label, {})[_category(value)] = value
-    return {label: list(values.values()) for label, values in seen.items()}
+            seen.setdefault(label, {})[_category(value)] = None
+    return {label: _distribution(decisions.get(label), list(values)) for label, values in seen.items()}
 
 
-def _joined(candidates: Mapping[str, Sequence[Any]], seen: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
-    """Return all values of either: trials of a rebuilt space may have new decisions and values."""
-    joined = {label: {_category(value): value for value in values} for label, values in candidates.items()}
-    for label, values in seen.items():
-        for value in values:
-            joined.setdefault(label, {}).setdefault(_category(value), value)
-    return {label: list(values.values()) for label, values in joined.items()}
+def _distribution(decision: Decision | None, seen: Sequence[Any]) -> Any:
+    """Return Optuna's distribution of a decision, of which some values were seen."""
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    if not isinstance(decision, Interval):
+        known = () if decision is None else map(_category, decision.values())
+        return CategoricalDistribution(list(dict.fromkeys((*known, *seen))))
+    low, high = min([decision.low, *seen]), max([decision.top, *seen])
+    if (low, high) != (decision.low, decision.top):  # numbers of a rebuilt space, between its steps too
+        return FloatDistribution(low, high, log=decision.log)
+    if decision.is_integer:
+        return IntDistribution(int(low), int(high), step=int(decision.step or 1))
+    return FloatDistribution(low, high, log=decision.log, step=decision.step)
 
 
 def _category(value: Any) -> Any:

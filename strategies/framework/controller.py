@@ -10,10 +10,11 @@ from types import MappingProxyType
 import torch
 from torch import Tensor, nn
 
-from spacelang import SpaceError
-from spacelang.errors import quoted
 from spacelang.language import Architecture, Constraint, DecisionSpace, Interval, Subset
 from spacelang.supernet import Group
+
+_PARTS = 10  # of a range, among which a controller learns to choose
+_PLACES = 2**16  # in each part
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,8 @@ class Sample:
         log_prob: Log probability of the draws that made it, a scalar.
         entropy: Sum of the entropies of these draws, without gradient.
         skip_divergence: Mean of `skip_divergence` over the layers with skips, a scalar.
-        draws: Draws in order, each a position among its candidates; n times 0 or 1 for any set of n inputs.
+        draws: Draws in order, each a position among its candidates; n times 0 or 1 for any set of n inputs;
+            for a number of a range the part of it, and the place in that part.
     """
 
     arch: Architecture
@@ -59,7 +61,8 @@ class Controller(nn.Module):
     v' tanh(W_1 h_node + W_2 h), then their operations. Any other decision takes one step, whose output a
     linear layer turns into logits; the embedding of the choice is the next input. Sets of a given size are
     drawn one by one without replacement; sets of any size by an independent draw for each input, again while
-    the set is empty. A decision that does not exist under those before it is left out. Cells with the
+    the set is empty. A range has ten equal parts on its scale: one of them is drawn, and a number in it
+    uniformly. A decision that does not exist under those before it is left out. Cells with the
     same operations share their layers, as normal and reduction cells do.
 
     Args:
@@ -100,12 +103,6 @@ class Controller(nn.Module):
     ) -> None:
         super().__init__()
         self.space = space
-        ranges = [label for label, decision in space.by_label.items() if isinstance(decision, Interval)]
-        if ranges:
-            raise SpaceError(
-                f"a controller draws candidates, and {quoted(ranges)} are numbers of a range; use "
-                "value_choice([...]), or a strategy such as Optuna or RegularizedEvolution."
-            )
         order = {label: position for position, label in enumerate(self.space.by_label)}
         self.groups = sorted(groups, key=lambda group: order[group.decisions[0].label])
         self.rules: dict[str, list[Constraint]] = {label: [] for label in order}
@@ -117,7 +114,9 @@ class Controller(nn.Module):
         self.skips = skips
         self.skip_target = skip_target
         self.biases = {
-            group.label: torch.tensor([operation_bias.get(f"{group.label}/{c}", 0.0) for c in group.columns])
+            group.label: torch.tensor(
+                [operation_bias.get(f"{group.label}/{c}", 0.0) for c in _options(group)]
+            )
             for group in self.groups
         }
         self.lstm = nn.LSTMCell(hidden + context, hidden, bias=False)
@@ -131,8 +130,8 @@ class Controller(nn.Module):
             first.setdefault(_kind(group), group)
         places = {kind: place for place, kind in enumerate(first)}
         self.place = {group.label: places[_kind(group)] for group in self.groups}
-        self.heads = nn.ModuleList(nn.Linear(hidden, len(group.columns)) for group in first.values())
-        self.embeddings = nn.ModuleList(nn.Embedding(len(g.columns), hidden) for g in first.values())
+        self.heads = nn.ModuleList(nn.Linear(hidden, len(_options(group))) for group in first.values())
+        self.embeddings = nn.ModuleList(nn.Embedding(len(_options(g)), hidden) for g in first.values())
         with torch.no_grad():
             for name, parameter in self.named_parameters():
                 if name.endswith("bias"):
@@ -230,12 +229,23 @@ class _Walk:
         if len(logits) == 2 and fnmatchcase(decision.label, self.controller.skips):
             # softmax(-q, q) of the authors' code; what the two logits have in common changes nothing.
             self._diverge(decision.label.rpartition("/")[0], logits[1:] - logits.mean())
+        if isinstance(decision, Interval):
+            return {decision.label: self._number(group, logits, decision)}
         values, rules = list(decision.values()), self.controller.rules[decision.label]
         if rules:  # an operation was drawn that some of the edges do not have
             allowed = [all(rule.holds(arch | {decision.label: value}) for rule in rules) for value in values]
             logits = _without(logits, [k for k, is_allowed in enumerate(allowed) if not is_allowed])
         (chosen_one,) = self._embedded(group, [self._draw(logits)])
         return {decision.label: values[chosen_one]}
+
+    def _number(self, group: Group, logits: Tensor, interval: Interval) -> float:
+        """Draw a part of a range by the logits, then a number of that part, all of which are as likely."""
+        (part,) = self._embedded(group, [self._draw(logits)])
+        if self.given is None:
+            self.draws.append(int(torch.randint(_PLACES, (), generator=self.generator)))
+        else:
+            self.draws.append(next(self.given))
+        return interval.spread((part + (self.draws[-1] + 0.5) / _PLACES) / len(logits))
 
     def _step(self) -> Tensor:
         """Take one more step; return its output h, (1, hidden)."""
@@ -298,6 +308,12 @@ class _Walk:
         any_ = -torch.expm1(nn.functional.logsigmoid(-logits).sum())
         self.log_prob = self.log_prob + nn.functional.logsigmoid(signs * logits).sum() - any_.log()
         return included.nonzero()[:, 0].tolist()
+
+
+def _options(group: Group) -> Sequence[object]:
+    """Return the candidates of a group; of a range its parts, each value of it if there are few."""
+    decision = group.decisions[0]
+    return range(int(min(_PARTS, decision.cardinality))) if isinstance(decision, Interval) else group.columns
 
 
 def _kind(group: Group) -> object:

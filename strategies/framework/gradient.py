@@ -96,8 +96,8 @@ class Differentiable(LogitsStrategy):
         self.refuse(
             supernet.soft_refusals(),
             "mixes candidates",
-            "Strategies that train one path at a time can: RandomOneShot, SPOS, ENAS. Or use a LayerChoice "
-            "in their place, or give them one value in the space's constructor.",
+            "Strategies that train one path at a time can: RandomOneShot, SPOS, ENAS; so can trials. Or use "
+            "a LayerChoice in their place, or give them one value in the space's constructor.",
         )
 
     def make_search(self, supernet: Supernet, previous: Any, **settings: Any) -> GradientSearch:

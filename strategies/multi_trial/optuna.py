@@ -272,12 +272,19 @@ def _suggested_value(trial: optuna.Trial, decision: Decision) -> Any:
         chosen = {c: trial.suggest_categorical(f"{decision.label}[{c}]", (0, 1)) for c in decision.candidates}
         return [c for c in decision.candidates if chosen[c]]
     if isinstance(decision, Interval):
-        scale: dict[str, Any] = {"log": decision.log, "step": decision.step}
-        return decision.parse(trial.suggest_float(decision.label, decision.low, decision.high, **scale))
+        return decision.parse(_suggested_number(trial, decision))
     values = list(decision.values())
     if is_number(decision):
         return values[trial.suggest_int(decision.label, 0, len(values) - 1)]
     return values[trial.suggest_categorical(decision.label, range(len(values)))]
+
+
+def _suggested_number(trial: optuna.Trial, decision: Interval) -> float:
+    if decision.is_integer:
+        step = int(decision.step or 1)
+        return trial.suggest_int(decision.label, int(decision.low), int(decision.top), step=step)
+    scale: dict[str, Any] = {"log": decision.log, "step": decision.step}
+    return trial.suggest_float(decision.label, decision.low, decision.top, **scale)
 
 
 def _parameters_of(decision: Decision, value: Any) -> dict[str, float]:
@@ -286,7 +293,7 @@ def _parameters_of(decision: Decision, value: Any) -> dict[str, float]:
         included = zip(decision.candidates, decision.indicator(value), strict=True)
         return {f"{decision.label}[{c}]": int(x) for c, x in included}
     if isinstance(decision, Interval):
-        return {decision.label: float(value)}
+        return {decision.label: value}
     return {decision.label: list(decision.values()).index(value)}
 
 

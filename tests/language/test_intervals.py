@@ -6,13 +6,13 @@ import itertools
 import math
 from collections import Counter
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import optuna
 import pytest
 import torch
-from optuna.distributions import FloatDistribution
+from optuna.distributions import FloatDistribution, IntDistribution
 from torch import Tensor
 
 from spacelang import (
@@ -29,6 +29,8 @@ from spacelang.costs import expected_cost
 from spacelang.language import Interval, Repeat, Tunable
 from spacelang.strategies import (
     DARTS,
+    ENAS,
+    SPOS,
     Grid,
     LocalSearch,
     Optuna,
@@ -37,6 +39,9 @@ from spacelang.strategies import (
     RandomOneShot,
     RegularizedEvolution,
 )
+from spacelang.strategies.framework import Controller
+from spacelang.strategies.multi_trial import Reinforce
+from spacelang.supernet import Group
 
 from ..strategies.multi_trial.drive import search
 from ..toys.paths import Anything, rows, trainer
@@ -224,7 +229,8 @@ def test_samplers_of_optuna_get_distributions_of_numbers() -> None:
     told = Recording.studies[-1].get_trials()[3]
     assert told.distributions["weight"] == FloatDistribution(1e-4, 1e-2, log=True)
     assert told.distributions["drop"] == FloatDistribution(0, 0.5)
-    assert told.distributions["count"] == FloatDistribution(2, 11, step=3)
+    assert told.distributions["count"] == IntDistribution(2, 11, step=3)
+    assert type(told.params["count"]) is int
     arch = history[3].arch
     assert all(told.params[label] == arch[label] for label in ("weight", "drop", "count"))
 
@@ -246,9 +252,35 @@ def test_a_grid_has_points() -> None:
         search(Grid(), Net(), distance, 1)
 
 
-def test_a_controller_and_mixtures_refuse_ranges() -> None:
-    with pytest.raises(SpaceError, match="a controller draws candidates, and 'weight', 'count', 'drop' are"):
-        search(PolicyGradient(), Net(), distance, 1)
+def test_a_controller_draws_a_part_of_a_range_and_a_number_in_it() -> None:
+    space = Net().decision_space
+    groups = [Group(d.label, (d.label,), tuple(d.candidates), (d,)) for d in space.by_label.values()]
+    generator = torch.Generator().manual_seed(0)
+    controller = Controller(space, groups, hidden=4, tanh_constant=2.5, generator=generator)
+    with torch.no_grad():
+        for head in controller.heads:
+            cast(Any, head).weight.zero_()  # all parts are as likely
+    drawn = [controller.sample(generator) for _ in range(200)]
+    for sample in drawn[:20]:
+        Net().validate(sample.arch)
+        again = controller.sample(draws=sample.draws)
+        assert (again.arch, again.log_prob) == (sample.arch, sample.log_prob)
+        # two ranges of ten parts, one of four numbers, a width of two
+        assert sample.log_prob.item() == pytest.approx(-math.log(10 * 10 * 4 * 2), rel=1e-6)
+    assert set(Counter(sample.arch["count"] for sample in drawn)) == {2, 5, 8, 11}
+    parts = Counter(int(10 * math.log10(sample.arch["weight"] / 1e-4) / 2) for sample in drawn)
+    assert set(parts) == set(range(10))
+    assert len({sample.arch["drop"] for sample in drawn}) > 190
+
+
+def test_a_controller_learns_where_in_a_range_it_is_best() -> None:
+    strategy = PolicyGradient(update=Reinforce(), batch=5, hidden=16, learning_rate=0.05, entropy_weight=0)
+    history = search(strategy, Net(), lambda trial: {"value": trial.arch["drop"]}, 120)
+    drops = [history[number].arch["drop"] for number in range(120)]
+    assert sum(drops[:20]) / 20 < 0.3 < 0.36 < sum(drops[-20:]) / 20  # 0.25 of a uniform draw
+
+
+def test_mixtures_refuse_ranges() -> None:
     with pytest.raises(SpaceError, match="of which there is no mixture"):
         DARTS().attach(Supernet(Dropped()), seed=0)
 
@@ -267,9 +299,21 @@ class Dropped(ModelSpace):
         return y
 
 
-def test_a_search_that_samples_paths(tmp_path: Path) -> None:
+FEW = {"calibration_batches": 1}
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        RandomOneShot(candidates=6, finalists=2, **FEW),
+        SPOS(population=4, generations=2, parents=2, mutations=1, crossovers=1, **FEW),
+        ENAS(candidates=3, controller_steps=2, samples=2, **FEW),
+    ],
+    ids=lambda strategy: type(strategy).__name__,
+)
+def test_a_search_that_samples_paths(strategy: Any, tmp_path: Path) -> None:
     supernet = Supernet(Dropped())
-    search = RandomOneShot(candidates=6, finalists=2).attach(supernet, seed=0)
+    search = strategy.attach(supernet, seed=0)
     trainer(tmp_path, search).fit(Anything(supernet), rows(4, 1), rows(3, 2))
     (best,) = search.derive()
     Dropped().validate(best)

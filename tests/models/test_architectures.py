@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 from torchvision.models import mobilenet_v3_small
 from torchvision.models.convnext import CNBlockConfig, ConvNeXt
+from torchvision.models.densenet import DenseNet
 from torchvision.models.resnet import BasicBlock, ResNet
+from torchvision.models.swin_transformer import SwinTransformer
 from torchvision.models.vision_transformer import VisionTransformer
 
 from spacelang import Experiment, ModelSpace, Supernet, Width, export_onnx, profile, searchable, suggest
@@ -75,6 +77,18 @@ class Case:
 CASES = {
     "resnet": Case(lambda: ResNet(BasicBlock, [1, 2, 1, 1], num_classes=10), IMAGES, (2, 5, 0)),
     "mobilenet": Case(lambda: mobilenet_v3_small(num_classes=10), IMAGES, (6, 23, 0), is_exported=False),
+    "densenet": Case(
+        lambda: DenseNet(8, (2, 1), 8, bn_size=2, num_classes=10),
+        IMAGES,
+        (0, 1 + 6 + 1, 0),
+        is_exported=False,
+    ),
+    "swin": Case(
+        lambda: SwinTransformer([2, 2], 16, [2, 2], [2, 4], [3, 3], num_classes=10),
+        IMAGES,
+        (4, 4, 0),
+        {"features.3.*.attn.num_heads": Width([1, 0.5, 1.0])},
+    ),
     "vit": Case(
         lambda: VisionTransformer(32, 8, 2, 4, 32, 64, num_classes=10),
         IMAGES,

@@ -13,6 +13,7 @@ from torch import nn
 from torchvision import models
 
 from spacelang import Skip, Width, searchable
+from spacelang.models.atoms import within
 from spacelang.models.couplings import couplings_of
 from tests.models.networks import size
 
@@ -39,6 +40,8 @@ def timm_model(name: str) -> nn.Module:
         (models.efficientnet_b0, None, 15 + 16 + 8 + 1 + 1),
         (models.vit_b_16, None, 12 * 4 + 1 + 1),
         (models.swin_t, None, 12 * 4 + 4 + 3 + 1),
+        (models.densenet121, None, 1 + 58 * 2 + 3 + 1),
+        (models.squeezenet1_1, None, 1 + 8 * 3 + 1),
         (models.convnext_tiny, None, 18 + 4 + 1),
         (timm_model, "vit_small_patch16_224", 12 * 4 + 1 + 1),
         (timm_model, "convnextv2_atto", 12 + 4 + 1),
@@ -52,7 +55,8 @@ def test_factors_that_parameters_share(make: Any, argument: str | None, shared: 
         id(atom)
         for name, _ in model.named_parameters()
         for atoms in couplings.dims(name)
-        for atom in set(atoms)
+        for atom in set(within(atoms))
+        if not atom.pieces
     )
     assert sum(count > 1 for count in seen.values()) == shared
 
@@ -102,6 +106,18 @@ def test_factors_that_parameters_share(make: Any, argument: str | None, shared: 
             157,
         ),
         (
+            models.swin_t,
+            None,
+            {
+                "features.5.2.mlp.0": Width([0.5]),
+                "features.5.[45]": Skip(label="pair"),
+                "features.3.0.attn": Width([3]),
+            },
+            {"pair": "skip"},
+            24_070_255,
+            157,
+        ),
+        (
             models.convnext_tiny,
             None,
             {"features.5.2.block.3": Width([0.5]), "features.5.8": Skip()},
@@ -139,7 +155,7 @@ def test_counts_of_cut_networks(
     assert type(frozen) is type(model)
 
 
-def test_attention_that_cannot_run_with_fewer_heads_is_refused() -> None:
-    model = empty(models.swin_t)
-    with pytest.raises(ValueError, match=r"does not run with smaller widths: 'features\.3\.0\.attn'"):
-        searchable(model, {"features.3.0.attn": Width([3, 6])}, torch.zeros(1, 3, 224, 224))
+def test_heads_of_swin_v2_are_refused() -> None:
+    model = empty(models.swin_v2_t)
+    with pytest.raises(ValueError, match=r"'features\.3\.0\.attn' cannot be chosen.*a part is sliced out"):
+        searchable(model, {"features.3.0.attn": Width([3, 6])}, torch.zeros(1, 3, 256, 256))

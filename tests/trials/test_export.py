@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from spacelang import Experiment, InputChoice, ModelSpace, SpaceError
+from spacelang import Experiment, InputChoice, ModelSpace, SpaceError, value_range
 from spacelang.evaluators import Functional
 from spacelang.experiment.trial_run import mirror
 from spacelang.strategies.multi_trial import Random
@@ -54,11 +54,57 @@ def test_a_study_of_several_objectives_has_the_same_front() -> None:
         trials.append(Trial(number, arch, 0, "done", metrics=metrics))
     objectives = [Maximize("a"), Minimize("b")]
     from spacelang.trials import History
-    from spacelang.trials.export import candidates_of
 
-    study = to_optuna(trials, objectives, candidates_of(space.decision_space))
+    study = to_optuna(trials, objectives, space.decision_space.by_label)
     ours = History(space.decision_space, objectives, trials).pareto()
     assert {t.user_attrs["number"] for t in study.best_trials} == {t.number for t in ours}
+
+
+class Ranges(ModelSpace):
+    """A learning rate on a logarithmic scale, and two numbers in steps that end before the range does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rate = value_range(1e-4, 1e-1, log=True, label="rate")
+        self.drop = value_range(0.0, 0.55, step=0.1, label="drop")
+        self.count = value_range(2, 9, step=3, label="count")
+
+    def forward(self, x: Any) -> Any:
+        return x
+
+
+def test_ranges_are_distributions_of_numbers(tmp_path: Path) -> None:
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    evaluator = Functional(lambda model: model.rate + model.drop + model.count)
+    experiment = Experiment(
+        Ranges(), evaluator, Random(), directory=tmp_path / "run", example_inputs=None, max_trials=8
+    )
+    experiment.run()
+    expected = {
+        "rate": FloatDistribution(1e-4, 1e-1, log=True),
+        "drop": FloatDistribution(0.0, 0.5, step=0.1),
+        "count": IntDistribution(2, 8, step=3),
+    }
+    for study in (experiment.to_optuna(), mirror(tmp_path / "run", optuna.storages.InMemoryStorage())):
+        assert all(trial.distributions == expected for trial in study.trials)
+        assert [trial.params for trial in study.trials] == [trial.arch for trial in experiment.history]
+    assert all(type(trial.params["count"]) is int for trial in study.trials)
+    again = from_optuna(experiment.to_optuna(), Ranges().decision_space)
+    assert [trial.arch for trial in again] == [trial.arch for trial in experiment.history]
+    study.sampler = optuna.samplers.TPESampler(n_startup_trials=1, seed=0)  # learns from these trials
+    new = study.ask(expected)
+    assert Ranges().decision_space.problems(new.params) == []
+    (unknown, *_) = to_optuna(experiment.history, experiment.history.objectives, {}).trials
+    assert isinstance(unknown.distributions["rate"], CategoricalDistribution)
+
+
+def test_numbers_of_a_rebuilt_space_widen_a_range() -> None:
+    from optuna.distributions import FloatDistribution
+
+    trials = [Trial(0, {"rate": 0.5, "drop": 0.1, "count": 5}, 0, "done", metrics={"a": 1.0})]
+    study = to_optuna(trials, [Maximize("a")], Ranges().decision_space.by_label)
+    assert study.trials[0].distributions["rate"] == FloatDistribution(1e-4, 0.5, log=True)
 
 
 class Sets(ModelSpace):
