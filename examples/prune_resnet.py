@@ -1,16 +1,19 @@
-"""Search the depth and the widths of a trained ResNet under a limit on FLOPs, with the weights it has.
+"""Prune a trained ResNet under several limits on FLOPs, and compare with scaling all its widths alike.
 
     python examples/prune_resnet.py
 
-The network is trained on digits and becomes a space. A supernet of it is trained for a few epochs, one random
-path a step; architectures are then measured with its weights (`Inherited`), none is trained.
+A network trained on digits becomes a space of depths and widths, of which a supernet is trained. A uniformly
+narrower network sets each limit, under which architectures are measured with the weights of the supernet
+(`Inherited`). Both begin with these, are trained alike, and are tested on images not used so far.
 """
 
 import argparse
+import copy
 from pathlib import Path
 
 import torch
 from torch import nn
+from torch.utils.data import DataLoader
 
 from spacelang import Depth, Experiment, Width, profile, searchable
 from spacelang.costs import CostLimit
@@ -18,7 +21,8 @@ from spacelang.evaluators import Classification, Inherited
 from spacelang.evaluators.data import digits, search_loaders
 from spacelang.strategies import RandomOneShot
 from spacelang.strategies.multi_trial import RegularizedEvolution
-from spacelang.trials import Maximize, Minimize
+
+IMAGE = torch.zeros(1, 1, 8, 8)
 
 
 class Block(nn.Module):
@@ -30,62 +34,65 @@ class Block(nn.Module):
         self.bn1 = nn.BatchNorm2d(outputs)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(outputs)
-        same = inputs == outputs and stride == 1
-        self.shortcut = nn.Identity() if same else nn.Conv2d(inputs, outputs, 1, stride, bias=False)
+        is_same = stride == 1
+        self.shortcut = nn.Identity() if is_same else nn.Conv2d(inputs, outputs, 1, stride, bias=False)
 
     def forward(self, x):
         y = self.bn2(self.conv2(torch.relu(self.bn1(self.conv1(x)))))
         return torch.relu(y + self.shortcut(x))
 
 
-def resnet(widths=(16, 32), depth=3):
+def resnet():
     """Build a plain network for images (B, 1, 8, 8); nothing in it is made for a search."""
-    stages, inputs = [], widths[0]
-    for stride, outputs in enumerate(widths, start=1):
-        blocks = [Block(inputs, outputs, stride), *(Block(outputs, outputs, 1) for _ in range(depth - 1))]
-        stages.append(nn.Sequential(*blocks))
-        inputs = outputs
-    stem = nn.Sequential(
-        nn.Conv2d(1, widths[0], 3, padding=1, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU()
-    )
-    head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inputs, 10))
+    stem = nn.Sequential(nn.Conv2d(1, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU())
+    stages = [nn.Sequential(Block(16, n, s), Block(n, n, 1), Block(n, n, 1)) for n, s in ((16, 1), (32, 2))]
+    head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10))
     return nn.Sequential(stem, nn.Sequential(*stages), head)
+
+
+def accuracy(model, evaluator, directory, seeds=3):
+    """Train copies of a model further with several seeds; return their mean accuracy on the test images."""
+    found = []
+    for seed in range(seeds):
+        torch.manual_seed(seed)
+        copied = copy.deepcopy(model)
+        evaluator.fit(copied, directory=directory)
+        found.append(evaluator.test(copied, DataLoader(digits().test, batch_size=360))["test_acc"])
+    return sum(found) / seeds
 
 
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--directory", type=Path, default="prune-resnet", help="folder for all files")
     parser.add_argument("--epochs", type=int, default=10, help="epochs of the training, and of the supernet")
-    parser.add_argument("--trials", type=int, default=30, help="architectures that are measured")
-    parser.add_argument("--share", type=float, default=0.5, help="limit, as a share of the network's FLOPs")
+    parser.add_argument("--trials", type=int, default=40, help="architectures measured under each limit")
+    parser.add_argument("--shares", type=float, nargs="+", default=[0.125, 0.25, 0.5], help="widths")
     args = parser.parse_args(arguments)
+    folder, shares = args.directory, [0.125, 0.25, 0.5, 1.0]
     torch.manual_seed(0)
-    model, image = resnet(), torch.zeros(1, 1, 8, 8)
     train, val = search_loaders(digits().train, batch_size=64)
     evaluator = Classification(train_dataloaders=train, val_dataloaders=val, max_epochs=args.epochs)
-    trained = evaluator.fit(model, directory=args.directory / "training").callback_metrics["val_acc"]
-    flops = profile(model, image).flops
-
-    choices = {"1.*": Depth([1, 2, 3]), "1.*.*.conv1": Width([0.25, 0.5, 0.75, 1.0])}
-    space = searchable(model, choices, image)
-    strategy = RandomOneShot(candidates=1, finalists=1)
-    supernet = Experiment(space, evaluator, strategy, directory=args.directory / "supernet")
-    supernet.run()
-
-    search = Experiment(
-        space,
-        Inherited(supernet.supernet, evaluator),
-        RegularizedEvolution(population=10, sample=3),
-        objectives=[Maximize("val_acc"), Minimize("flops")],
-        limits=[CostLimit("flops", at_most=args.share * flops)],
-        example_inputs=image,
-        max_trials=args.trials,
-        directory=args.directory / "search",
-    )
-    search.run()
-    print(f"{space.size():,} architectures\n     FLOPs  accuracy\n{flops:10,}  {trained:8.3f}  as it was")
-    for trial in sorted(search.pareto, key=lambda trial: trial.metrics["flops"]):
-        print(f"{int(trial.metrics['flops']):10,}  {trial.metrics['val_acc']:8.3f}  {trial.arch}")
+    model = resnet()
+    evaluator.fit(model, directory=folder / "training")
+    space = searchable(model, {"1.*": Depth([1, 2, 3]), "1.*.*.conv1": Width(shares)}, IMAGE)
+    one_shot = RandomOneShot(candidates=1, finalists=1)
+    trained = Experiment(space, evaluator, one_shot, directory=folder / "supernet")
+    trained.run()
+    measured, evolution = Inherited(trained.supernet, evaluator), RegularizedEvolution(10, sample=3)
+    whole = {d.label: max(d.candidates) for d in space.decisions}
+    rows = [("as it was", whole)]
+    for share in args.shares:
+        narrow = whole | {name: int(share * n) for name, n in whole.items() if name.endswith("conv1")}
+        limits = [CostLimit("flops", at_most=profile(space.freeze(narrow), IMAGE).flops)]
+        settings = {"limits": limits, "example_inputs": IMAGE, "max_trials": args.trials}
+        search = Experiment(space, measured, evolution, directory=folder / f"x{share}", **settings)
+        search.run()
+        rows += [(f"all widths x {share:g}", narrow), ("searched", search.best)]
+    print(f"{space.size():,} architectures\n     FLOPs  accuracy")
+    for name, arch in rows:
+        small = trained.supernet.freeze(arch)
+        flops = profile(small, IMAGE).flops
+        print(f"{flops:10,}  {accuracy(small, evaluator, folder / 'finetuning'):8.3f}  {name}")
 
 
 if __name__ == "__main__":

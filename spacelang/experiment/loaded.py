@@ -228,8 +228,8 @@ def load_experiment(
     history, claimed = None, False
     if "objectives" in record:
         trials, objectives = recorded_trials(folder, ledger)
-        decisions: DecisionSpace = folder.decisions if space is None else space.decision_space
-        rebuilt = None if space is None else lambda overrides: space.rebuild(**overrides).decision_space
+        decisions: DecisionSpace = folder.decisions if space is None else space.search_space
+        rebuilt = None if space is None else lambda overrides: space.rebuild(**overrides).search_space
         history = History(decisions, objectives, trials, rebuilt=rebuilt)
         claimed = bool(history.running) and _somebody_works(folder, ledger)
     status = status_of(folder, course, history, claimed=claimed)

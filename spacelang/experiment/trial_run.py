@@ -345,7 +345,7 @@ class TrialRun:
     @property
     def present_history(self) -> History:
         """Every trial that is known here; none before the search."""
-        return self._history or History(self.space.decision_space, self.objectives)
+        return self._history or History(self.space.search_space, self.objectives)
 
     def ranked(self, count: int) -> list[Architecture]:
         """Return the best architectures, best first."""

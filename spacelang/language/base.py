@@ -22,6 +22,7 @@ from .given_weights import are_others, copy_weights, norms
 from .labels import label_scope, root_scope, warn_of_lost
 from .misuse import failed, layer_error, layer_under_construction
 from .nesting import levels_of, make_room
+from .own_moves import MOVES, OwnMoves
 from .primitive import BuilderType, Primitive, Undecided, collect, frozen_copy, held_values
 from .values import Value, decisions_of
 
@@ -258,6 +259,24 @@ class Space(nn.Module, metaclass=_SpaceType):
     def decision_space(self) -> DecisionSpace:
         """Decisions, conditions and constraints as data, apart from any module."""
         return self.__dict__.get("_decision_space") or DecisionSpace(())
+
+    @property
+    def search_space(self) -> DecisionSpace:
+        """`decision_space` with the `sample`, `mutate`, `crossover` and `neighbours` of this class.
+
+        A search by trials moves in it; a class that defines one of these methods says how.
+        """
+        known = self.decision_space
+        own = frozenset(name for name in MOVES if getattr(type(self), name) is not getattr(Space, name))
+        if not own:
+            return known
+        alone = copy.copy(self)
+        alone.__dict__["_decision_space"] = own_decisions(self)
+        alone.__dict__.pop("_own_space", None)
+        further = further_decisions(self)
+        return OwnMoves(
+            known.sites, known.constraints, known.symmetries, space=alone, own=own, further=further
+        )
 
     @property
     def decisions(self) -> tuple[Decision, ...]:

@@ -35,7 +35,7 @@ class Kept:
 
     def of(self, tensor: Tensor, dim: int) -> Tensor:
         """Return a tensor with what is kept of a dimension."""
-        return tensor.narrow(dim, 0, int(self.length))  # type: ignore[arg-type]
+        return tensor.narrow(dim, 0, int(self.length))
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,8 +64,11 @@ class Joined:
 
     def of(self, tensor: Tensor, dim: int) -> Tensor:
         """Return a tensor with what is kept of a dimension."""
-        whole = tensor.split([piece.size for piece in self.pieces], dim)
-        return torch.cat([piece.of(t, dim) for piece, t in zip(self.pieces, whole, strict=True)], dim)
+        kept, start = list[Tensor](), 0
+        for piece in self.pieces:
+            kept.append(piece.of(tensor.narrow(dim, start, piece.size), dim))
+            start += piece.size
+        return torch.cat(kept, dim)
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,8 +114,9 @@ class Cut:
         if self.length == tensor.shape[dim]:
             return tensor
         if self.is_prefix:
-            return tensor.narrow(dim, 0, int(self.length))  # type: ignore[arg-type]
-        parts = tensor.unflatten(dim, list(map(_size, self.factors)))
+            return tensor.narrow(dim, 0, int(self.length))
+        sizes = [*tensor.shape[:dim], *map(_size, self.factors), *tensor.shape[dim + 1 :]]
+        parts = tensor.reshape(sizes)
         for at, factor in enumerate(self.factors, start=dim):
             parts = parts if isinstance(factor, int) else factor.of(parts, at)
         return parts.flatten(dim, dim + len(self.factors) - 1)
@@ -151,7 +155,7 @@ def _multiplied(lengths: Iterable[Length]) -> Length:
     chosen = [length for length in every if isinstance(length, Value)]
     if not chosen:
         return number
-    product = math.prod(chosen[1:], start=chosen[0])  # type: ignore[arg-type]
+    product = math.prod(chosen[1:], start=chosen[0])
     return product * number if number > 1 else product
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from ..supernet.channel_order import channel_order, entry_norms
 from .atoms import Atom, size_of
 from .couplings import Couplings, named_tensors
 from .widths import ChosenWidth, consumed, produced
@@ -36,7 +37,7 @@ def sort_by_importance(network: nn.Module, widths: Sequence[ChosenWidth], coupli
             for name, dim in _consumers(network, members, width.target.maker)
         ]
         if scores:
-            order = torch.stack(scores).sum(0).argsort(descending=True, stable=True)
+            order = channel_order(torch.stack(scores).sum(0))
             seen = set[tuple[int, int]]()
             for name, dim in members:
                 tensor = tensors[name]
@@ -67,8 +68,7 @@ def _is_gate(name: str, making: Sequence[str], maker: str) -> bool:
 
 def _norms(tensor: Tensor, dim: int, places: Tensor) -> Tensor:
     """Return the L1 norm of each entry of an atom, (entries,)."""
-    rows = tensor.detach().movedim(dim, 0).flatten(1).abs().sum(1)
-    return rows[places.to(rows.device)].sum(1)
+    return entry_norms(tensor, dim)[places.to(tensor.device)].sum(1)
 
 
 def _permuted(tensor: Tensor, dim: int, places: Tensor, order: Tensor) -> Tensor:

@@ -110,11 +110,15 @@ class FewerWindowHeads(nn.Module):
     Source: Swin Transformer, arXiv:2103.14030, section 3.2.
     """
 
+    relative_position_bias_table: Tensor
+    relative_position_index: Tensor
+
     def __init__(self, attention: Any, head_dim: int) -> None:
         super().__init__()
-        for name in ("window_size", "shift_size", "num_heads", "attention_dropout", "dropout"):
-            setattr(self, name, getattr(attention, name))
-        self.head_dim = head_dim
+        self.window_size: Sequence[int] = attention.window_size
+        self.shift_size: Sequence[int] = attention.shift_size
+        self.num_heads, self.head_dim = int(attention.num_heads), head_dim
+        self.attention_dropout, self.dropout = float(attention.attention_dropout), float(attention.dropout)
         self.relative_position_bias_table = attention.relative_position_bias_table
         self.register_buffer("relative_position_index", attention.relative_position_index)
         self.qkv, self.proj = attention.qkv, attention.proj
@@ -133,25 +137,28 @@ class FewerWindowHeads(nn.Module):
         sides = zip(size, self.window_size, self.shift_size, strict=True)
         shifts = [0 if window >= length else shift for length, window, shift in sides]
         x = self._windows(x.roll([-shift for shift in shifts], (1, 2)))
-        qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, self.head_dim))
+        qkv = self.qkv(x).view(*x.shape[:3], 3, self.num_heads, self.head_dim)
         q, k, v = qkv.movedim(-3, 0).transpose(-3, -2)  # each (B, windows, heads, entries, head_dim)
         mask = (self._bias() + self._mask(size, shifts, x)).expand(*q.shape[:-1], -1)
         dropout = self.attention_dropout if self.training else 0.0
         heads = functional.scaled_dot_product_attention(q, k, v, mask, dropout)
         y = functional.dropout(self.proj(heads.transpose(-3, -2).flatten(-2)), self.dropout, self.training)
-        y = y.unflatten(1, (size[0] // tall, -1)).unflatten(3, (tall, wide)).transpose(2, 3)
-        return y.flatten(3, 4).flatten(1, 2).roll(shifts, (1, 2))[:, :height, :width].contiguous()
+        y = y.view(len(x), size[0] // tall, -1, tall, wide, y.shape[-1]).transpose(2, 3)
+        y = y.reshape(len(x), *size, -1).roll(shifts, (1, 2))
+        return y[:, :height, :width].contiguous()
 
     def _windows(self, x: Tensor) -> Tensor:
         """Return a map by windows, (B, windows, entries, C)."""
+        batch, height, width, channels = x.shape
         tall, wide = self.window_size
-        x = x.unflatten(2, (-1, wide)).unflatten(1, (-1, tall)).transpose(2, 3)
-        return x.flatten(3, 4).flatten(1, 2)
+        x = x.reshape(batch, height // tall, tall, width // wide, wide, channels).transpose(2, 3)
+        return x.reshape(batch, -1, tall * wide, channels)
 
     def _bias(self) -> Tensor:
         """Return what the relative positions in a window add, (heads, entries, entries)."""
         entries = math.prod(self.window_size)
-        return self.relative_position_bias_table[self.relative_position_index].T.unflatten(1, (entries, -1))
+        bias = self.relative_position_bias_table[self.relative_position_index]
+        return bias.T.reshape(self.num_heads, entries, entries)
 
     def _mask(self, size: Sequence[int], shifts: Sequence[int], like: Tensor) -> Tensor:
         """Return -100 between entries that only the shift made neighbours, (windows, 1, entries, entries)."""

@@ -35,10 +35,9 @@ def carve(adopted: Adopted, widths: Sequence[ChosenWidth], couplings: Couplings)
         inside = {name.removeprefix(f"{unit}."): cuts[name] for name in cuts if _is_within(name, unit)}
         concerned = [width for width in widths if _concerns(width, inside)]
         heads: dict[str, Any] = {}
-        for width in concerned:
-            attention = width.target.attention
+        for attention in dict.fromkeys(width.target.attention for width in concerned):
             if attention is not None and _is_within(attention, unit):
-                found = head_attributes(network.get_submodule(attention), width, couplings)
+                found = head_attributes(network.get_submodule(attention), attention, concerned, couplings)
                 prefix = "" if attention == unit else attention.removeprefix(f"{unit}.") + "."
                 heads |= {prefix + name: value for name, value in found.items()}
         path = adopted.names.get(id(module), unit)

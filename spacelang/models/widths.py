@@ -18,6 +18,7 @@ from .cuts import Cut, cut_of
 HEADS = ("num_heads", "num_attention_heads", "n_heads", "n_head", "nhead")
 """Attributes that count the heads of attention."""
 _GROUPED_HEADS = ("num_key_value_heads", "num_kv_heads")
+_QUERIES = ("num_key_value_groups",)
 _HEAD_FEATURES = ("all_head_size", "attn_dim", "split_size", "inner_dim")
 _READ = ("in_features", "in_channels", "num_features", "num_channels", "normalized_shape", "nx")
 
@@ -72,7 +73,7 @@ def target_of(module: nn.Module, path: str, attribute: str, couplings: Couplings
             "it is what the layer reads. Name the layer that makes it, by out_features or out_channels"
         )
     if made is None or attribute in HEADS:
-        return heads_of(module, path, couplings)
+        return heads_of(module, path, couplings, of_queries=attribute in _QUERIES)
     atoms = couplings.dims(f"{path}.{made[0]}")[made[1]]
     if not atoms:
         raise SpaceError("there is only one")
@@ -103,8 +104,14 @@ def consumed(module: nn.Module) -> tuple[str, int] | None:
     return made[0], 1 - made[1]
 
 
-def heads_of(module: nn.Module, path: str, couplings: Couplings) -> Target:
+def heads_of(module: nn.Module, path: str, couplings: Couplings, *, of_queries: bool = False) -> Target:
     """Return the heads of attention: the outer factor of what its output projection reads.
+
+    Args:
+        module: The attention.
+        path: Its path.
+        couplings: Couplings of the network.
+        of_queries: Whether to return the queries that share a key, the next factor, instead.
 
     Raises:
         SpaceError: It is not attention, or its heads are not free.
@@ -115,14 +122,16 @@ def heads_of(module: nn.Module, path: str, couplings: Couplings) -> Target:
         raise SpaceError("attention with added keys or keys of another size keeps its heads")
     made = _projected_to(module, path, couplings)
     found: dict[int, Target] = {}
+    factor = 1 if of_queries else 0
     for name, child in module.named_modules():
         read = consumed(child)
         full = ".".join(filter(None, (path, name, read[0]))) if read else ""
         if read is None or full not in couplings.tensors:
             continue
         atoms = couplings.dims(full)[read[1]]
-        if len(atoms) > 1 and atoms[0] in made and not any(atom.is_group for atom in atoms):
-            found[id(atoms[0])] = Target(atoms[0], atoms[0].size, path, attention=path)
+        if len(atoms) > 1 + factor and atoms[0] in made and not any(atom.is_group for atom in atoms):
+            atom = atoms[factor]
+            found[id(atom)] = Target(atom, atom.size, path, attention=path)
     if len(found) != 1:
         raise SpaceError(
             f"{type(module).__name__} neither returns channels of its own nor is it attention whose heads "
@@ -187,27 +196,42 @@ def cuts_of(widths: Iterable[ChosenWidth], couplings: Couplings) -> dict[str, di
     return cuts
 
 
-def head_attributes(module: nn.Module, width: ChosenWidth, couplings: Couplings) -> dict[str, Any]:
-    """Return the attributes of attention that count its heads or their features, and their values."""
-    path, atom = width.target.attention or "", width.target.atom
-    atoms = _projected(module, path, atom, couplings)
-    heads, features = size_of(atoms[:-1]), size_of(atoms)
+def head_attributes(
+    module: nn.Module, path: str, widths: Sequence[ChosenWidth], couplings: Couplings
+) -> dict[str, Any]:
+    """Return the attributes of attention that count its heads or their features, and their values.
+
+    Args:
+        module: The attention.
+        path: Its path.
+        widths: Widths that concern it.
+        couplings: Couplings of the network.
+    """
+    kept = {width.target.atom: width.kept for width in widths}
+    atoms = _projected(module, path, [w.target.atom for w in widths if w.target.attention == path], couplings)
+    counted = (
+        (HEADS, atoms[:-1]),
+        (_GROUPED_HEADS, atoms[:1]),
+        (_QUERIES, atoms[1:-1]),
+        (_HEAD_FEATURES, atoms),
+    )
     found: dict[str, Any] = {}
     for name, child in module.named_modules():
         prefix = f"{name}." if name else ""
-        for names, size in ((HEADS, heads), (_GROUPED_HEADS, atom.size), (_HEAD_FEATURES, features)):
+        for names, factors in counted:
+            cut = cut_of(factors, kept)
             for attribute in names:
-                if vars(child).get(attribute) == size:
-                    factor = size // atom.size
-                    found[prefix + attribute] = width.kept * factor if factor > 1 else width.kept
+                if isinstance(cut.length, Value) and vars(child).get(attribute) == cut.size:
+                    found[prefix + attribute] = cut.length
     return found
 
 
-def _projected(module: nn.Module, path: str, atom: Atom, couplings: Couplings) -> tuple[Atom, ...]:
+def _projected(module: nn.Module, path: str, heads: Sequence[Atom], couplings: Couplings) -> tuple[Atom, ...]:
+    """Return the factors of what the output projection of attention reads."""
     for name, child in module.named_modules():
         read = consumed(child)
         if read is not None:
             atoms = couplings.dims(".".join(filter(None, (path, name, read[0]))))[read[1]]
-            if atom in atoms and len(atoms) > 1:
+            if heads[0] in atoms and len(atoms) > 1:
                 return atoms
     raise AssertionError(path)

@@ -36,6 +36,11 @@ def channel_order(importance: Tensor, bands: Iterable[int] = ()) -> Tensor:
     return torch.cat(parts)
 
 
+def entry_norms(weight: Tensor, dim: int) -> Tensor:
+    """Return the L1 norm of the weights of each entry of a dimension, (entries,)."""
+    return weight.detach().abs().movedim(dim, 0).flatten(1).sum(1)
+
+
 @torch.no_grad()
 def sort_channels(
     supernet: Supernet, labels: Collection[str], used: Mapping[str, Collection[Any]] | None = None
@@ -66,8 +71,7 @@ def sort_channels(
         if last is None or not channels.sortable or not {d.label for d in size.decisions()} & set(labels):
             continue
         weight: Any = last.largest.weight  # (C_out, C_in, ...)
-        importance = weight.abs().transpose(0, 1).flatten(1).sum(1)
-        order = channel_order(importance, _used_sizes(size, used or {}))
+        order = channel_order(entry_norms(weight, 1), _used_sizes(size, used or {}))
         for layer, tensor, dim in channels.tensors:
             whole: Any = getattr(layer.largest, tensor)
             whole.copy_(whole.index_select(dim, order.to(whole.device)))

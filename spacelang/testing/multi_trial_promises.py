@@ -93,8 +93,8 @@ class _Search:
         self.space = space
         self.workers = workers
         self.proposer = strategy.start(space)
-        decisions = Rebuilt(space, lambda rebuilt: rebuilt.decision_space)
-        self.history = History(space.decision_space, [Maximize("value")], rebuilt=decisions)
+        decisions = Rebuilt(space, lambda rebuilt: rebuilt.search_space)
+        self.history = History(space.search_space, [Maximize("value")], rebuilt=decisions)
         self.ended = False
         self.stopped = self.to_the_end = 0
 

@@ -96,11 +96,11 @@ class TrialSearch:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self.space = space.decision_space
+        self.space = space.search_space
         self.ledger = ledger
         self.budget = budget
         self.ended = ""
-        decisions = Rebuilt(space, lambda rebuilt: rebuilt.decision_space)
+        decisions = Rebuilt(space, lambda rebuilt: rebuilt.search_space)
         self.history = History(self.space, objectives, ledger.trials(), rebuilt=decisions)
         self._proposer = proposer
         self._executor = executor

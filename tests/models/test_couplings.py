@@ -66,6 +66,14 @@ def test_factors_that_parameters_share(make: Any, argument: str | None, shared: 
     ("make", "argument", "choices", "changed", "parameters", "tensors"),
     [
         (
+            models.resnet50,
+            None,
+            {"layer3.2.conv1": Width([0.5]), "layer3.2.conv2": Width([0.5]), "layer3.5": Skip()},
+            {"layer3.5": "skip"},
+            23_734_824,
+            302,
+        ),
+        (
             models.mobilenet_v3_large,
             None,
             {

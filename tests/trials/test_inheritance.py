@@ -12,8 +12,10 @@ from torch import Tensor, nn
 
 from spacelang import Experiment, LayerChoice, ModelSpace, SpaceError, value_choice
 from spacelang import nn as space_nn
-from spacelang.strategies import RegularizedEvolution
+from spacelang.strategies import FewerEpochs, RegularizedEvolution, Repeated, Retry, WarmStart
 from spacelang.trials import Exhausted, History, Proposal, inherit_weights
+
+from ..strategies.multi_trial.drive import search
 
 
 class Scale(nn.Module):
@@ -107,6 +109,44 @@ def test_a_trial_begins_where_its_parent_ended(tmp_path: Path, inherit: Any) -> 
         fresh = expected.history[1].metrics
         assert child["default"] == fresh["default"]  # the parent moves no generator
         assert child["conv"] != fresh["conv"]
+
+
+class Line:
+    """Trials each of which is a child of the one before, as the history shows it."""
+
+    has_end = True
+
+    def start(self, space: Any) -> Line:
+        return self
+
+    def ask(self, history: History, rng: np.random.Generator) -> Proposal:
+        parent = max((trial.number for trial in history.done), default=None)
+        return Proposal(SMALL, note={} if parent is None else {"parent": parent})
+
+
+KNOWN = [(SMALL, {"value": 0.5, "default": 0.5})] * 2
+EARLIER: list[tuple[Any, list[int | None]]] = [
+    (WarmStart(Line(), KNOWN), [None, 0, 1, 2]),  # the first one's parent is not of this search
+    (Repeated(Line(), times=2), [None, None, 1, 1]),  # each trial twice; the last of the parent's
+    (WarmStart(Repeated(Line(), times=2), KNOWN), [None, None, 1, 1]),
+    (Retry(WarmStart(Line(), KNOWN)), [None, 0, 1, 2]),
+    (FewerEpochs(Line(), epochs=1), [None, 0, 1, 2]),
+]
+
+
+@pytest.mark.parametrize(("strategy", "parents"), EARLIER, ids=["warm", "twice", "both", "retry", "proxy"])
+def test_wrappers_name_the_parent_as_the_ledger_numbers_it(strategy: Any, parents: list[Any]) -> None:
+    history = search(strategy, Net(), lambda trial: {"value": 1.0}, 4)
+    assert [trial.note.get("parent") for trial in history] == parents
+
+
+def test_a_trial_inherits_through_wrappers(tmp_path: Path) -> None:
+    strategy = WarmStart(Line(), KNOWN)
+    experiment = Experiment(
+        Net(), Sum(), strategy, directory=tmp_path / "run", inherit="parent", keep_weights=0, max_trials=3
+    )
+    experiment.run()
+    assert [trial.metrics["linear"] == 16 for trial in experiment.history] == [False, True, True]
 
 
 def test_a_model_may_say_how_it_inherits(tmp_path: Path) -> None:

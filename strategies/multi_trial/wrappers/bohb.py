@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -137,8 +137,7 @@ class _Modelling(Wrapper):
 
     def propose(self, rng: np.random.Generator) -> Proposal:
         """Return a proposal of the model."""
-        proposal = self.inner.ask(self.view, rng)
-        return replace(proposal, note={"inner": proposal.note})
+        return self.noted(self.inner.ask(self.view, rng))
 
 
 def _budget(trial: Trial) -> float:

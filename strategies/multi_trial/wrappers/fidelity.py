@@ -14,7 +14,7 @@ from spacelang import ModelSpace
 from spacelang.errors import require_integer
 from spacelang.trials import History, Proposal, Proposer, Trial
 
-from .wrapper import Wrapped, Wrapper, inner_goes_on, inner_note
+from .wrapper import Wrapped, Wrapper, inner_goes_on, same_note
 
 Bracket: TypeAlias = "tuple[tuple[int, int], ...]"
 """Rungs, each a number of trials and their epochs."""
@@ -195,11 +195,11 @@ class _Halving(Wrapper):
 
     def _new(self, bracket: int, rng: np.random.Generator) -> Proposal:
         proposal = self.inner.ask(self.view, rng)
-        note = {"inner": proposal.note, "bracket": bracket, "rung": 0}
-        return replace(proposal, max_epochs=self._shape(bracket)[0][1], note=note)
+        proposal = replace(proposal, max_epochs=self._shape(bracket)[0][1])
+        return self.noted(proposal, bracket=bracket, rung=0)
 
     def _next(self, trial: Trial, first: int, bracket: int, rung: int) -> Proposal:
-        note = {"inner": inner_note(trial.note), "bracket": bracket, "rung": rung, "first": first}
+        note = same_note(trial, bracket=bracket, rung=rung, first=first)
         return Proposal(trial.arch, self._shape(bracket)[rung][1], note, trial.overrides)
 
     def _shape(self, bracket: int) -> Bracket:

@@ -118,4 +118,4 @@ class _Smaller(Wrapper):
     def propose(self, rng: np.random.Generator) -> Proposal:
         proposal = self.inner.ask(self.view, rng)
         overrides = {**self.overrides, **proposal.overrides}
-        return replace(proposal, note={"inner": proposal.note}, overrides=overrides)
+        return self.noted(replace(proposal, overrides=overrides))

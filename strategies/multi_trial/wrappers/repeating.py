@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -14,7 +14,7 @@ from spacelang import ModelSpace
 from spacelang.errors import require_integer, require_one_of
 from spacelang.trials import Proposal, Proposer, Trial
 
-from .wrapper import Wrapped, Wrapper, inner_note
+from .wrapper import Wrapped, Wrapper, same_note
 
 Aggregate: TypeAlias = Literal["mean", "median", "min", "max"]
 
@@ -112,10 +112,9 @@ class _Grouping(Wrapper):
         """Return another trial that is due, else a new proposal."""
         if self._due:
             first = self._due[min(self._due)]
-            note = {"inner": inner_note(first.note), "again": first.number}
+            note = same_note(first, again=first.number)
             return Proposal(first.arch, first.max_epochs, note, first.overrides)
-        proposal = self.inner.ask(self.view, rng)
-        return replace(proposal, note={"inner": proposal.note})
+        return self.noted(self.inner.ask(self.view, rng))
 
 
 class _Retrying(_Grouping):

@@ -166,7 +166,7 @@ class _Screen(Wrapper):
             decisions = self.view.decisions(proposal.overrides)
             proposal = replace(proposal, arch=decisions.canonical(proposal.arch))
             if self.passes(proposal):
-                return replace(proposal, note={"inner": proposal.note, "passed_over": self._passed_over})
+                return self.noted(proposal, passed_over=self._passed_over)
             entry = self._entry(proposal)
             self._pass_over(entry)
             self._passed_over = [*self._passed_over, entry]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -75,5 +75,4 @@ class _WarmStarting(Wrapper):
         self.show(trial, self.places[trial.number])
 
     def propose(self, rng: np.random.Generator) -> Proposal:
-        proposal = self.inner.ask(self.view, rng)
-        return replace(proposal, note={"inner": proposal.note})
+        return self.noted(self.inner.ask(self.view, rng))

@@ -51,7 +51,8 @@ class Wrapper(ABC):
     """A proposer that keeps a view, the history as the wrapped proposer sees it.
 
     In the view trials have numbers of their own, and notes as the wrapped proposer wrote them. In the ledger
-    such a note is `{"inner": note}` with entries of the wrapper beside it. So wrappers may be wrapped, and
+    such a note is `{"inner": note}` with entries of the wrapper beside it, among them "parent" where the
+    wrapped proposer named one, by its number in the ledger. So wrappers may be wrapped, and
     the view follows from the history alone.
 
     Args:
@@ -110,6 +111,17 @@ class Wrapper(ABC):
         number = len(self.view) if place is None else place
         self.view.add(dataclasses.replace(trial, number=number, note=inner_note(trial.note), **changes))
 
+    def noted(self, proposal: Proposal, **entries: Any) -> Proposal:
+        """Return a proposal of the wrapped proposer with entries beside its note.
+
+        The trial that it names as its parent has in the history another number than in the view.
+        """
+        place = proposal.note.get("parent")
+        parents = (number for number in reversed(self.places) if self.places[number] == place)
+        parent = next(parents, None) if place is not None else None
+        inherited = {} if parent is None else {"parent": parent}
+        return dataclasses.replace(proposal, note={"inner": proposal.note, **inherited, **entries})
+
     def ask(self, history: History, rng: np.random.Generator) -> Proposal:
         """See `Proposer`."""
         self.look(history)
@@ -129,6 +141,12 @@ class Wrapper(ABC):
 def inner_goes_on(inner: Proposer, trial: Trial, history: History) -> bool:
     """Return whether a wrapped proposer continues a trial; most never stop one."""
     return not isinstance(inner, Stopper) or inner.goes_on(trial, history)
+
+
+def same_note(trial: Trial, **entries: Any) -> dict[str, Any]:
+    """Return the note of another trial of the same proposal, with other entries of the wrapper."""
+    inherited = {"parent": trial.note["parent"]} if "parent" in trial.note else {}
+    return {"inner": inner_note(trial.note), **inherited, **entries}
 
 
 def inner_note(note: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -27,7 +27,7 @@ def search(
 ) -> History:
     """Search until there are `trials` or the strategy ends."""
     proposer = strategy.start(space)
-    history = History(space.decision_space, objectives, rebuilt=Rebuilt(space, lambda s: s.decision_space))
+    history = History(space.search_space, objectives, rebuilt=Rebuilt(space, lambda s: s.search_space))
     running: list[Trial] = []
     ended = False
     while len(history) < trials and not ended:
