@@ -76,7 +76,8 @@ def main(arguments=None):
     one_shot = RandomOneShot(candidates=1, finalists=1)
     trained = Experiment(space, evaluator, one_shot, directory=folder / "supernet")
     trained.run()
-    measured, evolution = Inherited(trained.supernet, evaluator), RegularizedEvolution(10, sample=3)
+    measured = Inherited(trained.supernet, evaluator)
+    evolution = RegularizedEvolution(population=10, sample=3)
     whole = {d.label: max(d.candidates) for d in space.decisions}
     rows = [("as it was", whole)]
     for share in args.shares:
@@ -86,11 +87,12 @@ def main(arguments=None):
         search = Experiment(space, measured, evolution, directory=folder / f"x{share}", **settings)
         search.run()
         rows += [(f"all widths x {share:g}", narrow), ("searched", search.best)]
-    print(f"{space.size():,} architectures\n     FLOPs  accuracy")
+    table = [f"{space.size():,} architectures\n     FLOPs  accuracy"]
     for name, arch in rows:
         small = trained.supernet.freeze(arch)
         mean = accuracy(small, train, val, folder / "further")
-        print(f"{profile(small, IMAGE).flops:10,}  {mean:8.3f}  {name}")
+        table.append(f"{profile(small, IMAGE).flops:10,}  {mean:8.3f}  {name}")
+    print("\n".join(table))
 
 
 if __name__ == "__main__":
