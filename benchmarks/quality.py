@@ -20,6 +20,7 @@ after the other: what is there after an hour has all strategies, and few seeds.
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import math
 import statistics
@@ -233,6 +234,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--table", action="store_true", help="run nothing; write the tables into the page")
     parser.add_argument("--page", type=Path, default=PAGE, help="page of --table")
+    parser.add_argument("--json", action="store_true", help="print the results as JSON")
     args = parser.parse_args()
     torch.set_num_threads(1)  # the networks are too small for more
     args.directory.mkdir(parents=True, exist_ok=True)
@@ -243,6 +245,9 @@ def main() -> None:
         benches.append(Bench(task, data, Trainings(task, data, args.directory / f"{name}.csv"), log))
     if not args.table:
         run(benches, args.strategies, args.seeds)
+    if args.json:
+        print(json.dumps(log.runs))
+        return
     for bench in benches:
         if any(run["task"] == bench.task.name for run in log.runs):
             table = bench.table()

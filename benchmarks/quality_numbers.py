@@ -17,9 +17,9 @@ Pool = Sequence[tuple[float, float]]
 
 
 def interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
-    """Return the mean and half the width of its confidence interval, by Student's t; NaN for one value."""
+    """Return the mean and half the width of its confidence interval, by Student's t; NaN for less than three."""
     n = len(values)
-    if n < 2:
+    if n < 3:  # of two, the interval is 18 standard errors wide
         return statistics.mean(values), math.nan
     half = student.ppf((1 + level) / 2, n - 1) * statistics.stdev(values) / math.sqrt(n)
     return statistics.mean(values), float(half)

@@ -14,6 +14,7 @@ run that was stopped continues from there.
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import statistics
 import tempfile
@@ -42,7 +43,7 @@ TRAININGS = 2
 OPERATIONS = {"S2": ("skip_connect", "sep_conv_3x3"), "S3": ("none", "skip_connect", "sep_conv_3x3")}
 PAGE = Path(__file__).parent.parent / "docs" / "quality.md"
 
-# The rules of R-DARTS look ten epochs back and more; here they compare a value with the one two epochs before.
+# The rules of R-DARTS look ten epochs back and more; here they look back two epochs.
 _GROWTH: dict[str, Any] = {"every": 2, "window": 1, "distance": 1, "first_epoch": 0}
 _MONITOR = s.Monitor(eigenvalue=True, every=EPOCHS - 1)
 _LOGITS: dict[str, Any] = {"learning_rate": 3e-2, "extras": (_MONITOR,)}
@@ -156,6 +157,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--table", action="store_true", help="run nothing; write the tables into the page")
     parser.add_argument("--page", type=Path, default=PAGE, help="page of --table")
+    parser.add_argument("--json", action="store_true", help="print the results as JSON")
     args = parser.parse_args()
     torch.set_num_threads(1)  # the networks are too small for more
     args.directory.mkdir(parents=True, exist_ok=True)
@@ -172,6 +174,9 @@ def main() -> None:
             if not log.has(space=space, method=name, seed=seed):
                 log.add(run := measure(TASKS[space], data, name, seed))
                 print(f"{space}, {name}, seed {seed}: {run['skips']} skips", flush=True)
+    if args.json:
+        print(json.dumps(log.runs))
+        return
     for space in args.spaces:
         if runs := [run for run in log.runs if run["space"] == space]:
             print(f"\n{space}\n\n{table(runs)}")

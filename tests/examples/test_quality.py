@@ -28,8 +28,9 @@ def test_an_interval_is_that_of_students_t(numbers: ModuleType) -> None:
     """1, 2, 3: deviation 1, and t = 4.302653 for two degrees of freedom."""
     mean, half = numbers.interval([1.0, 2.0, 3.0])
     assert (mean, half) == (2.0, pytest.approx(4.302653 / 3**0.5, rel=1e-6))
-    assert numbers.interval([5.0])[0] == 5.0
-    assert math.isnan(numbers.interval([5.0])[1])
+    mean, half = numbers.interval([5.0, 6.0])
+    assert mean == 5.5
+    assert math.isnan(half)
     assert numbers.shown(5.0, math.nan) == "5.0"
     assert numbers.shown(2.0, 1.04) == "2.0 ± 1.0"
 
