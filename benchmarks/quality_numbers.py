@@ -17,7 +17,7 @@ Pool = Sequence[tuple[float, float]]
 
 
 def interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
-    """Return the mean and half the width of its confidence interval, by Student's t; NaN for less than three."""
+    """Return the mean and half the width of its confidence interval, by Student's t; NaN for fewer than 3."""
     n = len(values)
     if n < 3:  # of two, the interval is 18 standard errors wide
         return statistics.mean(values), math.nan

@@ -17,6 +17,7 @@ import argparse
 import json
 import logging
 import statistics
+import sys
 import tempfile
 from collections.abc import Callable
 from contextlib import redirect_stdout
@@ -173,7 +174,7 @@ def main() -> None:
         for name, space, seed in todo:
             if not log.has(space=space, method=name, seed=seed):
                 log.add(run := measure(TASKS[space], data, name, seed))
-                print(f"{space}, {name}, seed {seed}: {run['skips']} skips", flush=True)
+                print(f"{space}, {name}, seed {seed}: {run['skips']} skips", file=sys.stderr)
     if args.json:
         print(json.dumps(log.runs))
         return

