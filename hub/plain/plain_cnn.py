@@ -102,7 +102,7 @@ class PlainCNN(ModelSpace):
 
     @property
     def options(self) -> tuple[BlockOptions, ...]:
-        """What the layers of each block can be; the linear ones are the last block."""
+        """Options of the layers of each block; the linear ones are the last block."""
         return tuple(self._options.values())
 
     def blocks_of(self, arch: Mapping[str, Any]) -> Blocks:

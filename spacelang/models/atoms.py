@@ -39,7 +39,7 @@ class Atom:
 
     @property
     def pieces(self) -> tuple[tuple[Atom, ...], ...]:
-        """What its pieces have become."""
+        """Atoms that its pieces have become."""
         return tuple(current(piece) for piece in self._pieces)
 
     def leaves(self) -> list[Atom]:

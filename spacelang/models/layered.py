@@ -29,7 +29,7 @@ Blocks: TypeAlias = tuple[tuple[Layer, ...], ...]
 
 @dataclass(frozen=True)
 class BlockOptions:
-    """What the layers of a block can be.
+    """Options of the layers of a block.
 
     Args:
         widths: Widths, increasing.

@@ -1,4 +1,4 @@
-"""What strategies that learn logits have in common: settings, tables, history, derivation and state."""
+"""Base of strategies that learn logits: settings, tables, history, derivation and state."""
 
 from __future__ import annotations
 

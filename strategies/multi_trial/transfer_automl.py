@@ -27,7 +27,7 @@ Lesson: TypeAlias = tuple[str, tuple[int, ...], float]
 
 @dataclass(frozen=True)
 class Lessons:
-    """What a search taught its controller, in order.
+    """Lessons that a search taught its controller, in order.
 
     Args:
         seed: Seed of its controller.

@@ -153,9 +153,9 @@ def test_the_authors_biases_favour_convolutions() -> None:
     assert head.bias.requires_grad  # it is learned
     with torch.no_grad():
         head.weight.zero_()
-    logits = _Walk(net, None, ())._logits(supernet.groups["normal"], net.op_tanh_reduce)
+    logits = _Walk(net, None, (), None)._logits(supernet.groups["normal"], net.op_tanh_reduce)
     assert logits.tolist() == pytest.approx([0.44 + 0.25 if "conv" in name else -0.25 for name in names])
-    logits = _Walk(net, None, ())._logits(supernet.groups["reduce"], net.op_tanh_reduce)
+    logits = _Walk(net, None, (), None)._logits(supernet.groups["reduce"], net.op_tanh_reduce)
     assert logits.tolist() == pytest.approx([0.44 if "conv" in name else 0.0 for name in names])
     with pytest.raises(SpaceError, match=r"first_bias names 'sep_conv_3x3', but no cell has this operation"):
         ENAS.micro(operation_bias={}).attach(Supernet(TwoCells()))

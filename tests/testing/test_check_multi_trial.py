@@ -142,7 +142,7 @@ def test_pnas_conforms_on_cells_and_refuses_the_others(wrap: Any) -> None:
     result = check_strategy(wrap(PNAS(beam=4, predictor=quick_predictor)), trials=60)
     assert set(result.searched) == set(result.exhausted) == CELLS
     assert "Everything also decides 'stem', 'depth'" in result.refused["Everything"]
-    assert "those of Layers are []" in result.refused["Layers"]
+    assert "those of Layers are none" in result.refused["Layers"]
 
 
 def quick_predictor(space: ModelSpace) -> MLPEnsemble:

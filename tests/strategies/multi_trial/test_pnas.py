@@ -337,7 +337,7 @@ class Deaf(Tree):
 
 
 def test_refusals() -> None:
-    with pytest.raises(SpaceError, match=r"cells that are alike; those of Chain are \[\]"):
+    with pytest.raises(SpaceError, match=r"cells that are alike; those of Chain are none"):
         PNAS().start(toy.Chain())
     with pytest.raises(SpaceError, match="cells that are alike; those of Unlike are"):
         PNAS().start(Unlike())
