@@ -229,7 +229,7 @@ def test_names_with_weights() -> None:
     assert names == [name for name in list_models() if read_entry(name).weights is not None]
     assert "darts-digits" in names
     assert "darts-v2" not in names
-    assert len(names) >= 5
+    assert len(names) >= 6
     assert list_models("auto*", pretrained=True) == ["autoformer-digits"]
 
 
