@@ -144,8 +144,8 @@ class FewerWindowHeads(nn.Module):
         as_batch = (tensor.flatten(0, 1) for tensor in (q, k, v, mask))  # ONNX has four dimensions here
         heads = functional.scaled_dot_product_attention(*as_batch, dropout).unflatten(0, q.shape[:2])
         y = functional.dropout(self.proj(heads.transpose(-3, -2).flatten(-2)), self.dropout, self.training)
-        y = y.view(len(x), size[0] // tall, -1, tall, wide, y.shape[-1]).transpose(2, 3)
-        y = y.reshape(len(x), *size, -1).roll(shifts, (1, 2))
+        y = y.view(x.shape[0], size[0] // tall, -1, tall, wide, y.shape[-1]).transpose(2, 3)
+        y = y.reshape(x.shape[0], *size, -1).roll(shifts, (1, 2))
         return y[:, :height, :width].contiguous()
 
     def _windows(self, x: Tensor) -> Tensor:
