@@ -142,8 +142,8 @@ class FewerWindowHeads(nn.Module):
         mask = (self._bias() + self._mask(size, shifts, x)).expand(*q.shape[:-1], -1)
         dropout = self.attention_dropout if self.training else 0.0
         q, k, v, mask = (tensor.flatten(0, 1) for tensor in (q, k, v, mask))  # ONNX has four dimensions here
-        heads = functional.scaled_dot_product_attention(q, k, v, mask, dropout).unflatten(0, x.shape[:2])
-        y = functional.dropout(self.proj(heads.transpose(-3, -2).flatten(-2)), self.dropout, self.training)
+        heads = functional.scaled_dot_product_attention(q, k, v, mask, dropout).transpose(-3, -2)
+        y = functional.dropout(self.proj(heads.reshape(*x.shape[:3], -1)), self.dropout, self.training)
         y = y.view(x.shape[0], size[0] // tall, -1, tall, wide, y.shape[-1]).transpose(2, 3)
         y = y.reshape(x.shape[0], *size, -1).roll(shifts, (1, 2))
         return y[:, :height, :width].contiguous()
