@@ -223,6 +223,11 @@ def load_experiment(
             f"the folder {str(folder.root)!r} holds no run: it has no experiment.yaml."
             + ("" if folder.root.is_dir() else " There is no such folder.")
         )
+    if not all(isinstance(record.get(part), dict) for part in ("space", "strategy")):
+        raise SpaceError(
+            f"{str(folder.description)!r} does not describe a search: 'space' and 'strategy' must be mappings, "
+            "as Experiment writes them. Restore the file, or name the folder of another run."
+        )
     space = None if space is None else _checked(space, record, folder)
     course = read_course(folder.epochs)
     history, claimed = None, False

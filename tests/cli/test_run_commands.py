@@ -97,6 +97,8 @@ def test_what_is_no_run_gets_one_line(tmp_path: Path, capsys: Captured, command:
     assert "holds no run" in refused(capsys, command, str(tmp_path))
     assert "does not exist" in refused(capsys, command, str(tmp_path / "none"))
     (tmp_path / "experiment.yaml").write_text("objectives: [maximize a]\nspace: 3\n")
+    assert "does not describe a search" in refused(capsys, command, str(tmp_path))
+    (tmp_path / "experiment.yaml").write_text("objectives: [maximize a]\nspace: {}\nstrategy: {}\n")
     assert "there is no ledger" in refused(capsys, command, str(tmp_path))
     assert not (tmp_path / "report.html").exists()
 

@@ -134,6 +134,9 @@ def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
     (tmp_path / "run" / "decisions.json").write_text("[1]")
     with pytest.raises(SpaceError, match="does not hold the decisions of a run"):
         Experiment.load(tmp_path / "run")
+    (tmp_path / "run" / "experiment.yaml").write_text("space: Net")
+    with pytest.raises(SpaceError, match=r"experiment\.yaml' does not describe a search: 'space' and"):
+        Experiment.load(tmp_path / "run")
 
 
 def test_other_settings_of_conditional_decisions_are_known(tmp_path: Path) -> None:
