@@ -225,8 +225,8 @@ def load_experiment(
         )
     if not all(isinstance(record.get(part), dict) for part in ("space", "strategy")):
         raise SpaceError(
-            f"{str(folder.description)!r} does not describe a search: 'space' and 'strategy' must be mappings, "
-            "as Experiment writes them. Restore the file, or name the folder of another run."
+            f"{str(folder.description)!r} does not describe a search: 'space' and 'strategy' must be "
+            "mappings, as Experiment writes them. Restore the file, or name the folder of another run."
         )
     space = None if space is None else _checked(space, record, folder)
     course = read_course(folder.epochs)
