@@ -19,7 +19,6 @@ after the other: what is there after an hour has all strategies, and few seeds.
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 import math
@@ -41,7 +40,7 @@ import torch
 import train_digits_table
 from quality_digits_multitrial import EPOCHS, Within
 from quality_digits_multitrial import STRATEGIES as BY_TRIALS
-from quality_numbers import Log, Pool, best_of, bootstrap, interval, markdown, replaced, shown
+from quality_numbers import Log, Pool, best_of, bootstrap, interval, markdown, options, replaced, shown
 from quality_tasks import TASKS, Part, Task, Training, Trainings, search, train
 
 from spacelang import Experiment, SpaceError
@@ -53,7 +52,6 @@ from spacelang.trials import Maximize
 SEARCH_EPOCHS = 8  # of a supernet; 15 steps each
 TRIALS = 25
 DRAWS = 4  # random architectures of each seed, trained to know the time of a training and what chance finds
-PAGE = Path(__file__).parent.parent / "docs" / "quality.md"
 
 # Rates, warm-ups and sample sizes of the papers are for thousands of steps; a search here has 120.
 _LOGITS: dict[str, Any] = {"learning_rate": 1e-2}
@@ -228,17 +226,8 @@ def work(names: Sequence[str], seeds: int) -> Iterator[tuple[str, int]]:
 
 def main() -> None:
     """Run the missing runs and print the tables."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--directory", type=Path, required=True, help="folder for all results")
-    parser.add_argument("--tasks", nargs="*", choices=TASKS, default=list(TASKS))
-    parser.add_argument("--strategies", nargs="*", choices=STRATEGIES, default=STRATEGIES)
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--table", action="store_true", help="run nothing; write the tables into the page")
-    parser.add_argument("--page", type=Path, default=PAGE, help="page of --table")
-    parser.add_argument("--json", action="store_true", help="print the results as JSON")
-    args = parser.parse_args()
+    args = options(__doc__, {"--tasks": TASKS, "--strategies": STRATEGIES}, seeds=5)
     torch.set_num_threads(1)  # the networks are too small for more
-    args.directory.mkdir(parents=True, exist_ok=True)
     log = Log(args.directory / "runs.jsonl", ("task", "strategy", "seed"))
     benches = []
     known = {run["task"] for run in log.runs}

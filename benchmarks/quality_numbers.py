@@ -1,16 +1,19 @@
-"""Numbers of the quality benchmarks: intervals, the best of k, a file of results, tables in a page."""
+"""What the quality benchmarks share: intervals, the best of k, a file of results, tables, options."""
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scipy.stats import t as student
+
+PAGE = Path(__file__).parent.parent / "docs" / "quality.md"
 
 Pool = Sequence[tuple[float, float]]
 """Trainings of random architectures: (validation, test)."""
@@ -108,3 +111,26 @@ def replaced(page: str, name: str, table: str) -> str:
     if not (found and closed):
         raise ValueError(f"the page has no lines {first!r} and {last!r} around a table")
     return f"{before}{first}\n\n{table}\n\n{last}{after}"
+
+
+def options(
+    description: str | None, choices: Mapping[str, Iterable[str]], *, seeds: int
+) -> argparse.Namespace:
+    """Return the options of the command line; the folder for results is there.
+
+    Args:
+        description: Documentation of the script, of which the first line is shown.
+        choices: Names to choose from by option; all by default.
+        seeds: Number of seeds by default.
+    """
+    parser = argparse.ArgumentParser(description=(description or "").splitlines()[0])
+    parser.add_argument("--directory", type=Path, required=True, help="folder for all results")
+    for option, names in choices.items():
+        parser.add_argument(option, nargs="*", choices=list(names), default=list(names))
+    parser.add_argument("--seeds", type=int, default=seeds)
+    parser.add_argument("--table", action="store_true", help="run nothing; write the tables into the page")
+    parser.add_argument("--page", type=Path, default=PAGE, help="page of --table")
+    parser.add_argument("--json", action="store_true", help="print the results as JSON")
+    args = parser.parse_args()
+    args.directory.mkdir(parents=True, exist_ok=True)
+    return args

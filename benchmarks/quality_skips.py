@@ -13,7 +13,6 @@ run that was stopped continues from there.
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 import statistics
@@ -29,7 +28,7 @@ from typing import Any
 import numpy as np
 import torch
 import train_digits_table
-from quality_numbers import Log, interval, markdown, replaced, shown
+from quality_numbers import Log, interval, markdown, options, replaced, shown
 from quality_tasks import Part, Task, search, train
 from torch import Tensor, nn
 
@@ -42,7 +41,6 @@ from spacelang.quiet import quiet
 EPOCHS = 8  # 15 steps each
 TRAININGS = 2
 OPERATIONS = {"S2": ("skip_connect", "sep_conv_3x3"), "S3": ("none", "skip_connect", "sep_conv_3x3")}
-PAGE = Path(__file__).parent.parent / "docs" / "quality.md"
 
 # The rules of R-DARTS look ten epochs back and more; here they look back two epochs.
 _GROWTH: dict[str, Any] = {"every": 2, "window": 1, "distance": 1, "first_epoch": 0}
@@ -151,17 +149,8 @@ def table(runs: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     """Run the missing runs and print the tables."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--directory", type=Path, required=True, help="folder for all results")
-    parser.add_argument("--spaces", nargs="*", choices=TASKS, default=list(TASKS))
-    parser.add_argument("--methods", nargs="*", choices=METHODS, default=list(METHODS))
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--table", action="store_true", help="run nothing; write the tables into the page")
-    parser.add_argument("--page", type=Path, default=PAGE, help="page of --table")
-    parser.add_argument("--json", action="store_true", help="print the results as JSON")
-    args = parser.parse_args()
+    args = options(__doc__, {"--spaces": TASKS, "--methods": METHODS}, seeds=3)
     torch.set_num_threads(1)  # the networks are too small for more
-    args.directory.mkdir(parents=True, exist_ok=True)
     log = Log(args.directory / "skips.jsonl", ("space", "method", "seed"))
     data = train_digits_table.load()
     todo = [

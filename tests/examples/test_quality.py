@@ -75,7 +75,7 @@ def test_a_table_goes_between_its_markers(numbers: ModuleType) -> None:
 
 
 def test_the_published_page_has_the_markers(benchmark_script: Load, numbers: ModuleType) -> None:
-    page = benchmark_script("quality").PAGE.read_text()
+    page = benchmark_script("quality_numbers").PAGE.read_text()
     for name in (*benchmark_script("quality_tasks").TASKS, *benchmark_script("quality_skips").TASKS):
         numbers.replaced(page, name, "table")
 
