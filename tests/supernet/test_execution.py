@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -545,3 +546,16 @@ def test_the_library_is_compiled_once(tmp_path: Path, monkeypatch: pytest.Monkey
     assert first == second
     assert [path.name for path in first.parent.iterdir()] == [first.name]
     assert sum("-o" in command for command in commands) == 1
+
+
+@pytest.mark.parametrize("name", ["bundle.cpp", "products.hpp"])
+def test_a_changed_source_is_compiled_again(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SPACELANG_CACHE", str(tmp_path / "cache"))
+    sources = shutil.copytree(library.SOURCES, tmp_path / "sources")
+    monkeypatch.setattr(library, "SOURCES", sources)
+    monkeypatch.setattr(library, "_run", lambda command: Path(command[-1]).touch() or b"macros")
+    first = library._built("g++")
+    (sources / name).write_text("// changed")
+    assert library._built("g++") != first

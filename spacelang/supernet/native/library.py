@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ...files import cache_folder
 
-SOURCE = Path(__file__).with_name("bundle.cpp")
+SOURCES = Path(__file__).parent
 _FLAGS = ("-O3", "-march=native", "-std=c++17", "-ffp-contract=fast", "-fPIC", "-shared", "-pthread", "-w")
 _SECONDS = 300  # a compiler that takes longer hangs
 
@@ -64,17 +64,18 @@ def _load() -> ctypes.CDLL | str:
 
 def _built(compiler: str) -> Path:
     """Return the path of the library for this compiler and processor, compiled if it is not there."""
-    source = SOURCE.read_bytes()
+    sources = [path.read_bytes() for path in sorted([*SOURCES.glob("*.hpp"), *SOURCES.glob("*.cpp")])]
     # What `native` means differs by machine, and a cache folder may be shared by several.
     machine = _run([compiler, *_FLAGS, "-E", "-dM", "-x", "c++", os.devnull])
-    key = hashlib.sha256(b"\0".join([source, machine, " ".join((compiler, *_FLAGS)).encode()])).hexdigest()
+    command = " ".join((compiler, *_FLAGS)).encode()
+    key = hashlib.sha256(b"\0".join([*sources, machine, command])).hexdigest()
     path = cache_folder() / "native" / f"bundle-{key[:16]}.so"
     if not path.exists():
         print(f"spacelang: compiling native kernels with {compiler} (once, about 15 s)", file=sys.stderr)
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
             made = Path(folder) / path.name
-            _run([compiler, *_FLAGS, str(SOURCE), "-o", str(made)])
+            _run([compiler, *_FLAGS, str(SOURCES / "bundle.cpp"), "-o", str(made)])
             made.replace(path)  # at once: another process sees all of it or nothing
     return path
 

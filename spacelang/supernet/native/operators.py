@@ -25,7 +25,7 @@ _POINTERS = (
 
 
 class _Call(ctypes.Structure):
-    """Arguments of the C++ functions: the fields of `Call` in bundle.cpp, in its order."""
+    """Arguments of the C++ functions: the fields of `Call` in call.hpp, in its order."""
 
     _fields_ = [(n, ctypes.c_int64) for n in _NUMBERS] + [(n, ctypes.c_void_p) for n in _POINTERS]
 
