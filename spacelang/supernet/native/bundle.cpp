@@ -26,6 +26,8 @@ template <class T> static Array<T> framed_inputs(const Call& call, const Sizes<T
 
 template <class T> static void forward(const Call& call) {
     const Sizes<T> sizes(call);
+    const int64_t blocks = call.chain_start[call.chains];
+    use_large_pages(call.normalised, blocks * sizes.block * sizeof(T));
     const Array<T> framed = framed_inputs<T>(call, sizes);
     const auto shared = shares(call, call.threads);
     on_threads(call.threads, [&](int64_t t) { run_chains(call, sizes, framed.data(), shared[t]); });

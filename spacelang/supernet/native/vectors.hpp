@@ -3,6 +3,9 @@
 #include <cstdint>
 #include <new>
 #include <vector>
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
 
 #if defined(__AVX512F__)
 #define VECTOR_BYTES 64
@@ -41,6 +44,15 @@ template <class T> struct Aligned {
 
 // A scratch array of zeros.
 template <class T> using Array = std::vector<T, Aligned<T>>;
+
+// Ask for large pages: the first touch of small ones costs as much as what is computed into them.
+static void use_large_pages(void* memory, int64_t bytes) {
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+    const uintptr_t page = 1 << 21, first = ((uintptr_t)memory + page - 1) / page * page;
+    const uintptr_t end = ((uintptr_t)memory + bytes) / page * page;
+    if (bytes >= (1 << 24)) madvise((void*)first, end - first, MADV_HUGEPAGE);  // it may refuse: all works without
+#endif
+}
 
 template <class T> static int64_t padded(int64_t channels) {
     const int lanes = Lanes<T>::count;
