@@ -25,6 +25,7 @@ from ..language import (
 from ..language.primitive import held_values
 from ..language.values import decisions_of, merge_decisions
 from ..nn import ValueLayer
+from ..progress import with_bar
 from .counting import counted
 from .prices import Price, untallied
 from .traced import Key, Traces, built, entries, fitted, key_of
@@ -169,7 +170,7 @@ def find_elsewhere(
                 if mine and decision not in elsewhere[key]:
                     elsewhere[key].append(decision)
 
-    for changes in _batches(moving, base, homes):
+    for changes in with_bar(list(_batches(moving, base, homes)), "counting operations"):
         values = {decision.label: value for decision, value in changes}
         arch = traces.completed(fixed_values | values)
         blocks = [homes.get(label) for label in values]

@@ -16,6 +16,7 @@ from ..graph.tensors import map_tensors
 from ..language import Cell, Decision, LooseEnds, Space, Tally, tallied, tallies_of
 from ..language.values import merge_decisions
 from ..nn import LayerSpec
+from ..progress import with_bar
 from .counting import counted, frozen_flops
 from .elsewhere import differences, find_elsewhere, moving_decisions, probes_of
 from .prices import Measure, Price, Prices, choices_inside, fixed, named, refuse_many, remembered
@@ -41,7 +42,8 @@ def flop_prices(space: Space, inputs: Sequence[Any]) -> Prices:
     probes = list(probes_of(traces, moving))
     elsewhere: dict[Key, list[Decision]] = {key: [] for key in prices}
     for base in (traces.default, *probes):
-        wrong = {key for arch in probes for key in differences(prices, traces, arch)}
+        runs = with_bar(probes, "counting operations")
+        wrong = {key for arch in runs for key in differences(prices, traces, arch)}
         if not wrong:
             break
         find_elsewhere(traces, prices, elsewhere, base, moving)

@@ -11,6 +11,7 @@ import numpy as np
 from ..errors import SpaceError, short, written
 from ..language import Architecture, DecisionSpace, Interval, Space
 from ..language.decisions import Categorical, Decision
+from ..progress import with_bar
 from .limits import CostLimit, Metric, Range, Verdict, check_metric, frozen_measure, prices_of
 from .prices import Measure, Price, Prices
 
@@ -18,6 +19,7 @@ _ENUMERATED = 200
 _STARTS = 2  # random ones, beside the default
 _SWEEPS = 10
 _SEED = 0
+_TITLE = "smallest and largest models"
 
 
 class Survey:
@@ -45,7 +47,8 @@ class Survey:
         self._exact, self._quick = self._measures(space, metric, inputs)
         self._all: list[tuple[float, Architecture]] | None = None
         if space.bound <= _ENUMERATED:
-            self._all = [(self._quick(arch), arch) for arch in space.grid()]
+            archs = with_bar(list(space.grid()), _TITLE)
+            self._all = [(self._quick(arch), arch) for arch in archs]
         elif self._quick is not self._exact or not isinstance(metric, str):
             rng = np.random.default_rng(_SEED)
             self._starts += [space.sample(rng) for _ in range(_STARTS)]
@@ -147,7 +150,7 @@ def _descend(
     arch, cost = dict(start), measure(start)
     for _ in range(_SWEEPS):
         before = score(cost)
-        for label in space.by_label:
+        for label in with_bar(space.by_label, _TITLE):
             if label not in arch:
                 continue
             own, variants = space.variants(arch, label)

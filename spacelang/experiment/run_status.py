@@ -24,11 +24,10 @@ def status_of(folder: RunFolder, course: Course, history: History | None, *, cla
         return "diverged"
     if folder.is_running or claimed:
         return "running"
-    exported = bool(folder.exported()) and not course.epochs
     if history is None:
-        ended, begun = bool(course.ended) or exported, bool(course.epochs)
+        ended = bool(course.ended or (folder.exported() and not course.epochs))
     else:
-        ended, begun = "ended" in folder.summary and not history.running, len(history) > 0
+        ended = "ended" in folder.summary and not history.running
     if ended:
         return "finished"
-    return "interrupted" if begun else "not begun"
+    return "interrupted" if folder.description.exists() else "not begun"

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import Callback
 
 from spacelang import Experiment, SpaceError
 from spacelang.evaluators import Functional
@@ -70,6 +71,19 @@ def test_an_interrupted_search(tmp_path: Path) -> None:
     assert len(loaded.ranked()) == 4
     searched(tmp_path, toy.noisy)
     assert Experiment.load(tmp_path).status == "finished"
+
+
+class Stop(Callback):
+    """Interrupts a training in its first batch."""
+
+    def on_train_batch_start(self, *args: Any) -> None:
+        raise InterruptedError
+
+
+def test_a_search_that_stops_in_its_first_epoch(tmp_path: Path) -> None:
+    with pytest.raises(InterruptedError):
+        make(tmp_path / "run", callbacks=[Stop()]).run()
+    assert Experiment.load(tmp_path / "run").status == "interrupted"
 
 
 def test_a_running_search_is_seen_as_such(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from spacelang import InputChoice, LayerChoice, ModelSpace, Repeat, SpaceError, value_choice
+from spacelang import InputChoice, LayerChoice, ModelSpace, Repeat, SpaceError, progress, value_choice
 from spacelang import nn as space_nn
 from spacelang.costs import CostLimit, profile
 
@@ -51,6 +51,18 @@ def test_a_small_space_is_measured_completely() -> None:
         == profile(space.freeze(report.flops.smallest_architecture), torch.zeros(2, 4)).flops
     )
     assert report.flops.largest == 2 * 2 * (3 * 16 + 20)
+
+
+@pytest.mark.parametrize("positions", [1, 6])
+def test_a_slow_report_shows_a_bar(
+    positions: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A small space is enumerated, a large one searched."""
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(progress, "_QUIET", 0.0)
+    Small(positions=positions).report()
+    assert "smallest and largest models" in capsys.readouterr().err
 
 
 @pytest.mark.slow
