@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -97,7 +97,7 @@ class Front:
         scene = pareto(self.history)
         if scene is None:
             raise SpaceError("a trade-off has two objectives at least, and architectures that were measured.")
-        return Drawing(scene)
+        return Drawing(replace(scene, title="Trade-off"))
 
     def _repr_svg_(self) -> str:
         return self.draw().svg

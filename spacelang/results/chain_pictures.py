@@ -70,7 +70,7 @@ class _Unit:
 
 
 def chain_of(space: Space, arch: Mapping[str, Any] | None = None) -> Chain | None:
-    """Return the chain of a space, or of one of its architectures; None where there are too few blocks.
+    """Return the chain of a space, or of one of its architectures; None where the space has too few blocks.
 
     A block is one repetition of a `Repeat`, an entry of a list of modules, or a module with choices. A choice
     that several blocks share, such as a width, is written where it is used first.
@@ -80,7 +80,7 @@ def chain_of(space: Space, arch: Mapping[str, Any] | None = None) -> Chain | Non
         arch: Canonical architecture.
     """
     units, depths = _units(space, arch)
-    if len(units) < _LEAST:
+    if not units or len(_units(space, None)[0]) < _LEAST:
         return None
     decisions = space.decision_space.by_label
     shown = {label for unit in units for label in unit.labels} | set(depths.values())

@@ -99,6 +99,13 @@ def test_two_choices_are_a_table() -> None:
     assert chain_of(Two()) is None
 
 
+def test_a_short_network_is_drawn_like_the_others_of_its_space() -> None:
+    space = hub.MLP(4, 2, width=[8], hidden=[8], depth=[1, 3])
+    chain = chain_of(space, space.canonical(space.default() | {"depth": 1}))
+    assert chain is not None
+    assert [len(stage.blocks) for stage in chain.stages] == [1, 1]
+
+
 @pytest.mark.slow
 def test_published_chains() -> None:
     """ProxylessNAS-mobile has 21 searched blocks; its last stage one of kernel 7 and 320 channels."""

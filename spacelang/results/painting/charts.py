@@ -292,22 +292,21 @@ def _stepped(places: Sequence[Point]) -> list[Point]:
     return found
 
 
-def bars(rows: Sequence[tuple[str, float]], label: str = "", *, title: str = "", width: float = 6.4) -> Scene:
+def bars(rows: Sequence[tuple[str, float]], label: str = "", *, width: float = 6.4) -> Scene:
     """Return horizontal bars from zero, a row for each name and value."""
     left = max((text_width(shortened(name, 36), _SIZE) for name, _ in rows), default=0.5) + 0.2
-    top = 0.3 * bool(title)
-    height = top + _ROW * len(rows) + 0.1 + 0.2 * bool(label)
+    height = _ROW * len(rows) + 0.1 + 0.2 * bool(label)
     most = max((value for _, value in rows), default=1.0) or 1.0
-    marks: list[Mark] = [Text(width / 2, 0.14, title, _TITLE, name=f"title:{title}")] if title else []
+    marks: list[Mark] = []
     for at, (name, value) in enumerate(rows):
-        y = top + _ROW * (at + 0.5)
+        y = _ROW * (at + 0.5)
         length = (width - left - 0.7) * max(value, 0.0) / most
         marks.append(Text(left - 0.08, y, shortened(name, 36), _SIZE, anchor="end", tip=name))
         marks.append(Shape(box(left, y - 0.065, length, 0.13), "series-0", name="bar"))
         marks.append(Text(left + length + 0.06, y, number_text(value), _SIZE, "line", "start"))
     if label:
         marks.append(Text((left + width) / 2, height - 0.12, label, _SIZE, "line"))
-    return Scene(width, height, tuple(marks), title)
+    return Scene(width, height, tuple(marks))
 
 
 def small_multiples(

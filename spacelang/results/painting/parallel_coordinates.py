@@ -10,9 +10,9 @@ from itertools import pairwise
 from .scene import Mark, Scene, Shape, Text, line
 from .text_widths import shortened, text_width
 
-_SIZE, _TITLE = 7.5, 10.5  # points
+_SIZE = 7.5  # points
 _LONGEST = 16  # characters
-_TOP, _BOTTOM, _GAP = 0.62, 0.15, 1.0  # inches
+_TOP, _BOTTOM, _GAP = 0.4, 0.15, 1.0  # inches
 _MOST_TEXTS = 12
 
 
@@ -37,7 +37,6 @@ def parallel(
     axes: Sequence[tuple[str, Sequence[str]]],
     strands: Sequence[Strand],
     *,
-    title: str = "",
     height: float = 3.2,
 ) -> Scene:
     """Return parallel coordinates.
@@ -45,7 +44,6 @@ def parallel(
     Args:
         axes: Name of each axis and the texts along it, from low to high, evenly spaced.
         strands: Lines, painted in this order.
-        title: Heading.
         height: Height in inches.
     """
     rooms = [
@@ -54,9 +52,9 @@ def parallel(
     places = [rooms[0] / 2 + 0.3]
     for before, after in pairwise(rooms):
         places.append(places[-1] + max(_GAP, (before + after) / 2 + 0.2))
-    width = max(places[-1] + rooms[-1] + 0.3, text_width(title, _TITLE) + 0.4)
+    width = places[-1] + rooms[-1] + 0.3
     low = height - _BOTTOM
-    marks: list[Mark] = [Text(width / 2, 0.14, title, _TITLE)]
+    marks: list[Mark] = []
     for strand in strands:
         points = [
             (x, low - share * (low - _TOP))
@@ -78,4 +76,4 @@ def parallel(
             text = shortened(texts[at], _LONGEST)
             level = low - share * (low - _TOP)
             marks.append(Text(x + 0.05, level, text, _SIZE, anchor="start", halo=True))
-    return Scene(width, height, tuple(marks), title)
+    return Scene(width, height, tuple(marks))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from ..course import Course, Epoch, Stage
@@ -120,7 +121,7 @@ def _records(course: Course) -> list[Scene]:
         curve = Curve(name, xs, [value for _, value in told], dots=len(told) < 30)
         kinds.setdefault(name.partition("/")[0], []).append(curve)
     return [
-        chart(curves[:_MOST_CURVES], _EPOCHS, Axis(kind), title=kind, width=8.0, height=2.4)
+        replace(chart(curves[:_MOST_CURVES], _EPOCHS, Axis(kind), width=8.0, height=2.1), title=kind)
         for kind, curves in kinds.items()
     ]
 
@@ -135,10 +136,10 @@ def decisions(course: Course) -> Html:
         xs = [float(d.get("epoch", 0)) + 1 for d in own]
         tips = [f"{d.get('row', '')}: {d.get('operation', '')}" for d in own]
         curves.append(Curve(group, xs, [float(groups.index(group))] * len(own), line=False, tips=tips))
-    height = 0.9 + 0.35 * len(groups)
-    scene = chart(curves, _EPOCHS, Axis(names=groups), title="Decisions", width=8.0, height=height)
+    scene = chart(curves, _EPOCHS, Axis(names=groups), width=8.0, height=0.6 + 0.35 * len(groups))
     rows = [[_cell(d, name) for name in ("epoch", "group", "row", "operation", "score")] for d in taken]
-    return joined([picture(scene), table(["epoch", "cell", "edge", "operation", "score"], rows)])
+    timeline = picture(replace(scene, title="Decisions"))
+    return joined([timeline, table(["epoch", "cell", "edge", "operation", "score"], rows)])
 
 
 def _cell(decision: Mapping[str, Any], name: str) -> object:

@@ -102,7 +102,7 @@ def pareto(history: Judged) -> Scene | None:
     ]
     values = [trial.metrics[x.metric] for trial in trials]
     log = min(values) > 0 and max(values) > 20 * min(values)
-    return chart(curves, Axis(x.metric, log), Axis(y.metric), title="Trade-off", width=8.0, height=3.6)
+    return chart(curves, Axis(x.metric, log), Axis(y.metric), width=8.0, height=3.6)
 
 
 def _points(name: str, trials: Sequence[Trial], history: Judged, colour: str) -> Curve:
@@ -140,9 +140,7 @@ def importances(history: Judged) -> Scene | None:
     shares = ranked_importance(history)[:_MOST_BARS]
     if not shares:
         return None
-    return bars(
-        shares, f"share of the variance of {history.objectives[0].metric}", title="Importance of decisions"
-    )
+    return bars(shares, f"share of the variance of {history.objectives[0].metric}")
 
 
 def coordinates(history: Judged) -> Scene | None:
@@ -163,7 +161,7 @@ def coordinates(history: Judged) -> Scene | None:
         heights += [_share(trial.metrics[name], *ends) for name, ends in bounds.items()]
         strands.append(Strand(heights, place / (len(ranked) - 1), tip(trial, history), trial.number))
     axes = [*texts.items(), *((name, list(map(number_text, ends))) for name, ends in bounds.items())]
-    return parallel(axes, strands, title="Parallel coordinates", height=3.6)
+    return parallel(axes, strands, height=3.4)
 
 
 def _values(label: str, trials: Sequence[Trial], history: Judged) -> list[str]:
@@ -218,4 +216,4 @@ def learning_curves(history: Judged) -> Scene | None:
                 "series-1" if is_best else "series-7",
             )
         )
-    return chart(curves, Axis("epochs", whole=True), Axis(metric), title="Learning curves", width=8.0)
+    return chart(curves, Axis("epochs", whole=True), Axis(metric), width=8.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from ...trials.trial import Trial
 from .contents import Contents
@@ -28,7 +29,7 @@ def sections(contents: Contents, history: Judged) -> Iterator[tuple[str, Html]]:
         ("Learning curves", learning_curves(history)),
     ):
         if scene is not None:
-            yield heading, picture(scene)
+            yield heading, picture(replace(scene, title=heading))
     if history.failed:
         yield "Failures", _failures(history)
     limits = contents.record.get("limits")
