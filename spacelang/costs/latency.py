@@ -21,7 +21,9 @@ from .prices import Price, Prices, fixed, named, refuse_hidden_choices, untallie
 from .traced import Traces
 
 FIXED = "fixed"
-_MOST_COMBINATIONS = 2_000
+_NEEDS_INPUTS = (
+    " It was measured with example inputs; pass them with the table, for its keys name their calls."
+)
 
 
 @dataclass(frozen=True)
@@ -204,7 +206,7 @@ def latency_prices(
     if unknown:
         raise SpaceError(
             f"the latency table names {quoted(unknown)}, which {type(space).__name__} does not have."
-            + closest(unknown[0], known)
+            + (_NEEDS_INPUTS if not inputs and getattr(table, "inputs", ()) else closest(unknown[0], known))
         )
     items = [Price(None, None, fixed(milliseconds.get(FIXED, 0)))]
     items += [_price(operation, milliseconds) for operation in found]

@@ -24,6 +24,7 @@ def dumped_decisions(space: DecisionSpace) -> str:
         else:
             line["candidates"] = decision.candidates
             line |= {} if decision.prior is None else {"prior": decision.prior}
+        line["default"] = decision.default
         if isinstance(decision, Subset):
             line["n_chosen"] = decision.n_chosen
         if space.conditions[label] != ALWAYS:
@@ -49,10 +50,10 @@ def read_decisions(path: Path) -> RecordedDecisions:
 
 def _decision(label: str, line: Mapping[str, Any]) -> Decision:
     if "low" in line:
-        return Interval(label, line["low"], line["high"], line["log"], line["step"])
+        return Interval(label, line["low"], line["high"], line["log"], line["step"], line["default"])
     if "n_chosen" in line:
-        return Subset(label, line["candidates"], line["n_chosen"], line.get("prior"))
-    return Categorical(label, line["candidates"], line.get("prior"))
+        return Subset(label, line["candidates"], line["n_chosen"], line.get("prior"), line["default"])
+    return Categorical(label, line["candidates"], line.get("prior"), line["default"])
 
 
 @dataclass(frozen=True)

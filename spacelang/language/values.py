@@ -331,10 +331,19 @@ class Expression(Value):
     def __str__(self) -> str:
         known: dict[int, str] = {}
         for part in inner_first(self):
-            texts = [known[id(a)] if id(a) in known else str(a) for a in part.args]
+            texts = [known[id(a)] if id(a) in known else _text(a) for a in part.args]
             infix = f"({texts[0]} {part.name} {texts[-1]})"
             known[id(part)] = infix if part.name in _INFIX else f"{part.name}({', '.join(texts)})"
         return known[id(self)]
+
+
+def _text(argument: object) -> str:
+    """Return an argument as it is written; values in a list or dict by their labels."""
+    if isinstance(argument, list | tuple) and _values_in(argument):
+        return f"[{', '.join(map(_text, argument))}]"
+    if isinstance(argument, dict) and _values_in(argument):
+        return f"{{{', '.join(f'{key!r}: {_text(value)}' for key, value in argument.items())}}}"
+    return str(argument)
 
 
 def inner_first(value: object) -> list[Expression]:

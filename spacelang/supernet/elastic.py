@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils._pytree import tree_map_only
 
-from ..errors import SpaceError
+from ..errors import SpaceError, quoted
 from ..language.values import evaluate
 from ..nn import Sizes, ValueLayer
 from .elastic_merge import make_plan
@@ -24,7 +24,9 @@ from .group import Group
 from .mixed import Mixed, add_weighted
 
 F = TypeVar("F", bound=Callable[..., Any])
-Columns: TypeAlias = tuple[tuple[int, ...], ...]
+Column: TypeAlias = int | tuple[int, ...]
+"""The position of a candidate, or those of a set that is chosen together."""
+Columns: TypeAlias = tuple[tuple[Column, ...], ...]
 """For each group of a layer, the positions of some candidates."""
 
 _MOST_COMBINATIONS = 1000
@@ -72,7 +74,7 @@ class ElasticLayer(Mixed):
         self.produced = Produced() if produced is None else produced
         if produced is not None and self.sizes is not None:
             produced.add(self.spec, self.sizes, self.largest)
-        self._combinations: dict[tuple[int, ...], Combination] = {}
+        self._combinations: dict[tuple[Column, ...], Combination] = {}
         self._distinct: dict[str, Combination] = {}
         self._plans: dict[Any, Plan] = {}
 
@@ -89,6 +91,9 @@ class ElasticLayer(Mixed):
         if self.spec.ranges:
             labels = ", ".join(map(repr, self.spec.ranges))
             return f"{self.name} depends on the range {labels}, of which there is no mixture"
+        sets = [group.label for group in self.groups if group.is_subset]
+        if sets:  # a table gives no joint probabilities
+            return f"{self.name} depends on {quoted(sets)}, a choice of several values, which cannot be mixed"
         alive = (tuple(k for k, kept in enumerate(group.alive[0]) if kept) for group in self.groups)
         return self._refusal(tuple(alive))
 
@@ -96,7 +101,7 @@ class ElasticLayer(Mixed):
         return self.spec.sliced(self.largest, arch)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        columns = tuple(group.active[0] for group in self.groups)
+        columns = tuple(map(self._options, self.groups))
         if not all(columns):
             add_weighted([], self.name)  # raises
         if all(len(active) == 1 for active in columns):
@@ -107,7 +112,16 @@ class ElasticLayer(Mixed):
         gates = [gate for group in self.groups for gate in group.gates(0)]
         return tree_map_only(Tensor, lambda y: sum(gates, y), output) if gates else output
 
-    def _chosen(self, columns: tuple[int, ...], args: Any, kwargs: Any) -> Any:
+    def _options(self, group: Group) -> tuple[Column, ...]:
+        """Return the active candidates of a group, of which a selected set is one."""
+        active = group.active[0]
+        if not group.is_subset:
+            return active
+        if not group.is_selected and active:
+            raise SpaceError(f"{self.soft_refusal}; call supernet.select(arch).")
+        return (active,) if active else ()
+
+    def _chosen(self, columns: tuple[Column, ...], args: Any, kwargs: Any) -> Any:
         """Return the output of one combination times its weight; without one, exactly the frozen layer's."""
         layer = self._combination(columns).layer.train(self.training)
         slices = self.spec.slices(self.largest, layer)
@@ -132,7 +146,7 @@ class ElasticLayer(Mixed):
         assert joint is not None  # some group has several columns active, so it has weights
         return joint
 
-    def _combination(self, columns: tuple[int, ...]) -> Combination:
+    def _combination(self, columns: tuple[Column, ...]) -> Combination:
         if self.spec.ranges:  # a column does not say which number it stands for
             return self._make_combination(columns)
         if columns not in self._combinations:
@@ -140,8 +154,8 @@ class ElasticLayer(Mixed):
         return self._combinations[columns]
 
     @_uncompiled
-    def _make_combination(self, columns: tuple[int, ...]) -> Combination:
-        arch = {group.label: group.candidate(k) for group, k in zip(self.groups, columns, strict=True)}
+    def _make_combination(self, columns: tuple[Column, ...]) -> Combination:
+        arch = {group.label: group.chosen(k) for group, k in zip(self.groups, columns, strict=True)}
         arguments = evaluate(dict(self.spec.arguments), arch)
         key = repr(arguments)
         if key not in self._distinct:

@@ -165,7 +165,10 @@ def _misread(spec: LayerSpec, sizes: Sizes, produced: Produced) -> str | None:
     """Return why the layer would read other entries of a padded tensor than its frozen form, or None."""
     for leaf in itertools.chain(*map(_leaves, spec.arguments.values())):
         if not isinstance(leaf, Choice):  # a count of the loose ends of a cell
-            return f"depends on {leaf}, but in a mixture all that it counts is there"
+            return (
+                f"depends on {leaf}, but in a mixture all that it counts is there; of a cell, "
+                "merge_op='all', 'mean' or 'sum' can be mixed"
+            )
     names = {name for tensor, read in sizes.reads.items() if tensor != "hx" for name in read.values()}
     for name in sorted(names):
         given = spec.arguments.get(name)

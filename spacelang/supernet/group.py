@@ -91,12 +91,15 @@ class Group:
     @property
     def selected(self) -> Any:
         """Value of the decision in the selected architecture: a candidate, or the tuple of chosen inputs."""
-        chosen = tuple(self.candidate(k) for k in self.active[0])
-        return chosen if self.is_subset else chosen[0]
+        return self.chosen(self.active[0] if self.is_subset else self.active[0][0])
 
     def candidate(self, column: int) -> Any:
         """Return the candidate of a column; of a range the number it stands for at present."""
         return self.columns[column] if self.number is None else self.number
+
+    def chosen(self, columns: int | tuple[int, ...]) -> Any:
+        """Return the candidate of a column, or the tuple of those of a set."""
+        return tuple(map(self.candidate, columns)) if isinstance(columns, tuple) else self.candidate(columns)
 
     @property
     def kind(self) -> Kind:

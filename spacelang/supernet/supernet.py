@@ -21,7 +21,6 @@ from ..language import (
     Primitive,
     Repeat,
     Space,
-    Subset,
     is_frozen,
 )
 from ..language.base import built_as, is_reserved, slot_order, without_decisions
@@ -102,17 +101,7 @@ class Builder:
         return MixedCell(self.cell_group(cell.topology), cell.frame, cell.edges)
 
     def elastic_layer(self, layer: ValueLayer) -> nn.Module:
-        """Relax a layer of `spacelang.nn` whose arguments are chosen.
-
-        Raises:
-            SpaceError: An argument depends on a set of values, of which a table gives no joint probabilities.
-        """
-        sets = [decision.label for decision in layer.decisions() if isinstance(decision, Subset)]
-        if sets:
-            raise SpaceError(
-                f"{layer.spec} depends on {quoted(sets)}, a choice of several values, which a supernet "
-                "cannot compute; choose values one by one, or search by trials."
-            )
+        """Relax a layer of `spacelang.nn` whose arguments are chosen."""
         return ElasticLayer([self.group(d) for d in layer.decisions()], layer, self._produced)
 
 

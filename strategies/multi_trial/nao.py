@@ -28,8 +28,8 @@ class NAO(RoundSettings):
     architectures are moved by a step of 1 along the gradient of the predicted value and decoded, then by a
     step of 2, and so on, until there are `round_size` architectures that were not tried.
 
-    Architectures are tokens, so that any space can be searched; in a cell, nine copies of each architecture
-    have two slots of a node exchanged. With several objectives the first decides.
+    Architectures are tokens, so that any space can be searched, a range by 16 of its numbers; in a cell, nine
+    copies of each architecture have two slots of a node exchanged. With several objectives the first decides.
 
     Differs from the authors' code, which scores a pool of 1,000 architectures with shared weights: here each
     is a trial of any evaluator, `Inherited` among them. Theirs keeps a tenth of the pool apart to watch the
@@ -71,11 +71,7 @@ class NAO(RoundSettings):
         return cls(**{**cls.of_authors, **settings})
 
     def start(self, space: ModelSpace) -> NAOSearch:
-        """Begin a search.
-
-        Raises:
-            SpaceError: the space has a decision without candidates, a range of numbers.
-        """
+        """Begin a search."""
         return NAOSearch(space, self)
 
 

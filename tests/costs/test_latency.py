@@ -238,3 +238,11 @@ def test_what_is_no_table(tmp_path: Path) -> None:
         LatencyTable({}).save(tmp_path / "table.txt")
     with pytest.raises(SpaceError, match="repeats=0 must be an integer of at least 1"):
         measure_latency(Net(), torch.zeros(2, 3), repeats=0)
+
+
+def test_a_measured_table_needs_the_inputs_that_it_was_measured_with() -> None:
+    space, x = Net(), torch.zeros(2, 3)
+    table = measure_latency(space, x, repeats=1, warmup=0)
+    assert expected_cost(space, table, x).of(ARCH) > 0
+    with pytest.raises(SpaceError, match="measured with example inputs; pass them with the table"):
+        expected_cost(space, table)

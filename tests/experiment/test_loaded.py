@@ -15,7 +15,7 @@ from lightning.pytorch import Callback
 from spacelang import Experiment, SpaceError
 from spacelang.evaluators import Functional
 from spacelang.experiment.recorded_decisions import dumped_decisions, read_decisions
-from spacelang.language import DecisionSpace, Interval, Subset
+from spacelang.language import Categorical, DecisionSpace, Interval, Subset
 from spacelang.language.decision_space import Site
 from spacelang.strategies import SGAS, SPOS, Monitor
 from spacelang.strategies.multi_trial import Grid
@@ -132,11 +132,19 @@ def test_trials_of_smaller_spaces_are_no_results(tmp_path: Path) -> None:
     assert (loaded.history.measured, loaded.has_result) == (2, False)
 
 
-def test_numbers_of_an_interval_are_read_back(tmp_path: Path) -> None:
+def test_every_kind_of_decision_is_read_back_with_its_default(tmp_path: Path) -> None:
     path = tmp_path / "decisions.json"
-    given = (Interval("lr", 1e-4, 1e-1, log=True), Interval("k", 1, 9, step=2), Subset("s", [0, 1, 2], 2))
+    given = (
+        Interval("lr", 1e-4, 1e-1, log=True, default=1e-2),
+        Interval("k", 1, 9, step=2),
+        Subset("s", [0, 1, 2], 2, default=[1, 2]),
+        Categorical("c", ["a", "b"], default="b"),
+        Categorical("t", [(1, 2), (3, 4)], default=(3, 4)),
+    )
     path.write_text(dumped_decisions(DecisionSpace(tuple(map(Site, given)))))
-    assert tuple(read_decisions(path).by_label.values()) == given
+    found = read_decisions(path)
+    assert tuple(found.by_label.values()) == given
+    assert found.default() == {"lr": 1e-2, "k": 5, "s": [1, 2], "c": "b", "t": [3, 4]}
 
 
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:

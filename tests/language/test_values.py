@@ -12,8 +12,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from torch import Tensor
+from torch import nn as plain
 
-from spacelang import ModelSpace, SpaceError, Supernet, model_context, nn, value_choice
+from spacelang import ModelSpace, SpaceError, Supernet, model_context, nn, profile, value_choice
+from spacelang.costs import expected_cost
 from spacelang.language import (
     Value,
     case,
@@ -338,12 +342,31 @@ def test_a_default_is_where_the_space_begins_unless_a_constraint_forbids_it() ->
         value_choice([4, 8], label="width", default=5)
 
 
-def test_a_layer_of_a_set_is_refused_in_a_supernet() -> None:
-    class Net(ModelSpace):
-        def __init__(self) -> None:
-            super().__init__()
-            self.layer = nn.Linear(2, value_choice([4, 8, 16], n_chosen=2, label="widths")[0])
+class Layers(ModelSpace):
+    """Layers whose sizes are chosen together: a wide and a narrow one."""
 
-    assert Net().freeze({"widths": [8, 16]}).layer.out_features == 8
-    with pytest.raises(SpaceError, match="depends on 'widths', a choice of several values"):
-        Supernet(Net())
+    def __init__(self) -> None:
+        super().__init__()
+        widths = value_choice([4, 8, 16], n_chosen=2, label="widths")
+        narrow, wide = widths[0], widths[1]
+        self.layers = plain.Sequential(nn.Linear(2, wide), nn.Linear(wide, narrow), nn.Linear(narrow, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.layers(x)
+        return y
+
+
+def test_sizes_that_are_chosen_together_are_selected_and_not_mixed() -> None:
+    space, x = Layers().double(), torch.ones(1, 2, dtype=torch.float64)
+    supernet = Supernet(space)
+    params, flops = expected_cost(space, "params"), expected_cost(space, "flops", x)
+    for arch in space.grid():
+        supernet.select(arch)
+        frozen = supernet.freeze(arch)
+        assert torch.equal(supernet(x), frozen(x))
+        found = profile(frozen, x)
+        assert (params.of(arch), flops.of(arch)) == (found.parameters, found.flops)
+    assert "'widths', a choice of several values, which cannot be mixed (at" in supernet.soft_refusals()[0]
+    supernet.set_mixture({"widths": torch.tensor([[0.0, 1.0, 1.0]])})
+    with pytest.raises(SpaceError, match=r"which cannot be mixed; call supernet\.select"):
+        supernet(x)

@@ -9,13 +9,13 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
-from spacelang import ModelSpace, SpaceError
-from spacelang.errors import quoted
-from spacelang.language import Architecture, Categorical, CellTopology, Decision, Interval, Subset
+from spacelang import ModelSpace
+from spacelang.language import Architecture, CellTopology, Decision, Interval, Subset
 
 from .encoding import cells_by_label
 
 _END = object()  # stands for the output vertex of a graph
+_POINTS = 16  # of a range
 _ORDER: Mapping[Hashable, int] = {"input": 0, "operation": 1}  # of kinds in a vocabulary; others follow
 
 
@@ -66,15 +66,20 @@ class _Place:
         kind: Tells apart values that are equal and mean different things.
         values: Values that the token may have.
         member: Candidate of a set; None for a decision.
+        interval: Range, of which the token has the nearest value; None for other decisions.
     """
 
     label: str
     kind: Hashable
     values: tuple[Any, ...]
     member: Any = None
+    interval: Interval | None = None
 
     def value(self, arch: Mapping[str, Any]) -> Any:
         """Return the value in an architecture that has the label."""
+        if self.interval is not None:
+            place = self.interval.place
+            return min(self.values, key=lambda value: abs(place(value) - place(arch[self.label])))
         return arch[self.label] if self.member is None else self.member in arch[self.label]
 
 
@@ -94,21 +99,20 @@ def _members(decision: Subset) -> list[_Place]:
 class DecisionTokens:
     """The tokens of any space: a decision is one, and a set one for each candidate.
 
+    A number of a range is written as the nearest of 16 at equal distances on its scale, or of all its values
+    if they are fewer, so what is decoded has these numbers alone.
+
     A cell is written node by node, slot by slot, its input before its operation, as the authors of NAO do:
     the tokens of inputs come first, then those of operations, and both are shared by all nodes and cells.
 
     Args:
         space: Space whose architectures are written.
 
-    Raises:
-        SpaceError: a decision is a range of numbers, which has no candidates.
-
     Source: Luo et al. 2018, arXiv:1808.07233; numbers of tokens as in its authors' code.
     """
 
     def __init__(self, space: ModelSpace) -> None:
         self._space = space.decision_space
-        refuse_ranges(space.decisions, "a sequence of tokens")
         cells = {label: cell.topology for label, cell in cells_by_label(space).items()}
         owner = {d.label: topology for topology in cells.values() for d in topology.decisions()}
         self._places: list[_Place] = []
@@ -174,23 +178,10 @@ class DecisionTokens:
 def _of_decision(decision: Decision) -> list[_Place]:
     if isinstance(decision, Subset):
         return _members(decision)
-    assert isinstance(decision, Categorical)
+    if isinstance(decision, Interval):
+        count = int(min(_POINTS, decision.cardinality))
+        return [_Place(decision.label, decision.candidates, tuple(decision.points(count)), interval=decision)]
     return [_Place(decision.label, decision.candidates, tuple(decision.candidates))]
-
-
-def refuse_ranges(decisions: Iterable[Decision], reader: str) -> None:
-    """Raise a `SpaceError` if a decision is a range of numbers.
-
-    Args:
-        decisions: Decisions of a space.
-        reader: Name of the one that cannot read them, for the message.
-    """
-    ranges = [decision.label for decision in decisions if isinstance(decision, Interval)]
-    if ranges:
-        raise SpaceError(
-            f"{reader} is made of candidates, and {quoted(ranges)} are numbers of a range; use "
-            "value_choice([...]), or a strategy such as Optuna or RegularizedEvolution."
-        )
 
 
 _VERTICES = re.compile(r"(?P<cell>.+)/num_vertices\Z")

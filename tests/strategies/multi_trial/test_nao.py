@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from spacelang import ModelSpace, SpaceError, value_range
+from spacelang import ModelSpace, SpaceError, value_choice, value_range
 from spacelang import nn as space_nn
 from spacelang.hub import DARTS, ENAS, NASBench101, from_nasbench101
 from spacelang.language import Architecture
@@ -108,14 +108,47 @@ def test_a_copy_exchanges_the_slots_of_one_node_of_each_cell() -> None:
     assert sorted(written) == sorted(changed)
 
 
-def test_a_range_has_no_tokens() -> None:
-    class Net(ModelSpace):
-        def __init__(self) -> None:
-            super().__init__()
-            self.layer = space_nn.Dropout(value_range(0.0, 0.5, label="dropout"))
+class Ranges(ModelSpace):
+    """Two ranges, one of them in steps, and a choice."""
 
-    with pytest.raises(SpaceError, match="a sequence of tokens is made of candidates, and 'dropout'"):
-        NAO().start(Net())
+    def __init__(self) -> None:
+        super().__init__()
+        self.dropout = space_nn.Dropout(value_range(0.0, 0.75, label="dropout"))
+        self.rate = value_range(1e-4, 1e-1, log=True, label="rate")
+        self.kernel = value_range(1, 7, step=2, label="kernel")
+        self.width = value_choice([4, 8], label="width")
+
+
+def test_a_range_is_written_as_the_nearest_of_16_numbers() -> None:
+    space = Ranges()
+    tokens = token_encoding(space)
+    assert [len(legal) for legal in tokens.legal] == [16, 4, 2, 16]  # rate, kernel, width, dropout
+    assert tokens.vocabulary == 1 + 16 + 4 + 2 + 16
+    arch = {"rate": 1e-2, "kernel": 5, "width": 8, "dropout": 0.52}
+    decoded = tokens.decode(tokens.encode(arch))
+    assert decoded == {
+        "rate": pytest.approx(1e-2), "kernel": 5, "width": 8, "dropout": pytest.approx(0.5)
+    }  # fmt: skip
+    assert tokens.encode(decoded) == tokens.encode(arch)
+    near = tokens.decode(tokens.encode(arch | {"rate": 1.2e-2, "dropout": 0.53}))
+    assert near is not None
+    assert near["dropout"] == pytest.approx(0.55)  # steps of 0.05
+    assert near["rate"] == pytest.approx(1e-2)  # steps of a fifth of a power of ten
+
+
+@pytest.mark.parametrize("strategy", [NAO, SemiNAS])
+def test_ranges_are_searched(strategy: type[NAO]) -> None:
+    settings = {"guesses": 8, "epochs": 1} if strategy is SemiNAS else {}
+    network = SemiNASNetwork if strategy is SemiNAS else NAONetwork
+    search = strategy(initial=6, round_size=4, parents=3, predictor=small(network), **settings)
+    space = Ranges()
+    history = drive.search(search, space, lambda trial: {"value": -trial.arch["dropout"]}, 10)
+    for trial in history.done:
+        space.validate(trial.arch)
+    grid = set(Ranges().decision_space.by_label["dropout"].points(16))
+    later = [trial.arch["dropout"] in grid for trial in history.done]
+    assert later[:6] == [False] * 6
+    assert any(later[6:])
 
 
 # -- networks
