@@ -61,7 +61,10 @@ def test_published_cells(name: str, expected: tuple[float, float]) -> None:
     space = worked(norm=False)
     assert space.size() == 2_642_411_520
     model = space.freeze(hub.architecture(name))
+    states: list[Tensor] = []
+    model.cell.register_forward_pre_hook(lambda _, given: states.append(given[0]))
     assert model(X, H)[0].tolist() == pytest.approx(expected, abs=1e-10)
+    assert states[0][0].tolist() == pytest.approx((0.1408923156, 0.1880278426), abs=1e-10)
 
 
 def test_a_mixture_and_what_it_derives() -> None:
