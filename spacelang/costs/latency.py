@@ -199,14 +199,15 @@ def latency_prices(
     Raises:
         SpaceError: the table lacks an operation, or names one that does not exist.
     """
-    milliseconds = table.milliseconds if isinstance(table, LatencyTable) else LatencyTable(table).milliseconds
+    table = table if isinstance(table, LatencyTable) else LatencyTable(table)
+    milliseconds = table.milliseconds
     found = operations(space, inputs)
     known = {FIXED} | {key for o in found for values in o.variants() for key in o.keys(values)}
     unknown = [key for key in milliseconds if key not in known]
     if unknown:
         raise SpaceError(
             f"the latency table names {quoted(unknown)}, which {type(space).__name__} does not have."
-            + (_NEEDS_INPUTS if not inputs and getattr(table, "inputs", ()) else closest(unknown[0], known))
+            + (_NEEDS_INPUTS if not inputs and table.inputs else closest(unknown[0], known))
         )
     items = [Price(None, None, fixed(milliseconds.get(FIXED, 0)))]
     items += [_price(operation, milliseconds) for operation in found]

@@ -747,7 +747,8 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: nn.Linear(
             Cell([plain.Identity()], 2, 2, 2, merge_op="loose_end", label="cell").num_outputs * 3, 2
         ),
-        "depends on loose_ends(cell), but in a mixture all that it counts is there",
+        "depends on loose_ends(cell), but in a mixture all that it counts is there; of a cell, "
+        "merge_op='all', 'mean' or 'sum' can be mixed",
     ),
     "a size that is none": (
         lambda: Misnamed(v(2, 3)),
