@@ -12,7 +12,7 @@ from torch.autograd.forward_ad import unpack_dual
 
 from .bundles import Bundle, Kernels, Wiring, compute
 from .group import Group
-from .plan import Planned
+from .plan import Planned, Pooled
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,15 @@ class BundleCall:
         candidates: Active candidates that leave the source, by row and column; some run in a bundle.
         silent: Row and column of those that run for the gradient of their weight alone.
         shape: Rows and columns of the cell's table.
+        pools: Whether the bundle computes pools.
     """
 
     def __init__(
-        self, candidates: Sequence[Planned], silent: Collection[tuple[int, int]], shape: tuple[int, int]
+        self,
+        candidates: Sequence[Planned],
+        silent: Collection[tuple[int, int]],
+        shape: tuple[int, int],
+        pools: bool,
     ) -> None:
         chains = [planned for planned in candidates if planned.how == "bundle"]
         self.rows = sorted({planned.row for planned in candidates if planned.how != "apart"})
@@ -47,11 +52,13 @@ class BundleCall:
             row: tuple(p.column for p in candidates if p.row == row and p.how == "apart")
             for row in {p.row for p in candidates}
         }
+        self.pools = _pools(candidates, silent) if pools else {}
         self.features = {
             (p.steps.key, (p.row, p.column) in silent): p.steps.beginning
             for p in candidates
-            if p.how == "shared"
+            if p.how == "shared" and p.steps.key not in self.pools
         }
+        self.norms = [each.norm for each in (*self.blocks, *self.pools.values())]
         self.wiring = self._wiring(chains, silent)
         places = self._places(candidates, chains, silent, shape)
         self._entries = torch.tensor(places)
@@ -67,12 +74,13 @@ class BundleCall:
             starts.append(starts[-1] + len(chain.blocks))
         return Wiring(
             edges=len(self.rows),
-            features=len(self.features),
+            features=len(self.pools) + len(self.features),
             edge_of=tuple(self.rows.index(chain.row) for chain in chains),
             silent=tuple((chain.row, chain.column) in silent for chain in chains),
             starts=tuple(starts),
             shapes=tuple(block.shape for block in self.blocks),
-            eps=tuple(block.norm.eps for block in self.blocks),
+            pools=tuple(pooled.shape for pooled in self.pools.values()),
+            eps=tuple(norm.eps for norm in self.norms),
         )
 
     def _places(
@@ -91,7 +99,7 @@ class BundleCall:
         }
         places = [chain.row * columns + chain.column for chain in chains]
         for row in self.rows:
-            for key in self.features:
+            for key in (*((key, False) for key in self.pools), *self.features):
                 column = shared.get((row, key))
                 places.append(rows * columns if column is None else row * columns + column)
         return places
@@ -125,7 +133,7 @@ class BundleCall:
         weights = [w for b in self.blocks for w in (b.depthwise.weight, b.pointwise.weight)]
         if any(_has_tangent(tensor) for tensor in (x, *weights)):
             return None
-        norms = [block.norm for block in self.blocks]
+        norms = self.norms
         running, of_batch = [t for norm in norms for t in _running(norm)], norms[0].training
         bundle = Bundle(
             self.wiring,
@@ -146,7 +154,7 @@ class BundleCall:
 
     def _fits(self, x: Tensor) -> bool:
         """Return whether the bundle can compute with x, and with its batch norms as they are set."""
-        weight, norms = self.blocks[0].pointwise.weight, [block.norm for block in self.blocks]
+        weight, norms = self.blocks[0].pointwise.weight, self.norms
         if x.dim() != 4 or x.dtype != weight.dtype or x.shape[1] != weight.shape[1]:
             return False
         training, (height, width) = norms[0].training, self.wiring.output_size(x)
@@ -166,6 +174,19 @@ class BundleCall:
             return mix
         ones = mix.new_ones(len(x))
         return mix * torch.stack([factors.get(term, ones) for term in range(len(mix))])
+
+
+def _pools(candidates: Sequence[Planned], silent: Collection[tuple[int, int]]) -> dict[Hashable, Pooled]:
+    """Return the pools that a bundle computes, by the key of their steps.
+
+    Those that also run outside of it are left there, so that running statistics move once.
+    """
+    outside: set[Hashable] = set()
+    for planned in candidates:
+        inside = planned.pooled is not None and (planned.row, planned.column) not in silent
+        shared = planned.steps.shared[:-1] if inside else planned.steps.shared
+        outside.update(key for key, _ in shared)
+    return {p.steps.key: p.pooled for p in candidates if p.pooled and p.steps.key not in outside}
 
 
 def _has_tangent(tensor: Tensor) -> bool:

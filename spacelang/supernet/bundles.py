@@ -1,4 +1,4 @@
-"""Bundles: the separable convolutions that leave one feature map, computed together."""
+"""Bundles: the separable convolutions and pools that leave one feature map, computed together."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ class Wiring:
     """Which chains a bundle has, and which edge each belongs to.
 
     A chain is one block or several of ReLU, depthwise convolution, 1x1 convolution and batch norm without
-    parameters. The first blocks of all chains have one stride, the others have none.
+    parameters. The first blocks of all chains and the pools have one stride, the other blocks have none.
 
     Args:
         edges: Number of edges.
-        features: Number of feature maps that every edge adds as they are.
+        features: Number of feature maps that every edge adds: pools of x, normalised, then given ones.
         edge_of: Edge of each chain.
         silent: Whether each chain is computed only for the gradient of its weight.
         starts: First block of each chain, and the number of blocks.
         shapes: Kernel, dilation and stride of each block.
-        eps: Number that the batch norm of each block adds to the variance.
+        pools: Kernel, stride, and whether it is the maximum or the average, of each pool.
+        eps: Number that the batch norm of each block, and then of each pool, adds to the variance.
     """
 
     edges: int
@@ -35,15 +36,17 @@ class Wiring:
     silent: tuple[bool, ...]
     starts: tuple[int, ...]
     shapes: tuple[tuple[int, int, int], ...]
+    pools: tuple[tuple[int, int, bool], ...]
     eps: tuple[float, ...]
 
     @cached_property
     def table(self) -> list[int]:
         """All but `eps` as one list of numbers, which an operator of PyTorch can have as an argument."""
-        numbers = [n for shape in self.shapes for n in shape]
+        numbers = [n for shape in (*self.pools, *self.shapes) for n in shape]
         return [
             self.edges,
             self.features,
+            len(self.pools),
             len(self.edge_of),
             *self.edge_of,
             *self.silent,
@@ -77,27 +80,29 @@ class Wiring:
 
 @cache
 def _wiring(table: tuple[int, ...], eps: tuple[float, ...]) -> Wiring:
-    edges, features, chains, *rest = table
+    edges, features, pools, chains, *rest = table
     edge_of, silent = tuple(rest[:chains]), tuple(map(bool, rest[chains : 2 * chains]))
     starts, numbers = tuple(rest[2 * chains : 3 * chains + 1]), rest[3 * chains + 1 :]
     shapes = tuple(zip(numbers[::3], numbers[1::3], numbers[2::3], strict=True))
-    return Wiring(edges, features, edge_of, silent, starts, shapes, eps)
+    pooled = tuple((kernel, stride, bool(is_max)) for kernel, stride, is_max in shapes[:pools])
+    return Wiring(edges, features, edge_of, silent, starts, shapes[pools:], pooled, eps)
 
 
 @dataclass(frozen=True)
 class Bundle:
     """One call: the weighted sum of the chains and features of each edge.
 
-        out[e] = sum_{chain j of e} mix[j] chain_j(x) + sum_f mix[chains + e F + f] given_f
+        out[e] = sum_{chain j of e} mix[j] chain_j(x) + sum_f mix[chains + e F + f] feature_f
 
     Args:
         wiring: Chains and edges.
         of_batch: Whether to normalise with the statistics of the batch.
         x: Feature map that all chains read, (N, C, H, W).
         mix: Weights, (chains + edges F, 1), or (chains + edges F, N) for weights by sample.
-        given: F feature maps that every edge adds, each (N, C, H', W').
+        given: The features behind the pools, each (N, C, H', W').
         weights: Depthwise (C, 1, k, k) and 1x1 (C, C, 1, 1) weights of each block, in turn.
-        running: Running mean and variance of each block, in turn, each (C,); may be empty if `of_batch`.
+        running: Running mean and variance of each block and pool, in turn, each (C,); may be empty if
+            `of_batch`.
     """
 
     wiring: Wiring
@@ -117,7 +122,8 @@ class Bundle:
     def of(cls, wiring: Wiring, of_batch: bool, tensors: Sequence[Tensor]) -> Bundle:
         """Return the bundle that has these tensors."""
         x, mix, *others = tensors
-        first, last = wiring.features, wiring.features + 2 * len(wiring.shapes)
+        first = wiring.features - len(wiring.pools)
+        last = first + 2 * len(wiring.shapes)
         return cls(wiring, of_batch, x, mix, others[:first], others[first:last], others[last:])
 
     def channels_last(self) -> Bundle:
@@ -142,7 +148,8 @@ class Computed:
     Args:
         sums: Sum of each edge, (N, C, H', W').
         kept: Tensors that the execution needs to go backwards.
-        statistics: Mean, 1 / standard deviation and variance of each block, (blocks, 3, C or more).
+        statistics: Mean, 1 / standard deviation and variance of each block, then of each pool,
+            (blocks + pools, 3, C or more).
     """
 
     sums: Sequence[Tensor]
@@ -183,7 +190,13 @@ class Gradients:
 
 
 class Kernels(Protocol):
-    """An execution of bundles."""
+    """An execution of bundles.
+
+    Attributes:
+        pools: Whether bundles may have pools.
+    """
+
+    pools: bool
 
     def forward(self, bundle: Bundle) -> Computed:
         """Compute a bundle, as `reference` does."""
@@ -244,13 +257,14 @@ class _Compute(torch.autograd.Function):
         if torch.is_grad_enabled():  # create_graph=True: by what PyTorch can differentiate again
             return (None, None, None, *_gradients_of_reference(bundle, grads[:-1]))
         needs = ctx.needs_input_grad[3:]
-        first, last = 2 + wiring.features, 2 + wiring.features + len(bundle.weights)
+        first = 2 + len(bundle.given)
+        last = first + len(bundle.weights)
         wanted = Wanted(needs[1], any(needs[2:first]), any(needs[first:last]))
         found = kernels.backward(bundle, saved[count:], statistics, grads[:-1], wanted)
         return (
             *(None, None, None, found.x),
             found.mix.sum_to_size(bundle.mix.shape) if found.mix is not None else None,
-            *(found.given if wanted.given else [None] * wiring.features),
+            *(found.given if wanted.given else [None] * len(bundle.given)),
             *(found.weights[i] if wanted.weights and heard else None for i, heard in enumerate(wiring.heard)),
             *[None] * len(bundle.running),
         )
@@ -269,6 +283,11 @@ def _gradients_of_reference(bundle: Bundle, grads: Sequence[Tensor]) -> list[Ten
 def reference(bundle: Bundle) -> list[Tensor]:
     """Return the sum of each edge, computed chain by chain with PyTorch's own operators."""
     wiring, mix = bundle.wiring, bundle.mix
+
+    def normalised(y: Tensor, norm: int) -> Tensor:
+        mean, var = (None, None) if bundle.of_batch else bundle.running[2 * norm : 2 * norm + 2]
+        return F.batch_norm(y, mean, var, None, None, bundle.of_batch, 0.0, wiring.eps[norm])
+
     terms: list[list[Tensor]] = [[] for _ in range(wiring.edges)]
     relu = F.relu(bundle.x)
     for j, edge in enumerate(wiring.edge_of):
@@ -278,11 +297,16 @@ def reference(bundle: Bundle) -> list[Tensor]:
             y = y if b == wiring.starts[j] else F.relu(y)
             depthwise, pointwise = bundle.weights[2 * b : 2 * b + 2]
             y = F.conv2d(y, depthwise, None, stride, dilation * (kernel // 2), dilation, y.shape[1])
-            y = F.conv2d(y, pointwise)
-            mean, var = (None, None) if bundle.of_batch else bundle.running[2 * b : 2 * b + 2]
-            y = F.batch_norm(y, mean, var, None, None, bundle.of_batch, 0.0, wiring.eps[b])
+            y = normalised(F.conv2d(y, pointwise), b)
         terms[edge].append(mix[j].view(-1, 1, 1, 1) * (y.detach() if wiring.silent[j] else y))
+    pools = [normalised(_pooled(bundle.x, *p), n) for n, p in enumerate(wiring.pools, len(wiring.shapes))]
     for edge in range(wiring.edges):
-        for f, feature in enumerate(bundle.given):
+        for f, feature in enumerate([*pools, *bundle.given]):
             terms[edge].append(mix[wiring.term(edge, f)].view(-1, 1, 1, 1) * feature)
     return [torch.stack(each).sum(0) if len(each) > 1 else each[0] for each in terms]
+
+
+def _pooled(x: Tensor, kernel: int, stride: int, is_max: bool) -> Tensor:
+    if is_max:
+        return F.max_pool2d(x, kernel, stride, kernel // 2)
+    return F.avg_pool2d(x, kernel, stride, kernel // 2, count_include_pad=False)

@@ -63,6 +63,11 @@ class Resolved:
     layout: torch.memory_format
     native: Kernels | None = None
 
+    @property
+    def pools(self) -> bool:
+        """Whether its bundles compute pools."""
+        return (self.native or grouped).pools
+
     def kernels(self, x: Tensor) -> Kernels | None:
         """Return what computes a bundle on this feature map; None to compute it edge by edge."""
         if self.name == "plain" or x.device.type != "cpu" or torch.is_autocast_enabled("cpu"):

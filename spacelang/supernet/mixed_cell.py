@@ -68,7 +68,7 @@ class MixedCell(Mixed):
 
     def execute(self, execution: Resolved) -> None:
         """Compute with an execution from now on; edges share modules unless it is plain."""
-        self.execution, self._steps = execution, None
+        self.execution, self._steps, self._calls = execution, None, {}
         for rows in self._reading_one_state():
             operations = [operation for r in rows for operation in self.edges[r].children()]
             separate(operations)
@@ -106,7 +106,11 @@ class MixedCell(Mixed):
             terms = self._nothing(node, states, further)
         gates = [gate for row in rows for gate in self.group.gates(row)]
         total = add_weighted(terms, f"node {node} of cell {self.group.label!r}", gates)
-        return self.frame.state(node, total)
+        return self.frame.state(node, self.summed(total))
+
+    def summed(self, total: Any) -> Any:
+        """Return what a node gets for the sum of all terms of `edge_terms`: the sum itself."""
+        return total
 
     def _nothing(self, node: int, states: list[Any], further: Further) -> list[tuple[object, Any]]:
         """Return the zeros of a node whose mixture runs no candidate; nothing if it has no candidate left."""
@@ -118,7 +122,7 @@ class MixedCell(Mixed):
         return []
 
     def zeros(self, row: int, column: int, x: Any, further: Further) -> Any:
-        """Return zeros in the shape of a candidate's output; the candidate stays as it is."""
+        """Return zeros in the shape of a candidate's term; the candidate stays as it is."""
         candidate: nn.Module = self.edges[row][column]  # type: ignore[index]
         with torch.no_grad():
             output = further.apply(copy.deepcopy(candidate).eval(), x)
@@ -173,14 +177,16 @@ class MixedCell(Mixed):
                 self._calls.clear()
             bundled = any(planned.how == "bundle" for planned in active)
             silent = {(row, column) for row, column, _, is_silent in key if is_silent}
-            self._calls[key] = BundleCall(active, silent, group.shape) if bundled else None
+            pools = self.execution.pools
+            self._calls[key] = BundleCall(active, silent, group.shape, pools) if bundled else None
         return self._calls[key]
 
     def _transformed(self, planned: Planned) -> Planned:
         """Let a candidate run apart if its output is transformed."""
         candidate: nn.Module = self.edges[planned.row][planned.column]  # type: ignore[index]
         changed = self.group.changes(candidate)
-        return replace(planned, blocks=(), reason="its output is transformed") if changed else planned
+        why = "its output is transformed"
+        return replace(planned, blocks=(), pooled=None, reason=why) if changed else planned
 
     def _operation(self, row: int, column: int, x: Any, cache: Cache, further: Further) -> Any:
         if self.execution.name == "plain" or further:

@@ -2,7 +2,8 @@
 
 A plan says how each candidate of a cell is computed:
 
-- "bundle": separable convolutions that leave one feature map run together, as one operation;
+- "bundle": separable convolutions that leave one feature map run together, as one operation, and in native
+  kernels the pools beside them;
 - "shared": a pool and its normalisation, or the identity, runs once for all edges that leave its feature map;
 - "apart": everything else runs on its edge. The plan says why.
 """
@@ -47,6 +48,30 @@ class Block:
 
 
 @dataclass(frozen=True)
+class Pooled:
+    """A pool, whose size is odd and padded by half, and a batch norm without parameters.
+
+    Args:
+        pool: The pool.
+        norm: The batch norm.
+    """
+
+    pool: nn.MaxPool2d | nn.AvgPool2d
+    norm: nn.BatchNorm2d
+
+    @property
+    def shape(self) -> tuple[int, int, bool]:
+        """Kernel, stride, and whether it is the maximum."""
+        return _one(self.pool.kernel_size), _one(self.pool.stride), isinstance(self.pool, nn.MaxPool2d)
+
+
+def _one(size: int | tuple[int, ...]) -> int:
+    """Return the one size of all dimensions; -1 if they differ."""
+    sizes = {size} if isinstance(size, int) else set(size)
+    return sizes.pop() if len(sizes) == 1 else -1
+
+
+@dataclass(frozen=True)
 class Planned:
     """One candidate of a cell and how it is computed.
 
@@ -58,6 +83,7 @@ class Planned:
         name: Its name.
         steps: Its modules.
         blocks: Its blocks, if it runs in a bundle.
+        pooled: The pool that it is, if native kernels can compute it in the bundle of its source.
         scale: Module at its end that multiplies the samples of its bundle or shared steps, if any.
         reason: Why it runs apart; empty if it does not.
     """
@@ -69,12 +95,13 @@ class Planned:
     name: str
     steps: Steps
     blocks: tuple[Block, ...] = ()
+    pooled: Pooled | None = None
     scale: SampleScale | None = None
     reason: str = ""
 
     @property
     def how(self) -> How:
-        """The way it is computed."""
+        """The way it is computed, pools as PyTorch does it."""
         return "bundle" if self.blocks else "apart" if self.reason else "shared"
 
 
@@ -98,14 +125,20 @@ class CellPlan:
             found[planned.source].append(planned)
         return {source: tuple(found[source]) for source in sorted(found)}
 
-    def __str__(self) -> str:
-        return "\n".join([f"{self.path}:", *self._lines()])
+    def text(self, pools: bool) -> str:
+        """Return a line for each way in which a candidate is computed.
 
-    def _lines(self) -> Iterator[str]:
+        Args:
+            pools: Whether bundles compute pools.
+        """
+        return "\n".join([f"{self.path}:", *self._lines(pools)])
+
+    def _lines(self, pools: bool) -> Iterator[str]:
         for source, candidates in self.leaving.items():
             nodes: dict[tuple[str, str, str], list[str]] = defaultdict(list)
             for planned in candidates:
-                nodes[planned.how, planned.name, planned.reason].append(str(planned.node))
+                how = "bundle" if pools and planned.pooled else planned.how
+                nodes[how, planned.name, planned.reason].append(str(planned.node))
             for (how, name, reason), into in sorted(nodes.items(), key=lambda item: _ORDER.index(item[0][0])):
                 why = f" ({reason})" if reason else ""
                 yield f"  {how:6}  {name}: {source} -> {', '.join(into)}{why}"
@@ -146,27 +179,48 @@ def _planned(
     steps, (blocks, scale, reason) = split(module), _blocks(module)
     if projected:
         return Planned(source, node, row, column, name, steps, reason=_PROJECTED)
+    pooled = None
     if steps.shared and not blocks and (steps.scale is not None or not steps.rest):
-        scale, reason = steps.scale, ""
-    return Planned(source, node, row, column, name, steps, blocks, scale, reason)
+        scale, reason, pooled = steps.scale, "", _pooled([module for _, module in steps.shared])
+    return Planned(source, node, row, column, name, steps, blocks, pooled, scale, reason)
 
 
 def _fitting(candidates: Sequence[Planned]) -> Iterator[Planned]:
-    """Yield the candidates; those whose stride or channels differ from most of their bundle run apart."""
+    """Yield the candidates; what differs from most convolutions of its source is not in their bundle."""
     kinds: dict[int, Counter[tuple[int, int]]] = defaultdict(Counter)
     for planned in candidates:
         if planned.blocks:
             kinds[planned.source][_kind(planned)] += 1
     for planned in candidates:
-        if planned.blocks and _kind(planned) != (usual := kinds[planned.source].most_common(1)[0][0]):
+        ((usual, _),) = kinds[planned.source].most_common(1) or [((0, 0), 0)]
+        if planned.blocks and _kind(planned) != usual:
             reason = f"stride and channels {_kind(planned)} differ from {usual} of the others"
             planned = replace(planned, blocks=(), reason=reason)
+        if planned.pooled and (planned.pooled.shape[1], planned.pooled.norm.num_features) != usual:
+            planned = replace(planned, pooled=None)
         yield planned
 
 
 def _kind(planned: Planned) -> tuple[int, int]:
     first = planned.blocks[0]
     return first.shape[2], first.pointwise.in_channels
+
+
+def _pooled(modules: Sequence[nn.Module]) -> Pooled | None:
+    """Return a pool and its batch norm; None for other modules."""
+    if len(modules) != 2 or not isinstance(modules[1], nn.BatchNorm2d) or not modules[1].track_running_stats:
+        return None
+    pool, norm = modules
+    if not isinstance(pool, nn.MaxPool2d | nn.AvgPool2d) or pool.ceil_mode:
+        return None
+    kernel = _one(pool.kernel_size)
+    if kernel % 2 == 0 or _one(pool.padding) != kernel // 2 or _one(pool.stride) < 1:
+        return None
+    if isinstance(pool, nn.MaxPool2d):
+        differs = _one(pool.dilation) != 1 or pool.return_indices
+    else:
+        differs = pool.count_include_pad or pool.divisor_override is not None
+    return None if differs else Pooled(pool, norm)
 
 
 def _blocks(module: nn.Module) -> tuple[tuple[Block, ...], SampleScale | None, str]:

@@ -366,7 +366,8 @@ class Supernet(nn.Module):
     @property
     def plan(self) -> str:
         """How each candidate of each cell is computed, and why some run apart; to be printed."""
-        return "\n".join([f"execution: {self.resolved_execution()}", *map(str, self._plans)])
+        name, pools = self.resolved_execution(), self._resolved.pools
+        return "\n".join([f"execution: {name}", *(plan.text(pools) for plan in self._plans)])
 
     # -- results -------------------------------------------------------------------------------------
 

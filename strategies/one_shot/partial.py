@@ -54,9 +54,10 @@ class PartialCell(MixedCell):
 
         edge(x) = b * shuffle([sum_k w_k f_k(x[:, :C/K]), bypass(x[:, C/K:])])
 
-    with b the weight of the edge. The bypass is the identity, or a 2x2 max-pooling where the candidates have
-    stride 2. An architecture frozen from it has partial channels too, its operations inside
-    `PartialOperation`; retrain the architecture dict in a network of full channels.
+    with b the weight of the edge; a node sums both parts over its edges before it joins and shuffles
+    them. The bypass is the identity, or a 2x2 max-pooling where the candidates have stride 2. An
+    architecture frozen from it has partial channels too, its operations inside `PartialOperation`; retrain
+    the architecture dict in a network of full channels.
 
     Args:
         group: Table of mixture weights, one row per edge.
@@ -81,12 +82,15 @@ class PartialCell(MixedCell):
         if size not in cache:  # edges that leave one node have it in common
             cache[size] = bypass(rest, size)
         rest = cache[size] if self.group.edges is None else self.group.edges[row] * cache[size]
-        return [(name, joined(mixed, rest, self.partial)) for name, mixed in terms]
+        return [(name, (mixed, rest)) for name, mixed in terms]
+
+    def summed(self, total: Any) -> Any:
+        return joined(*total, self.partial)
 
     def zeros(self, row: int, column: int, x: Any, further: Further) -> Any:
         seen, rest = parted(x, self.partial)
         zeros = super().zeros(row, column, seen, further)
-        return joined(zeros, zeros.repeat(1, rest.shape[1] // seen.shape[1], 1, 1), self.partial)
+        return zeros, zeros.repeat(1, rest.shape[1] // seen.shape[1], 1, 1)
 
     def freeze(self, arch: Mapping[str, Any]) -> nn.Module:
         cell = super().freeze(arch)

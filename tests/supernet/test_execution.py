@@ -232,15 +232,21 @@ def test_drop_path_runs_in_bundles_and_scales_samples() -> None:
     assert drop.eval().sample_factors(x) is None
 
 
-@pytest.mark.parametrize("joined", [0, 2**23])
+@pytest.mark.parametrize(("joined", "pooled"), [(0, False), (2**23, False), (0, True)])
 @pytest.mark.parametrize("per_sample", [False, True])
 @pytest.mark.parametrize("of_batch", [False, True])
 @pytest.mark.parametrize("stride", [1, 2])
 def test_bundles_have_the_derivatives_of_their_reference(
-    stride: int, of_batch: bool, per_sample: bool, joined: int, monkeypatch: pytest.MonkeyPatch
+    stride: int,
+    of_batch: bool,
+    per_sample: bool,
+    joined: int,
+    pooled: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Outputs, first and second derivatives; chains of one shape joined or not, strides, one silent chain."""
     monkeypatch.setattr(stacks, "JOINED_BYTES", joined)
+    pools = ((3, stride, True), (3, stride, False), (5, stride, True)) if pooled else ()
     generator = torch.Generator().manual_seed(0)
 
     def draw(*shape: int) -> Tensor:
@@ -248,22 +254,24 @@ def test_bundles_have_the_derivatives_of_their_reference(
 
     wiring = Wiring(
         edges=2,
-        features=1,
+        features=1 + len(pools),
         edge_of=(0, 0, 0, 1, 1, 1),
         silent=(False, False, False, False, True, False),
         starts=(0, 2, 3, 4, 6, 7, 8),
         shapes=tuple((k, d, stride if s else 1) for k, d, s in SHAPES),
-        eps=(1e-5,) * len(SHAPES),
+        pools=pools,
+        eps=(1e-5,) * (len(SHAPES) + len(pools)),
     )
-    x, mix = draw(2, 3, 7, 6), draw(8, 2 if per_sample else 1)
+    x, mix = draw(2, 3, 7, 6), draw(6 + 2 * wiring.features, 2 if per_sample else 1)
     feature = draw(2, 3, -(-7 // stride), -(-6 // stride))
     weights = [w for k, _, _ in wiring.shapes for w in (draw(3, 1, k, k), draw(3, 3, 1, 1))]
-    running = [t.detach().abs() for _ in wiring.shapes for t in (draw(3), draw(3))]
+    running = [t.detach().abs() for _ in wiring.eps for t in (draw(3), draw(3))]
     inputs = [x, feature, mix, *weights]
     # The feature depends on x, as pools and the identity do.
     given = [feature * x.tanh()[:, :, ::stride, ::stride]]
     bundle = Bundle(wiring, of_batch, x, mix, given, weights, running)
-    executions: list[Any] = [grouped] if library.why_not() else [grouped, native]
+    executions: list[Any] = [] if library.why_not() else [native]
+    executions += [] if pools else [grouped]
     found: list[list[Tensor]] = []
     options: dict[str, Any] = {"retain_graph": True, "allow_unused": True}
     silent = [15, 16]  # weights of the seventh block, the fifth chain
@@ -337,6 +345,25 @@ def test_the_plan_says_how_each_candidate_runs_and_why() -> None:
         "batch norm)",
         "  apart   none: 0 -> 1 (it is a Zero)",
     ]
+
+
+@NATIVE
+def test_native_bundles_compute_pools_unless_another_candidate_begins_with_them() -> None:
+    """Running statistics of a pool that several share move once a step."""
+    torch.manual_seed(0)
+    space = OneCell(("sep_conv_3x3", "max_pool_3x3", "avg_pool_3x3"), 2, 4, 1, 1, drop_path=0.3)
+    longer = nn.Sequential(*make_operation("avg_pool_3x3", 4, 1, affine=False).children(), nn.Tanh())
+    space.cell.edges[0][2] = longer
+    supernet, plain = twins(space)
+    lines = supernet.plan.splitlines()[2:]
+    assert lines[:3] == [
+        "  bundle  sep_conv_3x3: 0 -> 1, 2",
+        "  bundle  max_pool_3x3: 0 -> 1, 2",
+        "  bundle  avg_pool_3x3: 0 -> 2",
+    ]
+    assert lines[3].startswith("  apart   avg_pool_3x3: 0 -> 1 ")
+    x = torch.randn(4, 4, 5, 6, dtype=torch.float64)
+    check_close(*[results(network, x, random_mixture(network, 1)) for network in (supernet, plain)])
 
 
 def test_pruning_compiles_the_plan_again() -> None:

@@ -11,6 +11,8 @@ from ..bundles import Bundle, Computed, Gradients, Wanted, channels_last
 from .backwards import Backward
 from .forwards import Forward
 
+pools = False
+
 
 def forward(bundle: Bundle) -> Computed:
     """Compute a bundle; see `Kernels`."""

@@ -1,19 +1,22 @@
 // Separable convolutions that leave one feature map of a cell, and their weighted sums, forwards and backwards.
 //
 // A chain is one or more blocks of ReLU, depthwise convolution, 1x1 convolution and batch norm without parameters.
-// All chains read x. Each edge gets the weighted sum of its chains and of features that are given:
+// All chains read x. Each edge gets the weighted sum of its chains and of features that all edges share:
 //
 //     out[e] = sum_{chain j of e} mix[j] * chain_j(x) + sum_f mix[chains + e F + f] * feature_f
+//
+// The first features are pools of x with a batch norm, the others are given.
 //
 // Tensors are NHWC. Inside, channels are padded with zeros to whole vectors: P instead of C of them. Vectors are the
 // compiler's (GCC and Clang), so one source serves AVX2, AVX-512 and NEON.
 //
 // vectors.hpp    vectors and memory          norms.hpp      batch norms
-// call.hpp       what Python hands over      chains.hpp     chains, out of these three
-// frames.hpp     margins of zeros            sums.hpp       weighted sums
-// depthwise.hpp  depthwise convolutions      threads.hpp    threads
-// products.hpp   1x1 convolutions
+// call.hpp       what Python hands over      chains.hpp     chains, of the kernels
+// frames.hpp     margins of zeros            pools.hpp      pools
+// depthwise.hpp  depthwise convolutions      sums.hpp       weighted sums
+// products.hpp   1x1 convolutions            threads.hpp    threads
 #include "chains.hpp"
+#include "pools.hpp"
 #include "sums.hpp"
 #include "threads.hpp"
 
@@ -26,11 +29,14 @@ template <class T> static Array<T> framed_inputs(const Call& call, const Sizes<T
 
 template <class T> static void forward(const Call& call) {
     const Sizes<T> sizes(call);
-    const int64_t blocks = call.chain_start[call.chains];
-    use_large_pages(call.normalised, blocks * sizes.block * sizeof(T));
+    const int64_t norms = call.chain_start[call.chains] + call.pools;
+    use_large_pages(call.normalised, norms * sizes.block * sizeof(T));
     const Array<T> framed = framed_inputs<T>(call, sizes);
     const auto shared = shares(call, call.threads);
-    on_threads(call.threads, [&](int64_t t) { run_chains(call, sizes, framed.data(), shared[t]); });
+    on_threads(call.threads, [&](int64_t t) {
+        run_chains(call, sizes, framed.data(), shared[t]);
+        for (int64_t f = t; f < call.pools; f += call.threads) run_pool(call, sizes, f);
+    });
     on_threads(call.threads, [&](int64_t t) {
         for (int64_t i = t; i < call.edges * call.N; i += call.threads) weighted_sum(call, sizes, i / call.N, i % call.N);
     });
@@ -42,13 +48,16 @@ template <class T> static void backward(const Call& call) {
     const Array<T> framed = call.grad_depthwise ? framed_inputs<T>(call, sizes) : Array<T>();
     const auto shared = shares(call, call.threads);
     std::vector<Backward<T>*> found(call.threads, nullptr);
+    Array<double> sums(call.pools * call.N * 2 * sizes.P);
     on_threads(call.threads, [&](int64_t t) {
+        for (int64_t n = t; call.pools && n < call.N; n += call.threads) pool_sums(call, sizes, n, sums.data());
         found[t] = new Backward<T>(call, sizes);
         for (int64_t j : shared[t]) chain_backward(call, sizes, framed.data(), j, *found[t]);
     });
     on_threads(call.threads, [&](int64_t t) {
         for (int64_t n = t; n < call.N; n += call.threads) {
             gather_grad_x(call, sizes, found, strided, n);
+            if (call.pools) pools_backward(call, sizes, sums.data(), n);
             weighted_sum_backward(call, sizes, n);
         }
     });

@@ -7,23 +7,24 @@
 // What Python hands over; `_Call` in operators.py has the same fields in the same order.
 struct Call {
     int64_t N, H, W, C, out_H, out_W;
-    int64_t edges, chains, features, threads;
+    int64_t edges, chains, features, pools, threads;  // the first features are pools of x
     int64_t batch_statistics;    // normalise with those of the batch, not with the running ones
     int64_t mix_columns;         // 1, or N: a weight for each sample
     const int32_t* chain_edge;   // (chains,), increasing
     const int32_t* chain_silent; // (chains,): 1 if only the gradient of its weight is wanted
     const int32_t* chain_start;  // (chains + 1,): the first block of each
     const int32_t* shapes;       // (blocks, 3): kernel, dilation, stride
-    const double* eps;           // (blocks,)
+    const int32_t* pool_shapes;  // (pools, 3): kernel, stride, 1 for the maximum and 0 for the average
+    const double* eps;           // (blocks + pools,)
     const void* const* depthwise;      // (blocks,) of (C, k, k)
     const void* const* pointwise;      // (blocks,) of (C out, C in)
-    const void* const* running_mean;   // (blocks,) of (C,)
+    const void* const* running_mean;   // (blocks + pools,) of (C,)
     const void* const* running_var;
     const void* x;
-    const void* const* given;    // (features,) like an output
+    const void* const* given;    // (features - pools,) like an output
     const void* mix;             // (chains + edges * features, mix_columns)
-    void* normalised;            // (blocks, N, out_H, out_W, P): inputs of the batch norms
-    void* statistics;            // (blocks, 3, P): mean, 1 / sqrt(var + eps), var
+    void* normalised;            // (blocks + pools, N, out_H, out_W, P): inputs of the batch norms
+    void* statistics;            // (blocks + pools, 3, P): mean, 1 / sqrt(var + eps), var
     void* const* out;            // (edges,)
     // Backwards only; a null pointer is a gradient nobody asked for.
     const void* const* grad_out;

@@ -72,24 +72,16 @@ template <class T> struct Backward {
     Array<double> sums;
     Backward(const Call& call, const Sizes<T>& s)
         : between(s.inside.size()), framed_grad(s.inside.size()), convolved(s.image), grad_y(s.image),
-          grad_d(s.image), grad_x(call.N * s.outside.size()), wide(s.P == call.C ? 0 : s.block),
+          grad_d(s.image), grad_x(call.N * s.outside.size()),
           sums(call.N * 2 * s.P) {}
 };
-
-// Channels padded, if they must be.
-template <class T> static const T* widened(const Call& call, const Sizes<T>& sizes, const T* g, Array<T>& wide) {
-    if (sizes.P == call.C) return g;
-    for (int64_t m = 0; m < call.N * sizes.pixels; m++)
-        std::memcpy(&wide[m * sizes.P], g + m * call.C, call.C * sizeof(T));
-    return wide.data();
-}
 
 template <class T>
 static void chain_backward(const Call& call, const Sizes<T>& sizes, const T* framed_x, int64_t chain, Backward<T>& scratch) {
     const int64_t P = sizes.P, first = call.chain_start[chain], last = call.chain_start[chain + 1] - 1;
     const double count = (double)call.N * sizes.pixels;
     const bool weights_wanted = call.grad_depthwise != nullptr;
-    const T* g = widened(call, sizes, (const T*)call.grad_out[call.chain_edge[chain]], scratch.wide);
+    const T* g = widened((const T*)call.grad_out[call.chain_edge[chain]], call.N * sizes.pixels, call.C, P, scratch.wide);
     for (int64_t b = last; b >= first; b--) {
         const Packed<T> packed(call, b, P);
         const Shape shape = packed.shape;

@@ -12,12 +12,14 @@ from torch import Tensor
 from ..bundles import Bundle, Computed, Gradients, Wanted, Wiring, channels_last
 from .library import native_library
 
+pools = True
+
 _NUMBERS = (
-    *("N", "H", "W", "C", "out_H", "out_W", "edges", "chains", "features", "threads"),
+    *("N", "H", "W", "C", "out_H", "out_W", "edges", "chains", "features", "pools", "threads"),
     *("batch_statistics", "mix_columns"),
 )
 _POINTERS = (
-    *("chain_edge", "chain_silent", "chain_start", "shapes", "eps"),
+    *("chain_edge", "chain_silent", "chain_start", "shapes", "pool_shapes", "eps"),
     *("depthwise", "pointwise", "running_mean", "running_var"),
     *("x", "given", "mix", "normalised", "statistics", "out"),
     *("grad_out", "grad_x", "grad_given", "grad_mix", "grad_depthwise", "grad_pointwise"),
@@ -53,18 +55,19 @@ def _numbers(bundle: Bundle) -> list[int]:
     chains = len(wiring.edge_of)
     threads = max(1, min(torch.get_num_threads(), chains))
     size = wiring.output_size(bundle.x)
-    given = wiring.edges, chains, wiring.features
+    given = wiring.edges, chains, wiring.features, len(wiring.pools)
     return [n, h, w, c, *size, *given, threads, bundle.of_batch, bundle.mix.shape[1]]
 
 
 def _shared_pointers(bundle: Bundle, normalised: Tensor, statistics: Tensor) -> dict[str, Any]:
-    """Return the pointers of both directions; the last arguments are of `_empty_state`, filled or not."""
+    """Return the pointers of both directions; the last arguments are results of `_forward`, filled or not."""
     wiring = bundle.wiring
     return {
         "chain_edge": wiring.edge_of,
         "chain_silent": wiring.silent,
         "chain_start": wiring.starts,
         "shapes": [number for shape in wiring.shapes for number in shape],
+        "pool_shapes": [int(number) for shape in wiring.pools for number in shape],
         "depthwise": bundle.weights[::2],
         "pointwise": bundle.weights[1::2],
         "x": bundle.x,
@@ -73,21 +76,6 @@ def _shared_pointers(bundle: Bundle, normalised: Tensor, statistics: Tensor) -> 
         "normalised": normalised,
         "statistics": statistics,
     }
-
-
-def _empty_maps(x: Tensor, wiring: Wiring, count: int) -> list[Tensor]:
-    size = (*x.shape[:2], *wiring.output_size(x))
-    last = torch.channels_last
-    return [torch.empty(size, dtype=x.dtype, device=x.device, memory_format=last) for _ in range(count)]
-
-
-def _empty_state(x: Tensor, wiring: Wiring) -> tuple[Tensor, Tensor]:
-    """Return the inputs of the batch norms, and their mean, 1 / standard deviation, variance; not filled."""
-    lanes = native_library().vector_bytes() // x.element_size()
-    padded = -(-x.shape[1] // lanes) * lanes
-    blocks = len(wiring.shapes)
-    maps = x.new_empty(blocks, x.shape[0], *wiring.output_size(x), padded)
-    return maps, x.new_empty(blocks, 3, padded)
 
 
 # -- forwards ------------------------------------------------------------------------------------------------
@@ -111,8 +99,8 @@ def _forward(
         of_batch: See `Bundle`.
 
     Returns:
-        The sum of each edge, (N, C, H', W'); inputs of the batch norms, (blocks, N, H', W', P); their mean,
-        1 / standard deviation and variance, (blocks, 3, P). P is C padded to whole vectors.
+        The sum of each edge, (N, C, H', W'); inputs of the batch norms, (blocks + pools, N, H', W', P); their
+        mean, 1 / standard deviation and variance, (blocks + pools, 3, P). P is C padded to whole vectors.
     """
     bundle = Bundle.of(Wiring.of(table, eps), of_batch, tensors).channels_last()
     sums, normalised, statistics = _forward_shapes(tensors, table, eps, of_batch)
@@ -138,8 +126,8 @@ def _forward_shapes(
     sums = [_empty_map(x, (len(x), channels, *size)) for _ in range(wiring.edges)]
     lanes = native_library().vector_bytes() // x.element_size()
     padded = -(-channels // lanes) * lanes
-    blocks = len(wiring.shapes)
-    return sums, x.new_empty(blocks, len(x), *size, padded), x.new_empty(blocks, 3, padded)
+    norms = len(wiring.eps)
+    return sums, x.new_empty(norms, len(x), *size, padded), x.new_empty(norms, 3, padded)
 
 
 def _empty_map(x: Tensor, size: Sequence[int]) -> Tensor:

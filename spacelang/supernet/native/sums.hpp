@@ -4,21 +4,23 @@
 
 #include "call.hpp"
 
-// out[e], image n: every chain is read once, with its batch norm and its weight as one factor and one shift.
+// out[e], image n: every chain and pool is read once, with its batch norm and its weight as one factor and one shift.
 template <class T> static void weighted_sum(const Call& call, const Sizes<T>& sizes, int64_t edge, int64_t n) {
     const int64_t P = sizes.P, C = call.C;
     std::vector<const T*> read;
     Array<T> factors, shift(P), wide(P == C ? 0 : sizes.image);
-    for (int64_t j = 0; j < call.chains; j++)
-        if (call.chain_edge[j] == edge) {
-            const int64_t b = call.chain_start[j + 1] - 1;
-            const T* statistics = (const T*)call.statistics + b * 3 * P;
-            read.push_back((const T*)call.normalised + b * sizes.block + n * sizes.image);
-            for (int64_t c = 0; c < P; c++) {
-                factors.push_back(mix_of<T>(call, j, n) * statistics[P + c]);
-                shift[c] -= factors.back() * statistics[c];
-            }
+    const auto add = [&](int64_t block, T weight) {
+        const T* statistics = (const T*)call.statistics + block * 3 * P;
+        read.push_back((const T*)call.normalised + block * sizes.block + n * sizes.image);
+        for (int64_t c = 0; c < P; c++) {
+            factors.push_back(weight * statistics[P + c]);
+            shift[c] -= factors.back() * statistics[c];
         }
+    };
+    for (int64_t j = 0; j < call.chains; j++)
+        if (call.chain_edge[j] == edge) add(call.chain_start[j + 1] - 1, mix_of<T>(call, j, n));
+    const int64_t first = call.chains + edge * call.features;
+    for (int64_t f = 0; f < call.pools; f++) add(call.chain_start[call.chains] + f, mix_of<T>(call, first + f, n));
     T* out = (T*)call.out[edge] + n * sizes.pixels * C;
     T* to = P == C ? out : wide.data();
     for (int64_t m = 0; m < sizes.pixels; m++)
@@ -29,9 +31,9 @@ template <class T> static void weighted_sum(const Call& call, const Sizes<T>& si
         }
     if (P != C) for (int64_t m = 0; m < sizes.pixels; m++) std::memcpy(out + m * C, &wide[m * P], C * sizeof(T));
     const int64_t count = sizes.pixels * C;
-    for (int64_t f = 0; f < call.features; f++) {
-        const T weight = mix_of<T>(call, call.chains + edge * call.features + f, n);
-        const T* feature = (const T*)call.given[f] + n * count;
+    for (int64_t f = call.pools; f < call.features; f++) {
+        const T weight = mix_of<T>(call, first + f, n);
+        const T* feature = (const T*)call.given[f - call.pools] + n * count;
         for (int64_t i = 0; i < count; i++) out[i] += weight * feature[i];
     }
 }
@@ -39,9 +41,9 @@ template <class T> static void weighted_sum(const Call& call, const Sizes<T>& si
 // Gradients of the given features, and of their weights.
 template <class T> static void weighted_sum_backward(const Call& call, const Sizes<T>& sizes, int64_t n) {
     const int64_t count = sizes.pixels * call.C;
-    for (int64_t f = 0; f < call.features; f++) {
-        const T* feature = (const T*)call.given[f] + n * count;
-        T* to = call.grad_given ? (T*)call.grad_given[f] + n * count : nullptr;
+    for (int64_t f = call.pools; f < call.features; f++) {
+        const T* feature = (const T*)call.given[f - call.pools] + n * count;
+        T* to = call.grad_given ? (T*)call.grad_given[f - call.pools] + n * count : nullptr;
         for (int64_t e = 0; e < call.edges; e++) {
             const int64_t term = call.chains + e * call.features + f;
             const T weight = mix_of<T>(call, term, n);

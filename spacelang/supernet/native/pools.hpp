@@ -1,0 +1,145 @@
+// Pools of x, each with a batch norm behind; all edges add the same ones. Windows end where the image does.
+#pragma once
+#include <algorithm>
+#include <cstring>
+
+#include "norms.hpp"
+
+struct Pool {
+    int kernel, stride;
+    bool is_max;
+    Pool(const Call& call, int64_t pool) {
+        const int32_t* s = call.pool_shapes + 3 * pool;
+        kernel = s[0], stride = s[1], is_max = s[2];
+    }
+};
+
+// Rows, or columns, of an image that the window of an output covers.
+struct Covered {
+    int64_t first, end;
+    Covered(const Pool& pool, int64_t output, int64_t size) {
+        const int64_t start = output * pool.stride - pool.kernel / 2;
+        first = std::max<int64_t>(start, 0), end = std::min(start + pool.kernel, size);
+    }
+    int64_t count() const { return end - first; }
+};
+
+// Call work(rows, columns, offset of the output) for the window of every output pixel.
+template <class Work> static void for_windows(const Call& call, const Pool& pool, int64_t P, Work work) {
+    for (int64_t oy = 0; oy < call.out_H; oy++)
+        for (int64_t ox = 0; ox < call.out_W; ox++)
+            work(Covered(pool, oy, call.H), Covered(pool, ox, call.W), (oy * call.out_W + ox) * P);
+}
+
+// Call work(offset) for the pixels of a window, row by row.
+template <class Work> static inline void for_pixels(const Covered& rows, const Covered& columns, int64_t row, int64_t P, Work work) {
+    for (int64_t y = rows.first; y < rows.end; y++)
+        for (int64_t x = columns.first; x < columns.end; x++) work(y * row + x * P);
+}
+
+// Pool an image (H, W, P) into y, (pixels, P).
+template <class T> static void pooled(const Call& call, const Pool& pool, const T* x, int64_t P, T* y) {
+    for_windows(call, pool, P, [&](const Covered& rows, const Covered& columns, int64_t at) {
+        const T count = (T)(rows.count() * columns.count());
+        for (int64_t c = 0; c < P; c += Lanes<T>::count) {
+            V<T> sum = zero<T>(), most = load(x + rows.first * call.W * P + columns.first * P + c);
+            for_pixels(rows, columns, call.W * P, P, [&](int64_t from) {
+                const V<T> value = load(x + from + c);
+                if (pool.is_max) most = (value > most) | (value != value) ? value : most;  // NaN stays
+                else sum += value;
+            });
+            store(y + at + c, pool.is_max ? most : sum / count);
+        }
+    });
+}
+
+// Add the gradient of a pool's input, (H, W, P), for that of its output; the first of equal maxima has it.
+template <class T>
+static void pool_scatter(const Call& call, const Pool& pool, const T* x, const T* y, const T* grad, int64_t P, T* grad_x) {
+    for_windows(call, pool, P, [&](const Covered& rows, const Covered& columns, int64_t at) {
+        const T count = (T)(rows.count() * columns.count());
+        for (int64_t c = 0; c < P; c += Lanes<T>::count) {
+            const V<T> most = load(y + at + c), share = load(grad + at + c) / count;
+            V<T> left = load(grad + at + c);
+            for_pixels(rows, columns, call.W * P, P, [&](int64_t to) {
+                T* q = grad_x + to + c;
+                if (pool.is_max) {
+                    const auto found = load(x + to + c) == most;
+                    store(q, load(q) + (found ? left : zero<T>()));
+                    left = found ? zero<T>() : left;
+                } else store(q, load(q) + share);
+            });
+        }
+    });
+}
+
+// Image n of x with its channels padded, if they must be.
+template <class T> static const T* image_of_x(const Call& call, int64_t P, int64_t n, Array<T>& wide) {
+    return widened((const T*)call.x + n * call.H * call.W * call.C, call.H * call.W, call.C, P, wide);
+}
+
+template <class T> static void run_pool(const Call& call, const Sizes<T>& sizes, int64_t pool) {
+    const int64_t block = call.chain_start[call.chains] + pool, P = sizes.P;
+    T* y = (T*)call.normalised + block * sizes.block;
+    T* statistics = (T*)call.statistics + block * 3 * P;
+    Array<T> wide;
+    Array<double> moments(call.N * 2 * P);
+    for (int64_t n = 0; n < call.N; n++) {
+        pooled(call, Pool(call, pool), image_of_x<T>(call, P, n, wide), P, y + n * sizes.image);
+        if (call.batch_statistics) image_moments(y + n * sizes.image, sizes, &moments[n * 2 * P]);
+    }
+    if (call.batch_statistics) batch_statistics(call, sizes, block, moments.data(), statistics);
+    else running_statistics(call, sizes, block, statistics);
+}
+
+// Gradients of the weights of the pools of image n; and what a pool's batch norm takes back, sums (pools, N, 2, P).
+template <class T> static void pool_sums(const Call& call, const Sizes<T>& sizes, int64_t n, double* sums) {
+    const int64_t P = sizes.P, blocks = call.chain_start[call.chains];
+    Array<T> wide;
+    Array<double> of_edge(2 * P);
+    for (int64_t e = 0; e < call.edges; e++) {
+        const T* g = widened((const T*)call.grad_out[e] + n * sizes.pixels * call.C, sizes.pixels, call.C, P, wide);
+        for (int64_t f = 0; f < call.pools; f++) {
+            const int64_t term = call.chains + e * call.features + f, block = blocks + f;
+            const T* y = (const T*)call.normalised + block * sizes.block + n * sizes.image;
+            gradient_sums<T, false>(g, y, (const T*)call.statistics + block * 3 * P, sizes, of_edge.data());
+            double of_weight = 0;
+            for (int64_t c = 0; c < P; c++) of_weight += of_edge[P + c];
+            if (call.grad_mix) ((T*)call.grad_mix)[term * call.N + n] = (T)of_weight;
+            double* total = sums + (f * call.N + n) * 2 * P;
+            for (int64_t c = 0; c < 2 * P; c++) total[c] += mix_of<T>(call, term, n) * of_edge[c];
+        }
+    }
+}
+
+// Gradients of all edges for the output of a pool's batch norm, image n; (pixels, P).
+template <class T> static void pool_gradient(const Call& call, const Sizes<T>& sizes, int64_t pool, int64_t n, Array<T>& total) {
+    const int64_t P = sizes.P, C = call.C;
+    std::fill(total.begin(), total.end(), (T)0);
+    for (int64_t e = 0; e < call.edges; e++) {
+        const T weight = mix_of<T>(call, call.chains + e * call.features + pool, n);
+        const T* g = (const T*)call.grad_out[e] + n * sizes.pixels * C;
+        if (P == C) for (int64_t i = 0; i < sizes.image; i++) total[i] += weight * g[i];
+        else for (int64_t m = 0; m < sizes.pixels; m++) for (int64_t c = 0; c < C; c++) total[m * P + c] += weight * g[m * C + c];
+    }
+}
+
+// Add what the pools pass back to grad_x, image n; `sums` are those of all images.
+template <class T> static void pools_backward(const Call& call, const Sizes<T>& sizes, const double* sums, int64_t n) {
+    const int64_t P = sizes.P, C = call.C, pixels = call.H * call.W;
+    Array<T> wide_x, found(P == C ? 0 : pixels * P), total(sizes.image), grad_y(sizes.image);
+    const T* x = image_of_x<T>(call, P, n, wide_x);
+    T* grad_x = (T*)call.grad_x + n * pixels * C;
+    for (int64_t f = 0; f < call.pools; f++) {
+        const int64_t block = call.chain_start[call.chains] + f;
+        const T* y = (const T*)call.normalised + block * sizes.block + n * sizes.image;
+        Array<double> totals(2 * P);
+        for (int64_t i = 0; i < call.N; i++)
+            for (int64_t c = 0; c < 2 * P; c++) totals[c] += sums[(f * call.N + i) * 2 * P + c];
+        pool_gradient(call, sizes, f, n, total);
+        norm_backward(total.data(), y, (const T*)call.statistics + block * 3 * P, (T)1, totals.data(),
+                      (double)call.N * sizes.pixels, call.batch_statistics, sizes, grad_y.data());
+        pool_scatter(call, Pool(call, f), x, y, grad_y.data(), P, P == C ? grad_x : found.data());
+    }
+    if (P != C) for (int64_t m = 0; m < pixels; m++) for (int64_t c = 0; c < C; c++) grad_x[m * C + c] += found[m * P + c];
+}
