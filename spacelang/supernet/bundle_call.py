@@ -58,7 +58,7 @@ class BundleCall:
             for p in candidates
             if p.how == "shared" and p.steps.key not in self.pools
         }
-        self.norms = [each.norm for each in (*self.blocks, *self.pools.values())]
+        self.norms = [block.norm for block in self.blocks] + [each.norm for each in self.pools.values()]
         self.wiring = self._wiring(chains, silent)
         places = self._places(candidates, chains, silent, shape)
         self._entries = torch.tensor(places)

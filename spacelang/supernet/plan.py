@@ -135,9 +135,9 @@ class CellPlan:
 
     def _lines(self, pools: bool) -> Iterator[str]:
         for source, candidates in self.leaving.items():
-            nodes: dict[tuple[str, str, str], list[str]] = defaultdict(list)
+            nodes: dict[tuple[How, str, str], list[str]] = defaultdict(list)
             for planned in candidates:
-                how = "bundle" if pools and planned.pooled else planned.how
+                how: How = "bundle" if pools and planned.pooled else planned.how
                 nodes[how, planned.name, planned.reason].append(str(planned.node))
             for (how, name, reason), into in sorted(nodes.items(), key=lambda item: _ORDER.index(item[0][0])):
                 why = f" ({reason})" if reason else ""
@@ -208,9 +208,11 @@ def _kind(planned: Planned) -> tuple[int, int]:
 
 def _pooled(modules: Sequence[nn.Module]) -> Pooled | None:
     """Return a pool and its batch norm; None for other modules."""
-    if len(modules) != 2 or not isinstance(modules[1], nn.BatchNorm2d) or not modules[1].track_running_stats:
+    if len(modules) != 2:
         return None
     pool, norm = modules
+    if not isinstance(norm, nn.BatchNorm2d) or not norm.track_running_stats:
+        return None
     if not isinstance(pool, nn.MaxPool2d | nn.AvgPool2d) or pool.ceil_mode:
         return None
     kernel = _one(pool.kernel_size)

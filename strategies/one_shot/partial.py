@@ -85,7 +85,8 @@ class PartialCell(MixedCell):
         return [(name, (mixed, rest)) for name, mixed in terms]
 
     def summed(self, total: Any) -> Any:
-        return joined(*total, self.partial)
+        mixed, rest = total
+        return joined(mixed, rest, self.partial)
 
     def zeros(self, row: int, column: int, x: Any, further: Further) -> Any:
         seen, rest = parted(x, self.partial)
