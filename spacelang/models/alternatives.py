@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -107,8 +108,15 @@ class Adopted:
             given = candidate if isinstance(candidate, nn.Module) else candidate(layer)
             if not isinstance(given, nn.Module) or not is_frozen(given):
                 raise SpaceError(f"candidate {name!r} of {item.path!r} is not a plain nn.Module.")
-            named[name] = copy.deepcopy(given)
+            named[name] = self._alike(copy.deepcopy(given), layer)
         self.replace(layer, LayerChoice(named, label=item.label))
+
+    def _alike(self, candidate: nn.Module, layer: nn.Module) -> nn.Module:
+        """Give a candidate the device, precision and mode of the layer in whose place it is."""
+        weights = itertools.chain(layer.parameters(), self.network.parameters())
+        like = next((weight for weight in weights if weight.is_floating_point()), None)
+        candidate.train(layer.training)
+        return candidate if like is None else candidate.to(like.device, like.dtype)
 
     def joined(self) -> dict[str, Callable[..., list[Any]]]:
         """Return for each choice a function that runs all that may stand there; see `couplings_of`."""

@@ -29,7 +29,7 @@ class OneOf:
 
     Args:
         candidates: Modules by name, or functions that make one of the layer: `lambda conv: ...`. At several
-            paths each has its own copy.
+            paths each has its own copy, with the device, precision and mode of the layer there.
         original: Name of the layer that is there; None leaves it out.
         label: Name of the decision; by default the layer's path.
     """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,17 @@ from torchvision.models.resnet import BasicBlock, ResNet
 from torchvision.models.swin_transformer import SwinTransformer
 from torchvision.models.vision_transformer import VisionTransformer
 
-from spacelang import Experiment, ModelSpace, Supernet, Width, export_onnx, profile, searchable, suggest
+from spacelang import (
+    Experiment,
+    ModelSpace,
+    OneOf,
+    Supernet,
+    Width,
+    export_onnx,
+    profile,
+    searchable,
+    suggest,
+)
 from spacelang.costs import expected_cost
 from spacelang.evaluators import Functional, Lightning
 from spacelang.strategies import RandomOneShot
@@ -31,6 +41,8 @@ from tests.models.networks import randomised, size
 
 IMAGES = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 TOKENS = torch.randint(1, 100, (4, 12), generator=torch.Generator().manual_seed(0))
+RELU = OneOf({"relu": lambda activation: nn.ReLU()})
+POINTWISE = OneOf({"pointwise": lambda conv: nn.Conv2d(conv.in_channels, conv.out_channels, 1, bias=False)})
 TINY: dict[str, Any] = {
     "hidden_size": 32,
     "num_hidden_layers": 2,
@@ -75,8 +87,19 @@ class Case:
 
 
 CASES = {
-    "resnet": Case(lambda: ResNet(BasicBlock, [1, 2, 1, 1], num_classes=10), IMAGES, (2, 5, 0)),
-    "mobilenet": Case(lambda: mobilenet_v3_small(num_classes=10), IMAGES, (6, 23, 0), is_exported=False),
+    "resnet": Case(
+        lambda: ResNet(BasicBlock, [1, 2, 1, 1], num_classes=10),
+        IMAGES,
+        (2, 5, 0),
+        {"layer2.*.conv2": POINTWISE},
+    ),
+    "mobilenet": Case(
+        lambda: mobilenet_v3_small(num_classes=10),
+        IMAGES,
+        (6, 23, 0),
+        {"classifier.1": RELU},
+        is_exported=False,
+    ),
     "densenet": Case(
         lambda: DenseNet(8, (2, 1), 8, bn_size=2, num_classes=10),
         IMAGES,
@@ -93,15 +116,29 @@ CASES = {
         lambda: VisionTransformer(32, 8, 2, 4, 32, 64, num_classes=10),
         IMAGES,
         (2, 2, 0),
-        {"encoder.layers.*.self_attention.num_heads": Width([1, 0.5, 1.0])},
+        {"encoder.layers.*.self_attention.num_heads": Width([1, 0.5, 1.0]), "encoder.layers.*.mlp.1": RELU},
     ),
-    "convnext": Case(lambda: ConvNeXt(STAGES, num_classes=10), IMAGES, (4, 4, 0)),
-    "timm vit": Case(lambda: timm.create_model("vit_tiny_patch16_224", **SMALL), IMAGES, (2, 2, 2)),
+    "convnext": Case(
+        lambda: ConvNeXt(STAGES, num_classes=10), IMAGES, (4, 4, 0), {"features.1.*.block.4": RELU}
+    ),
+    "timm vit": Case(
+        lambda: timm.create_model("vit_tiny_patch16_224", **SMALL),
+        IMAGES,
+        (2, 2, 2),
+        {"blocks.*.mlp.act": RELU},
+    ),
     "timm convnextv2": Case(
         lambda: timm.create_model("convnextv2_atto", **NEXT), IMAGES, (5, 5, 0), is_exported=False
     ),
-    "bert": Case(lambda: transformers.BertForSequenceClassification(BERT), TOKENS, (0, 3, 2)),
-    "gpt2": Case(lambda: transformers.GPT2LMHeadModel(GPT2), TOKENS, (2, 2, 2)),
+    "bert": Case(
+        lambda: transformers.BertForSequenceClassification(BERT),
+        TOKENS,
+        (0, 3, 2),
+        {"bert.encoder.layer.*.intermediate.intermediate_act_fn": RELU},
+    ),
+    "gpt2": Case(
+        lambda: transformers.GPT2LMHeadModel(GPT2), TOKENS, (2, 2, 2), {"transformer.h.*.mlp.act": RELU}
+    ),
     "hf vit": Case(lambda: transformers.ViTForImageClassification(VIT), IMAGES, (2, 2, 2), is_exported=False),
 }
 
@@ -134,15 +171,29 @@ def space(case: Case, model: nn.Module, inputs: Tensor) -> ModelSpace:
     labels = [decision.label for decision in made.decisions]
     skips = [d for d in made.decisions if d.candidates == ("keep", "skip")]
     widths = [label for label in labels if label.endswith((".out_channels", ".out_features", ".nf"))]
-    further = 2 if case.further else 0
-    assert (len(skips), len(widths), len(labels) - len(skips) - len(widths) - further) == case.found
+    replaced = [d for d in made.decisions if d.candidates[0] == "original"]
+    further = 2 * any(isinstance(chosen, Width) for chosen in case.further.values())
+    assert bool(replaced) == any(isinstance(chosen, OneOf) for chosen in case.further.values())
+    heads = len(labels) - len(skips) - len(widths) - len(replaced) - further
+    assert (len(skips), len(widths), heads) == case.found
     return made
 
 
 def whole(space: ModelSpace) -> dict[str, Any]:
     """Return the architecture of the model as it was."""
-    firsts = {d.label: d.candidates for d in space.decisions}
-    return {label: "keep" if "keep" in given else max(given) for label, given in firsts.items()}
+    return {d.label: extreme(d.candidates, max, 0) for d in space.decisions}
+
+
+def smallest(space: ModelSpace) -> dict[str, Any]:
+    """Return the architecture of all blocks, the least widths, and the replaced layers."""
+    return {
+        d.label: "keep" if "keep" in d.candidates else extreme(d.candidates, min, -1) for d in space.decisions
+    }
+
+
+def extreme(candidates: Sequence[Any], of_sizes: Callable[[Sequence[Any]], Any], place: int) -> Any:
+    """Return the largest or smallest of sizes, or the candidate at a place of others."""
+    return candidates[place] if isinstance(candidates[0], str) else of_sizes(candidates)
 
 
 def test_sorted_channels_and_heads_keep_the_function(
@@ -161,8 +212,7 @@ def test_supernets_and_costs_are_those_of_frozen_models(space: ModelSpace, input
     supernet = Supernet(space, memory_format=None).eval()
     parameters, flops = expected_cost(space, "params"), expected_cost(space, "flops", inputs)
     rng = np.random.default_rng(0)
-    smallest = {d.label: "keep" if "keep" in d.candidates else min(d.candidates) for d in space.decisions}
-    for arch in (smallest, space.sample(rng)):
+    for arch in (smallest(space), space.sample(rng)):
         frozen = space.freeze(arch)
         supernet.select(arch)
         assert torch.equal(output(supernet, inputs), output(frozen, inputs))
@@ -208,7 +258,6 @@ def test_exported_to_onnx(case: Case, tmp_path: Path) -> None:
         pytest.skip("others like it are exported")
     model = case.make()
     space = searchable(model, suggest(model, case.inputs) | case.further, case.inputs)
-    smallest = {d.label: "keep" if "keep" in d.candidates else min(d.candidates) for d in space.decisions}
-    frozen = space.freeze(smallest).eval()
+    frozen = space.freeze(smallest(space)).eval()
     exported = export_onnx(frozen, tmp_path / "model.onnx", case.inputs)  # compares with onnxruntime
     assert exported.path.exists()

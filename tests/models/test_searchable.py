@@ -434,3 +434,15 @@ def test_patterns_that_match_nothing_say_what_there_is() -> None:
 def test_models_with_choices_of_their_own_are_refused() -> None:
     space = searchable(randomised(Mobile()), {"blocks.0": Skip()}, SMALL)
     assert "has choices of its own" in refusal({"model.blocks.1": Skip()}, space)
+
+
+def test_a_candidate_is_made_like_the_layer_in_whose_place_it_is() -> None:
+    model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 3)).double().eval()
+    x = torch.zeros(1, 2, dtype=torch.float64)
+    candidates = {"made": lambda layer: nn.Linear(3, 3), "given": nn.Sequential(nn.BatchNorm1d(3))}
+    space = searchable(model, {"1": OneOf(candidates)}, x)
+    for name in candidates:
+        layer = space.freeze({"1": name})[1]
+        assert {tensor.dtype for tensor in layer.parameters()} == {torch.float64}
+        assert not any(module.training for module in layer.modules())
+    assert candidates["given"].training  # the user's own is left as it was
