@@ -79,11 +79,11 @@ def row(name: str, values: Sequence[float]) -> str:
 def main() -> None:
     """Search, train, and print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--characters", type=int, default=10_000, help="length of the text")
-    parser.add_argument("--search-epochs", type=int, default=40)
-    parser.add_argument("--epochs", type=int, default=40, help="epochs of a training from scratch")
+    parser.add_argument("--characters", type=int, default=4_000, help="length of the text")
+    parser.add_argument("--search-epochs", type=int, default=25)
+    parser.add_argument("--epochs", type=int, default=25, help="epochs of a training from scratch")
     parser.add_argument("--seeds", type=int, default=3, help="searches of each order")
-    parser.add_argument("--random", type=int, default=12, help="random cells")
+    parser.add_argument("--random", type=int, default=8, help="random cells")
     options = parser.parse_args()
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     text = help_pages(options.characters)

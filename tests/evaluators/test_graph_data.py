@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import h5py
 import networkx as nx
 import numpy as np
 import pytest
@@ -184,3 +185,34 @@ def test_folders_without_meshes(tmp_path: Path) -> None:
     mesh(tmp_path, "a", 1, "train", f"OFF\n{SQUARE}")
     with pytest.raises(SpaceError, match="no meshes in 'a/test'"):
         modelnet(tmp_path)
+
+
+def stored(path: Path, data: np.ndarray[Any, Any], labels: list[int]) -> None:
+    with h5py.File(path, "w") as file:
+        file["data"], file["label"] = data.astype(np.float32), np.array(labels, np.uint8)[:, None]
+
+
+def test_modelnet_in_hdf5(tmp_path: Path) -> None:
+    data = np.random.default_rng(0).normal(size=(4, 6, 3))
+    stored(tmp_path / "ply_data_train1.h5", data[2:3], [0])
+    stored(tmp_path / "ply_data_train0.h5", data[:2], [2, 1])
+    stored(tmp_path / "ply_data_test0.h5", data[3:], [1])
+    splits = modelnet(tmp_path, points=5)
+    assert splits.classes == ("0", "1", "2")
+    clouds, labels = splits.train.tensors  # type: ignore[attr-defined]
+    assert (clouds.dtype, labels.tolist()) == (torch.float32, [2, 1, 0])
+    np.testing.assert_array_equal(clouds.numpy(), data[:3, :5].transpose(0, 2, 1).astype(np.float32))
+    assert splits.test.tensors[0].shape == (1, 3, 5)  # type: ignore[attr-defined]
+    (tmp_path / "shape_names.txt").write_text("chair\ndesk\ntable\n")
+    assert modelnet(tmp_path, points=5).classes == ("chair", "desk", "table")
+    (tmp_path / "shape_names.txt").write_text("chair\n")
+    with pytest.raises(SpaceError, match="has 1 names, but the clouds are of 3 classes"):
+        modelnet(tmp_path, points=5)
+    with pytest.raises(SpaceError, match=r"shape \(2, 6, 3\) and 2 labels; expected .* at least 1024 points"):
+        modelnet(tmp_path)
+    (tmp_path / "ply_data_train0.h5").write_bytes(b"no HDF5")
+    with pytest.raises(SpaceError, match="expected 'data' and 'label' in HDF5"):
+        modelnet(tmp_path, points=5)
+    (tmp_path / "ply_data_test0.h5").unlink()
+    with pytest.raises(SpaceError, match=r"has no 'ply_data_test0\.h5'"):
+        modelnet(tmp_path, points=5)
