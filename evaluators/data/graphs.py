@@ -63,7 +63,7 @@ def ppi(folder: str | Path) -> GraphSplits:
     """Return PPI: 20, 2 and 2 graphs of proteins that interact in a human tissue, with 121 labels a protein.
 
     A protein has 50 features. Each interaction is an edge in both directions, counted once; those of a
-    protein with itself are left out.
+    protein with itself are left out. No trusted checksum of the files is known here.
 
     Args:
         folder: Folder of the unpacked `ppi.zip` of the authors of GraphSAGE: `train_graph.json`,

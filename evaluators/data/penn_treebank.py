@@ -20,7 +20,7 @@ def penn_treebank(folder: str | Path) -> TextSplits:
     order of first appearance in the training text, then in the other two.
 
     The copyright of Penn Treebank is with the Linguistic Data Consortium. The usual version has 10,000 words;
-    rare words are `<unk>` and numbers `N`.
+    rare words are `<unk>` and numbers `N`. No trusted checksum of the files is known here.
 
     Args:
         folder: Folder with `train.txt`, `valid.txt` and `test.txt`, or the same names after `ptb.`.

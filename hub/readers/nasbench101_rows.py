@@ -37,7 +37,10 @@ def read_nasbench101(path: str | os.PathLike[str], *, epochs: int = 108) -> Tabl
     Isomorphic cells may differ in their number of parameters; `params` is that of the cell in the file.
 
     Args:
-        path: The file, of 0.5 or 2 GB.
+        path: The file, of 0.5 or 2 GB. The first has the SHA-256
+            4c39c3936e36a85269881d659e44e61a245babcb72cb374eacacf75d0e5f4fd1, the other
+            3d64db8180fb1b0207212f9032205064312b6907a3bbc81eabea10db2f5c7e9c. Each record has a checksum of
+            its own, which is compared, and so is the hash of each cell.
         epochs: Length of the trainings: 108, or 4, 12 or 36, which only the full file has.
 
     Returns:

@@ -39,7 +39,7 @@ def read_nasbench201(
 
     Args:
         path: Folder `NATS-tss-v1_0-3ffb9-simple` or `NATS-sss-v1_0-50262-simple`, in which a file is an
-            architecture (files may be missing; all of them take many minutes), or
+            architecture (files may be missing; all of them take about an hour), or
             `NAS-Bench-201-v1_0-e61699.pth` or `-v1_1-096897.pth`, which take tens of GB of memory.
         dataset: "cifar10", "cifar100" or "ImageNet16-120".
         epochs: Length of the trainings: 200 or 12; in the size space 90, 12 or 1. A training of 12 epochs is
