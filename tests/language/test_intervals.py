@@ -30,14 +30,18 @@ from spacelang.language import Interval, Repeat, Tunable
 from spacelang.strategies import (
     DARTS,
     ENAS,
+    SETN,
     SPOS,
     Grid,
     LocalSearch,
+    Opening,
     Optuna,
     PolicyGradient,
+    ProgressiveShrinking,
     Random,
     RandomOneShot,
     RegularizedEvolution,
+    Sandwich,
 )
 from spacelang.strategies.framework import Controller
 from spacelang.strategies.multi_trial import Reinforce
@@ -280,9 +284,18 @@ def test_a_controller_learns_where_in_a_range_it_is_best() -> None:
     assert sum(drops[:20]) / 20 < 0.3 < 0.36 < sum(drops[-20:]) / 20  # 0.25 of a uniform draw
 
 
-def test_mixtures_refuse_ranges() -> None:
-    with pytest.raises(SpaceError, match="of which there is no mixture"):
-        DARTS().attach(Supernet(Dropped()), seed=0)
+@pytest.mark.parametrize(
+    ("strategy", "message"),
+    [
+        (DARTS(), "'drop', of which there is no mixture.*RandomOneShot, SPOS, ENAS; so can trials"),
+        (SETN(), "'drop', of which there is no mixture.*RandomOneShot, SPOS, ENAS; so can trials"),
+        (ProgressiveShrinking(phases=(Opening("width"),)), "'drop'\nThey are no sizes.*or use Sandwich"),
+    ],
+    ids=lambda case: type(case).__name__,
+)
+def test_a_search_that_cannot_have_ranges_says_which_can(strategy: Any, message: str) -> None:
+    with pytest.raises(SpaceError, match=f"(?s){message}"):
+        strategy.attach(Supernet(Dropped()), seed=0)
 
 
 class Dropped(ModelSpace):
@@ -308,6 +321,7 @@ FEW = {"calibration_batches": 1}
         RandomOneShot(candidates=6, finalists=2, **FEW),
         SPOS(population=4, generations=2, parents=2, mutations=1, crossovers=1, **FEW),
         ENAS(candidates=3, controller_steps=2, samples=2, **FEW),
+        Sandwich(candidates=3, **FEW),
     ],
     ids=lambda strategy: type(strategy).__name__,
 )
