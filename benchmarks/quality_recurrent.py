@@ -1,6 +1,7 @@
 """Search recurrent cells on a text, and compare the found ones with random cells of the same space.
 
-    python benchmarks/quality_recurrent.py                  # about ten minutes on one core
+    python benchmarks/quality_recurrent.py --orders 1       # five minutes of one core
+    python benchmarks/quality_recurrent.py                  # first and second order
 
 DARTS searches the cell of a small language model of characters on Python's own help, with the recipe of its
 paper but for the sizes. The cells that it finds, and random ones, are trained from scratch alike. Printed are
@@ -82,6 +83,7 @@ def main() -> None:
     parser.add_argument("--characters", type=int, default=4_000, help="length of the text")
     parser.add_argument("--search-epochs", type=int, default=25)
     parser.add_argument("--epochs", type=int, default=25, help="epochs of a training from scratch")
+    parser.add_argument("--orders", type=int, nargs="+", choices=(1, 2), default=[1, 2], help="of DARTS")
     parser.add_argument("--seeds", type=int, default=3, help="searches of each order")
     parser.add_argument("--random", type=int, default=8, help="random cells")
     options = parser.parse_args()
@@ -90,9 +92,9 @@ def main() -> None:
     rng, space = np.random.default_rng(0), RecurrentLM(len(text.words), width=16, **SIZES)
     cells = {"random cells": [space.sample(rng) for _ in range(options.random)]}
     with tempfile.TemporaryDirectory() as folder:
-        for order, name in ((1, "DARTS"), (2, "DARTS, order 2")):
+        for order in options.orders:
             places = [Path(folder, f"{order}-{seed}") for seed in range(options.seeds)]
-            cells[name] = [
+            cells[f"DARTS, order {order}"] = [
                 found(text, options.search_epochs, order, seed, place) for seed, place in enumerate(places)
             ]
     print("| cells | test perplexity | lowest to highest |\n| --- | ---: | ---: |")
