@@ -107,7 +107,7 @@ def test_dependencies_have_lower_bounds_and_no_pins() -> None:
     lines = project["dependencies"] + [
         line for extra in project["optional-dependencies"].values() for line in extra
     ]
-    assert [line for line in lines if not re.fullmatch(r"[A-Za-z-]+(\[[a-z]+\])?(>=[\d.]+)?", line)] == []
+    assert [line for line in lines if not re.fullmatch(r"[A-Za-z0-9-]+(\[[a-z]+\])?(>=[\d.]+)?", line)] == []
     assert [line for line in project["dependencies"] if ">=" not in line] == []
 
 
