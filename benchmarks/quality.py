@@ -61,7 +61,7 @@ WITH_SUPERNET: dict[str, Callable[[], Any]] = {
     "DARTS": lambda: s.DARTS(**_LOGITS),
     "DARTS, order 2": lambda: s.DARTS(order=2, **_LOGITS),
     "DARTS, stop on 2 skips": lambda: s.DARTS(**_LOGITS, extras=(s.StopOnSkips(cells="*"),)),
-    "DARTS, operation strength": lambda: s.DARTS(**_LOGITS, extras=(s.OperationStrength(),)),
+    "DARTS, operation strength": lambda: s.DARTS(**_LOGITS, derive="strength"),
     "DARTSMinus": lambda: s.DARTSMinus(**_LOGITS),
     "DARTSPT": lambda: s.DARTSPT(**_LOGITS, **_projections()),
     "DARTSPT, blank": lambda: s.DARTSPT(**_LOGITS, **_projections(), blank=True),

@@ -39,6 +39,7 @@ import torch
 from rich.console import Console
 from rich.progress import track
 from scipy.stats import spearmanr
+from sklearn.ensemble import RandomForestRegressor
 from sklearn.linear_model import BayesianRidge
 
 from spacelang import Experiment, ModelSpace
@@ -68,6 +69,7 @@ def optuna(sampler: str, **arguments: Any) -> m.Optuna:
 # Populations, batches and rates of the papers are for thousands of trials. NATS-Bench has P = 10, S = 3.
 _evolution = partial(m.RegularizedEvolution, population=10, sample=3)
 _controller = partial(m.PolicyGradient, batch=10, learning_rate=0.01)
+_rounds: dict[str, Any] = {"initial": 20, "round_size": 10, "parents": 10}
 GROUPS: dict[str, dict[str, Callable[[], Any]]] = {
     "Nothing is learnt": {
         "Grid, shuffled": lambda: m.Grid(shuffle=True),
@@ -82,6 +84,7 @@ GROUPS: dict[str, dict[str, Callable[[], Any]]] = {
     "A controller": {
         "REINFORCE": lambda: _controller(update=m.Reinforce()),
         "PPO": lambda: _controller(update=m.PPO()),
+        "TransferNeuralAutoML": lambda: m.TransferNeuralAutoML(learning_rate=0.01),
     },
     "Samplers of Optuna": {
         "Optuna, TPE": lambda: optuna("TPESampler"),
@@ -93,12 +96,17 @@ GROUPS: dict[str, dict[str, Callable[[], Any]]] = {
         "BANANAS, authors": m.Bananas.authors,
         "BOGCN": m.BOGCN,
         "PNAS": m.PNAS,
+        "NAO": lambda: m.NAO(**_rounds),
+        "SemiNAS": lambda: m.SemiNAS(**_rounds),
+        "Predicted evolution": lambda: m.PredictedEvolution(initial=20, population=50, generations=20),
+        "Evolution, screened": lambda: m.Promising(_evolution(), RandomForestRegressor(50)),
     },
     "Fewer epochs": {
         "Learning curves": lambda: m.LearningCurveStopping(m.Random(), regressor=BayesianRidge()),
         "Successive halving": lambda: m.SuccessiveHalving(m.Random(), EPOCHS),
         "Hyperband": lambda: m.Hyperband(m.Random(), EPOCHS),
         "ASHA": lambda: m.ASHA(m.Random(), EPOCHS),
+        "BOHB": lambda: m.BOHB(max_epochs=EPOCHS),
     },
 }
 BASELINE = "Random"

@@ -11,7 +11,7 @@ from inspect import getdoc
 from pathlib import Path
 from typing import Any
 
-from spacelang.hub.cells import SNAS, HierarchicalCells
+from spacelang.hub.cells import SNAS, FairDARTSEdges, HierarchicalCells
 from spacelang.hub.loading import SPACES
 from spacelang.hub.nasbench import DigitsCells, StagedCells
 from spacelang.hub.plain import PlainCNN
@@ -21,7 +21,17 @@ from spacelang.hub.tabular import MLP
 from spacelang.hub.transformers import GPT
 
 MARKER = "<!-- Everything below is written by `python docs/hub_page.py docs/hub.md`. -->\n"
-WITHOUT_ENTRIES = (SNAS, HierarchicalCells, StagedCells, DigitsCells, RNNCell, GPT, MLP, PlainCNN)
+WITHOUT_ENTRIES = (
+    SNAS,
+    FairDARTSEdges,
+    HierarchicalCells,
+    StagedCells,
+    DigitsCells,
+    RNNCell,
+    GPT,
+    MLP,
+    PlainCNN,
+)
 HEADER = "| name | parameters | multiply-accumulates | published | source |\n|---|---|---|---|---|\n"
 
 

@@ -64,7 +64,7 @@ class FairDARTS(Differentiable):
     def objective(self, loss, search, phase):
         return loss + self.zero_one_weight * zero_one(search.parameters.logits.values())
 
-    def derive(self, supernet, probabilities, count):
+    def architectures(self, supernet, probabilities, count):
         tables = {label: table.clone() for label, table in probabilities.items()}
         for label, table in tables.items():
             columns = supernet.groups[label].columns

@@ -17,6 +17,7 @@ from .cells import SNAS as SNAS
 from .cells import AmoebaNet as AmoebaNet
 from .cells import ENASMacro as ENASMacro
 from .cells import FairDARTS as FairDARTS
+from .cells import FairDARTSEdges as FairDARTSEdges
 from .cells import HierarchicalCells as HierarchicalCells
 from .cells import NASNet as NASNet
 from .conversion import Conversion as Conversion

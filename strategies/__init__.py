@@ -7,10 +7,8 @@ from spacelang.doors import open_door
 if TYPE_CHECKING:
     from .extras import EdgeDropout as EdgeDropout
     from .extras import EntropyPenalty as EntropyPenalty
-    from .extras import Judge as Judge
     from .extras import Monitor as Monitor
     from .extras import OperationDropout as OperationDropout
-    from .extras import OperationStrength as OperationStrength
     from .extras import Penalty as Penalty
     from .extras import RaiseWeightDecay as RaiseWeightDecay
     from .extras import ScheduledDropPath as ScheduledDropPath
@@ -19,12 +17,15 @@ if TYPE_CHECKING:
     from .extras import StopOnSkips as StopOnSkips
     from .extras import StopOnStableRanking as StopOnStableRanking
     from .framework import CostReward as CostReward
+    from .framework import Derivation as Derivation
     from .framework import Differentiable as Differentiable
     from .framework import Extra as Extra
+    from .framework import Judge as Judge
     from .framework import LogitsExtra as LogitsExtra
     from .framework import Mixture as Mixture
     from .framework import Moment as Moment
     from .framework import OneShot as OneShot
+    from .framework import OperationStrength as OperationStrength
     from .framework import PathSampling as PathSampling
     from .framework import Relaxation as Relaxation
     from .framework import Schedule as Schedule

@@ -11,4 +11,5 @@ from .designs import NASNet as NASNet
 from .enas_macro import ENASMacro as ENASMacro
 from .fairdarts import SNAS as SNAS
 from .fairdarts import FairDARTS as FairDARTS
+from .fairdarts import FairDARTSEdges as FairDARTSEdges
 from .hierarchical import HierarchicalCells as HierarchicalCells

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, ClassVar
 
 import torch
@@ -42,31 +42,44 @@ class SparseNodes:
         operations: Candidates of every edge, "none" among them.
         num_nodes: Number of nodes.
         most: Largest number of edges into a node that are not "none"; None for no limit.
+        apart: Whether each operation of an edge has a decision of its own: it, or "none".
     """
 
     kind: str
     operations: tuple[str, ...]
     num_nodes: int
     most: int | None
+    apart: bool = False
 
-    @property
-    def rows(self) -> list[list[Categorical]]:
-        """Return the decisions on the edges into each node, by source."""
+    @cached_property
+    def rows(self) -> list[list[tuple[int, Categorical]]]:
+        """The edges into each node: source and decision."""
         return [
-            [Categorical(f"{self.kind}/{source}_{node}", self.operations) for source in range(node)]
+            [(source, decision) for source in range(node) for decision in self._between(source, node)]
             for node in range(INPUTS, INPUTS + self.num_nodes)
         ]
 
+    def _between(self, source: int, node: int) -> list[Categorical]:
+        label = f"{self.kind}/{source}_{node}"
+        if not self.apart:
+            return [Categorical(label, self.operations)]
+        names = [name for name in self.operations if name != "none"]
+        return [Categorical(f"{label}/{name}", (name, "none")) for name in names]
+
+    @cached_property
+    def places(self) -> list[tuple[int, bool]]:
+        """Source of each edge in the order of `decisions`, and whether it is the last into its node."""
+        return [(source, edge is row[-1]) for row in self.rows for edge in row for source, _ in [edge]]
+
     def decisions(self) -> tuple[Decision, ...]:
         """Return the decisions on all edges."""
-        return tuple(decision for row in self.rows for decision in row)
+        return tuple(decision for row in self.rows for _, decision in row)
 
     def present(self, arch: Mapping[str, Any]) -> list[int]:
         """Return the positions of the nodes that are not empty."""
         full = [True] * INPUTS
         for row in self.rows:
-            used = [arch[decision.label] != "none" for decision in row]
-            full.append(any(edge and source for edge, source in zip(used, full, strict=True)))
+            full.append(any(arch[decision.label] != "none" and full[source] for source, decision in row))
         return [k for k, present in enumerate(full[INPUTS:]) if present]
 
     def groups(self, builder: Relaxer) -> list[Group]:
@@ -114,14 +127,14 @@ class PresentCount:
 
     def decisions(self) -> tuple[Categorical, ...]:
         """Return the decisions on the edges into these nodes."""
-        return tuple(decision for row in self.nodes.rows[: self.count] for decision in row)
+        return tuple(decision for row in self.nodes.rows[: self.count] for _, decision in row)
 
     def step(self, state: Fill, position: int, value: str) -> Fill | None:
         """Read an edge; a node has as many as the constraints allow."""
-        source = int(self.decisions()[position].label.rsplit("/", 1)[1].split("_")[0])
+        source, last = self.nodes.places[position]
         if value != "none":
             state = replace(state, edges=state.edges + 1, fed=state.fed or state.full[source])
-        first, last = len(state.full) == INPUTS, source == len(state.full) - 1
+        first = len(state.full) == INPUTS
         most = self.nodes.most
         if (most is not None and state.edges > most) or (first and last and not state.edges):
             return None
@@ -189,16 +202,17 @@ class FairDARTS(CellSpace):
         (*DARTS_OPERATIONS, "none"), num_nodes=4, merge_op="all", distinct_inputs=True
     )
     most_inputs: ClassVar[int | None] = 2
+    apart: ClassVar[bool] = False
 
     def _cell(self, plan: CellPlan, channels: Channels, inputs: nn.Module) -> nn.Module:
         if "none" not in self._design.operations:
             name = type(self).__name__
             raise SpaceError(f"{name} needs 'none' among its operations, got {self._design.operations!r}.")
-        nodes = SparseNodes(plan.kind, self._design.operations, self._design.num_nodes, self.most_inputs)
+        design = self._design
+        nodes = SparseNodes(plan.kind, design.operations, design.num_nodes, self.most_inputs, self.apart)
         self._constrain(nodes)
         edges = [
-            [self._edge(decision, plan, channels, source) for source, decision in enumerate(row)]
-            for row in nodes.rows
+            [self._edge(decision, plan, channels, source) for source, decision in row] for row in nodes.rows
         ]
         with_drop_path = self.affine or self.drop_path_prob > 0
         return SparseCell(nodes, inputs, edges, self.drop_path_prob if with_drop_path else None)
@@ -210,14 +224,15 @@ class FairDARTS(CellSpace):
 
     def _constrain(self, nodes: SparseNodes) -> None:
         """Limit the inputs of each node, edge by edge, so that counting stops early."""
-        for position, row in enumerate(nodes.rows):
+        rows = [[decision for _, decision in row] for row in nodes.rows]
+        for position, row in enumerate(rows):
             name = f"node {INPUTS + position} of cell {nodes.kind!r}"
             most = len(row) if nodes.most is None else nodes.most
             for end in range(most + 1, len(row) + 1):
                 text = f"{name} must have at most {most} edges that are not 'none'."
                 self._require(EdgesIn(row[:end]) <= most, text)
         self._require(
-            EdgesIn(nodes.rows[0]) >= 1,
+            EdgesIn(rows[0]) >= 1,
             f"node {INPUTS} of cell {nodes.kind!r} must have an edge that is not 'none'.",
         )
 
@@ -243,13 +258,25 @@ class SNAS(FairDARTS):
     most_inputs: ClassVar[int | None] = None
 
 
+class FairDARTSEdges(FairDARTS):
+    """FairDARTS' cells whose edges may have several operations: each of them is there or not.
+
+    The decision on an operation is `{cell}/{source}_{node}/{operation}`: it, or "none". A node adds them all.
+    What the authors' code derives by "threshold_edge", up to two operations of any edge, is in this space.
+    Source: arXiv:1911.12126.
+    """
+
+    most_inputs: ClassVar[int | None] = None
+    apart: ClassVar[bool] = True
+
+
 class SparseCell(nn.Module):
     """Cell whose nodes add the edges that are not "none"; its output is every node that is not empty.
 
     Args:
         nodes: Decisions on the edges.
         inputs: Preprocessing of the two inputs.
-        edges: Operations into each node, by source.
+        edges: Operations into each node, in the order of `nodes`.
         drop_path: Initial probability of a `DropPath` on each node's sum; None for no such module.
     """
 
@@ -270,9 +297,9 @@ class SparseCell(nn.Module):
         """Return the graph of the cell."""
         count = self.nodes.num_nodes
         edges = [
-            Wire(source, INPUTS + position, f"edges.{position}.{source}", self._passes(source), absent="none")
+            Wire(source, INPUTS + position, f"edges.{position}.{k}", self._passes(source), absent="none")
             for position, row in enumerate(self.nodes.rows)
-            for source in range(len(row))
+            for k, (source, _) in enumerate(row)
         ]
         joined = [Wire(INPUTS + k, INPUTS + count, when=Present(self.nodes, k + 1)) for k in range(count)]
         return Wiring(self.nodes.kind, INPUTS, count, (*edges, *joined))
@@ -285,17 +312,18 @@ class SparseCell(nn.Module):
     def num_outputs(self) -> int:
         """Return the number of nodes in the output of a fixed cell."""
         full = [True] * INPUTS
-        for row in self.edges:
-            edges = zip(full, row.children(), strict=True)
-            full.append(any(source and not _absent(edge) for source, edge in edges))
+        for row, wires in zip(self.edges, self.nodes.rows, strict=True):
+            edges = zip(wires, row.children(), strict=True)
+            full.append(any(full[source] and not _absent(edge) for (source, _), edge in edges))
         return sum(full[INPUTS:])
 
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
         """Return the n nodes that are not empty side by side, two maps (B, C, H, W) -> (B, n C, H, W)."""
         states: list[Tensor | None] = list(self.inputs(inputs))
-        for row in self.edges:
+        for row, wires in zip(self.edges, self.nodes.rows, strict=True):
             total: Tensor | None = None
-            for state, edge in zip(states, row.children(), strict=True):
+            for (source, _), edge in zip(wires, row.children(), strict=True):
+                state = states[source]
                 if state is not None and not _absent(edge):
                     total = edge(state) if total is None else total + edge(state)
             states.append(None if total is None else self.drop_path(total))

@@ -167,6 +167,36 @@ class Experiment:
         best: Architecture = self.export_top_models(1)[0]
         return best
 
+    def derive(self, by: Any = "probabilities", *, count: int = 1, **settings: Any) -> list[Architecture]:
+        """Return the best architectures of the finished one-shot search, derived in another way.
+
+        Nothing is trained, and the run folder stays as it is. The experiment needs the space, the evaluator
+        and the strategy of the search; `run` need not have been called, where its folder holds a finished
+        one. After any differentiable search:
+
+            experiment.derive("strength")  # by the change of the loss without each operation
+            experiment.derive(sample=20, temperature=1.0)  # measured: the most probable, and 20 draws
+
+        Args:
+            by: What to derive by: "probabilities", "strength", or an object such as
+                `OperationStrength(signed=True)` of spacelang.strategies.
+            count: How many to return; fewer where there are fewer.
+            settings: Settings of the derivation; with "probabilities" those of a `Judge`.
+
+        Raises:
+            SpaceError: There is no finished search, or it cannot be derived from so.
+        """
+        run = self._one_shot
+        require_integer("count", count, least=1)
+        deriving = getattr(self.strategy, "deriving", None)
+        if deriving is None:
+            raise SpaceError(
+                f"{type(self.strategy).__name__} derives in one way alone, by what it has measured; see "
+                "experiment.export_top_models(5)."
+            )
+        with clean_stop(), global_generators_kept():
+            return run.derived(deriving(by, **settings), count)
+
     @property
     def supernet(self) -> Supernet:
         """The trained supernet of a one-shot search."""

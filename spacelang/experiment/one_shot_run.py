@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -14,6 +15,7 @@ from ..errors import DivergenceError, SpaceError
 from ..files import remove_leftovers
 from ..language import Architecture, Space, require_decided
 from ..randomness import seed_global_generators, torch_generators_kept
+from ..results.course import read_course
 from ..supernet import ExecutionName, Supernet
 from ..trials import TrainingEvaluator
 from .protocols import OneShotStrategy, Search, SearchEvaluator
@@ -111,11 +113,11 @@ class OneShotRun:
                 write_end(self._folder.epochs, search, why)
         rank_zero_info(finished(self._folder.root, why))
 
-    def _run_stages(self, *, resume: bool) -> tuple[Supernet, Search]:
+    def _run_stages(self, *, resume: bool, here: bool = False) -> tuple[Supernet, Search]:
         search = None
         for stage in range(self.strategy.stages):
             try:
-                supernet, search = self._run_stage(stage, search, resume=resume)
+                supernet, search = self._run_stage(stage, search, resume=resume, here=here)
             except DivergenceError as error:
                 raise self._diverged(str(error), stage) from error
         assert search is not None
@@ -125,12 +127,39 @@ class OneShotRun:
         """Return the best architectures, best first."""
         return self.result[1].derive(count)
 
+    def derived(self, strategy: OneShotStrategy, count: int) -> list[Architecture]:
+        """Return the best architectures of the finished search in the folder, as another strategy derives.
+
+        Raises:
+            SpaceError: The folder holds no finished search, or it ran in processes of their own.
+        """
+        if not read_course(self._folder.epochs).ended or self._folder.divergence:
+            raise SpaceError(
+                f"the folder {str(self._folder.root)!r} holds no finished search to derive from; call "
+                "experiment.run(), or experiment.run(resume=True)."
+            )
+        again = copy.copy(self)
+        again.strategy = strategy
+        with torch_generators_kept():
+            strategy.attach(strategy.supernet(self.space))  # refuses a derivation that does not fit
+        _, search = again._run_stages(resume=True, here=True)
+        return search.derive(count)
+
     def instance(self, arch: Architecture) -> nn.Module:
         """Return a plain model that begins with the supernet's weights."""
         return self.result[0].freeze(arch)
 
-    def _run_stage(self, stage: int, previous: Search | None, *, resume: bool) -> tuple[Supernet, Search]:
-        """Train the supernet of a stage, or load it when a later stage was begun."""
+    def _run_stage(
+        self, stage: int, previous: Search | None, *, resume: bool, here: bool
+    ) -> tuple[Supernet, Search]:
+        """Train the supernet of a stage, or load it when a later stage was begun.
+
+        Args:
+            stage: Number of the stage.
+            previous: Search of the stage before.
+            resume: Whether to continue from the checkpoint.
+            here: Whether the search itself is needed, and not its checkpoint alone.
+        """
         seed_global_generators(self.seed, stage)
         supernet = self.strategy.supernet(self.space, stage)
         supernet.execute(self.execution)
@@ -138,6 +167,11 @@ class OneShotRun:
         search = self.strategy.attach(supernet, seed=self.seed, stage=stage, previous=previous)
         later = stage + 1 < self.strategy.stages and self._folder.checkpoint(stage + 1).exists()
         if (resume and later) or _ran_elsewhere(self._fit(supernet, search, stage, resume=resume)):
+            if here and not later:
+                raise SpaceError(
+                    "the Trainer's processes are gone with what they have derived; pass strategy='ddp', or "
+                    "one device."
+                )
             self._load(supernet, search, stage)
         return supernet, search
 

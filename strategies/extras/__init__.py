@@ -9,7 +9,5 @@ from .early_stop import StopOnEigenvalue as StopOnEigenvalue
 from .early_stop import StopOnSkips as StopOnSkips
 from .early_stop import StopOnStableRanking as StopOnStableRanking
 from .entropy import EntropyPenalty as EntropyPenalty
-from .judge import Judge as Judge
 from .monitor import Monitor as Monitor
 from .penalty import Penalty as Penalty
-from .strength import OperationStrength as OperationStrength

@@ -11,9 +11,13 @@ from .derivation import top_architectures as top_architectures
 from .gradient import Differentiable as Differentiable
 from .gradient import GradientSearch as GradientSearch
 from .gradient import LogitsExtra as LogitsExtra
-from .gradient import runs_several as runs_several
+from .gradient import derivation_of as derivation_of
+from .judge import Judge as Judge
+from .learned import Derivation as Derivation
+from .learned import Derived as Derived
 from .learned import LogitsSearch as LogitsSearch
 from .learned import LogitsStrategy as LogitsStrategy
+from .learned import runs_several as runs_several
 from .logits import ArchitectureParameters as ArchitectureParameters
 from .operations import Operations as Operations
 from .operations import candidates as candidates
@@ -62,6 +66,7 @@ from .several_sizes import soft_cross_entropy as soft_cross_entropy
 from .several_sizes import with_sizes as with_sizes
 from .stages import load_optimizer_states as load_optimizer_states
 from .stages import optimizer_states as optimizer_states
+from .strength import OperationStrength as OperationStrength
 from .trainer import Training as Training
 from .update import FirstOrder as FirstOrder
 from .update import SecondOrder as SecondOrder

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, Self
 
 import lightning.pytorch as pl
 import torch
@@ -13,12 +13,15 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from spacelang import SpaceError
-from spacelang.errors import require_integer, require_number
+from spacelang.errors import require_integer, require_number, require_one_of
+from spacelang.randomness import global_generators_kept, seed_global_generators, torch_generator
 from spacelang.supernet import Group, Supernet
 
-from .learned import LogitsSearch, LogitsStrategy
-from .relaxation import Mixture, Moment, Phase, running
+from .judge import Judge
+from .learned import Derivation, Derived, LogitsSearch, LogitsStrategy
+from .relaxation import Mixture, Moment, Phase
 from .search import Extra, OneShot
+from .strength import OperationStrength
 from .trainer import release
 from .update import FirstOrder, Step, Update, clip
 
@@ -33,15 +36,19 @@ class Differentiable(LogitsStrategy):
         update_every: Steps of the weights per step of the logits.
         weights_first: Whether a step of the logits follows its steps of the weights, or precedes them.
         gradient_clip: Largest norm of the gradient of all logits; None for no limit.
+        derive: How to derive when training has ended: by the "probabilities", by the "strength" of operations
+            (`OperationStrength()`), or by another `Derivation`, such as `Judge(sample=20)`.
     """
 
     warmup_epochs: int = 0
     update_every: int = 1
     weights_first: bool = False
     gradient_clip: float | None = None
+    derive: Derivation | Literal["probabilities", "strength"] = "probabilities"
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        derivation_of(self.derive)  # refuses what is none
         require_integer("warmup_epochs", self.warmup_epochs, least=0)
         require_integer("update_every", self.update_every, least=1)
         require_number("gradient_clip", self.gradient_clip, above=0, optional=True)
@@ -62,6 +69,15 @@ class Differentiable(LogitsStrategy):
                 raise SpaceError(
                     f"{type(self).__name__} {reason}, so {given} would have no effect; leave it out."
                 )
+
+    @property
+    def derivation(self) -> Derivation:
+        """How architectures are derived when training has ended."""
+        return derivation_of(self.derive)
+
+    def deriving(self, by: Derivation | str = "probabilities", **settings: Any) -> Self:
+        """Return this strategy with another derivation; see `derivation_of`."""
+        return dataclasses.replace(self, derive=derivation_of(by, **settings))
 
     @property
     def update(self) -> Update:
@@ -93,6 +109,7 @@ class Differentiable(LogitsStrategy):
 
     def check(self, supernet: Supernet) -> None:
         super().check(supernet)
+        self.derivation.check(self, supernet)
         self.refuse(
             supernet.soft_refusals(),
             "mixes candidates",
@@ -123,6 +140,7 @@ class GradientSearch(LogitsSearch):
     def __init__(self, strategy: Differentiable, supernet: Supernet, **settings: Any) -> None:
         super().__init__(strategy, supernet, **settings)
         self._joint = False  # whether the present step of the weights is one of the logits too
+        self._has_ended = False
 
     # -- Lightning hooks -----------------------------------------------------------------------------
 
@@ -133,10 +151,14 @@ class GradientSearch(LogitsSearch):
         if self.strategy.single_level or type(self.strategy).objective is not Differentiable.objective:
             self.training.replace_loss(self._weights_loss)
         self.mix("weights")
+        if self._has_ended and self.derived is None:  # a finished search, by another derivation
+            self.conclude()
+            self.warn_if_dead()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Let the schedule begin, or continue."""
         super().on_train_start(trainer, pl_module)
+        self._has_ended, self.derived = False, None
         self._check_epochs(trainer.max_epochs or 0)
         self.schedule.train_start(self)
 
@@ -210,9 +232,26 @@ class GradientSearch(LogitsSearch):
             self.mix("weights")
         super().on_train_end(trainer, pl_module)
 
+    def conclude(self) -> None:
+        """Derive, in the last stage; the draws of it are seeded by the number of epochs alone."""
+        if not self.is_last_stage:
+            return
+        epochs, trainer = len(self.best_of_epochs), self.training.trainer
+        planned = trainer.max_epochs or 1
+        self.moment = Moment(epochs - 1, planned, torch_generator(self.seed, self.stage, epochs))
+        self.derived = None
+        derivation = self.strategy.derivation
+        with global_generators_kept():  # loaders draw the order of batches from them
+            seed_global_generators(self.seed, self.stage, epochs, trainer.global_rank)
+            tables, judged = derivation.tables(self), derivation.judged(self)
+        self.derived = Derived(repr(derivation), tables, judged)
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned."""
         super().load_state_dict(state)
+        self._has_ended = self.derived is not None
+        if self.derived is not None and self.derived.by != repr(self.strategy.derivation):
+            self.derived = None  # what another derivation found
         self.mix("weights")
 
     # -- steps ---------------------------------------------------------------------------------------
@@ -227,15 +266,9 @@ class GradientSearch(LogitsSearch):
         self.compute_with(self.mixtures(phase))
 
     def mixtures(self, phase: Phase) -> dict[str, Mixture]:
-        """Return mixtures of the present logits by group label; a random relaxation draws again."""
-        moment = dataclasses.replace(self.moment, phase=phase)
-        groups = self.supernet.groups
+        """Return mixtures of the present logits, as the extras want them; see `LogitsSearch`."""
         with torch.set_grad_enabled(phase == "logits" or self._joint):
-            made = {
-                label: self.relaxation.mixture(groups[label], logits, moment)
-                for label, logits in self.parameters.logits.items()
-            }
-            return self.altered(made, phase)
+            return self.altered(super().mixtures(phase), phase)
 
     def altered(self, mixtures: Mapping[str, Mixture], phase: Phase) -> dict[str, Mixture]:
         """Return mixtures as the extras want them, by group label."""
@@ -245,16 +278,6 @@ class GradientSearch(LogitsSearch):
                 if isinstance(extra, LogitsExtra):
                     made[label] = extra.mixture(self.supernet.groups[label], made[label], moment)
         return made
-
-    def compute_with(self, mixtures: Mapping[str, Mixture]) -> None:
-        """Hand the supernet mixtures by group label; groups left out keep theirs."""
-        self.supernet.set_mixture(
-            {label: mixture.weights for label, mixture in mixtures.items()},
-            {label: mixture.active for label, mixture in mixtures.items() if mixture.active is not None},
-            edges={label: mixture.edges for label, mixture in mixtures.items() if mixture.edges is not None},
-            adds_gates=any(mixture.adds_gates for mixture in mixtures.values()),
-            silent={x: mixture.silent for x, mixture in mixtures.items() if mixture.silent is not None},
-        )
 
     def _weights_loss(self, loss: Tensor) -> Tensor:
         if self._joint:
@@ -341,13 +364,18 @@ class LogitsExtra(Extra[GradientSearch]):
         return loss
 
 
-def runs_several(strategy: OneShot, supernet: Supernet) -> bool:
-    """Return whether the weights are trained with more than one candidate of some edge or choice."""
-    if not isinstance(strategy, Differentiable):
-        return False
-    moment, relaxation = Moment(0, 1, torch.Generator()), strategy.relaxation
-    return any(
-        bool((running(group, mixture).sum(dim=1) > 1).any())
-        for group in supernet.groups.values()
-        for mixture in [relaxation.mixture(group, torch.zeros(relaxation.shape(group)), moment)]
-    )
+def derivation_of(by: Derivation | str, **settings: Any) -> Derivation:
+    """Return a derivation.
+
+    Args:
+        by: The derivation: "probabilities", "strength", or an object.
+        settings: Settings of an `OperationStrength`, or with "probabilities" those of a `Judge`.
+    """
+    if isinstance(by, Derivation):
+        if settings:
+            raise SpaceError(f"{by!r} has its settings; got also {sorted(settings)}.")
+        return by
+    require_one_of("derive", by, ("probabilities", "strength"))
+    if by == "strength":
+        return OperationStrength(**settings)
+    return Judge(**settings) if settings else Derivation()

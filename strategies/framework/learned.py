@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from spacelang.arguments import KnownArguments
 from spacelang.errors import require_all, require_integer, require_number
 from spacelang.language import Architecture
 from spacelang.randomness import torch_generator
@@ -16,7 +18,7 @@ from spacelang.supernet import Supernet
 
 from .derivation import top_architectures
 from .logits import ArchitectureParameters
-from .relaxation import Relaxation
+from .relaxation import Mixture, Moment, Phase, Relaxation, running
 from .schedule import Schedule
 from .search import OneShot, OneShotSearch, Scored
 
@@ -57,7 +59,7 @@ class LogitsStrategy(OneShot):
         """Return a new schedule, which acts between the epochs of one search."""
         return Schedule()
 
-    def derive(
+    def architectures(
         self, supernet: Supernet, probabilities: Mapping[str, Tensor], count: int
     ) -> list[Architecture]:
         """Return the `count` best architectures, best first, from tables of probabilities."""
@@ -76,7 +78,7 @@ class LogitsSearch(OneShotSearch):
         schedule: Acts between epochs.
         history: Table of probabilities after each epoch, by group label.
         ranked: Tables that are derived in place of the present probabilities; None for these.
-        judged: Measured architectures, best first, that come before those of the tables.
+        derived: What the derivation found when training had ended; None until then.
         best_of_epochs: Most probable architecture after each epoch.
     """
 
@@ -104,7 +106,7 @@ class LogitsSearch(OneShotSearch):
         self.schedule = strategy.make_schedule()
         self.history: dict[str, list[Tensor]] = {label: [] for label in supernet.groups}
         self.ranked: dict[str, Tensor] | None = None
-        self.judged: list[Scored] = []
+        self.derived: Derived | None = None
         self.best_of_epochs: list[Architecture] = []
 
     def probabilities(self) -> dict[str, Tensor]:
@@ -136,15 +138,45 @@ class LogitsSearch(OneShotSearch):
         require_integer("count", count, least=1)
         found = [dict(arch) for _, arch in self.judged[:count]]
         if len(found) < count:
-            tables = self.probabilities() if self.ranked is None else self.ranked
             known = [self.supernet.decision_space.canonical(arch) for arch in found]
-            others = self.strategy.derive(self.supernet, tables, count + len(found))
+            others = self.strategy.architectures(self.supernet, self.ranking_tables(), count + len(found))
             found += [arch for arch in others if self.supernet.decision_space.canonical(arch) not in known]
         return found[:count]
+
+    def ranking_tables(self) -> Mapping[str, Tensor]:
+        """Return the tables that say which architecture is best, by group label, (rows, columns)."""
+        if self.derived is not None and self.derived.tables is not None:
+            return self.derived.tables
+        return self.probabilities() if self.ranked is None else self.ranked
+
+    @property
+    def judged(self) -> Sequence[Scored]:
+        """Measured architectures, best first, that come before those of the tables."""
+        return () if self.derived is None else self.derived.judged
 
     def rank(self, tables: Mapping[str, Tensor]) -> None:
         """Derive from other numbers than probabilities: tables of what is at least 0, by group label."""
         self.ranked = {label: table.detach().cpu() for label, table in tables.items()}
+
+    # -- mixtures --------------------------------------------------------------------------------------
+
+    def mixtures(self, phase: Phase) -> dict[str, Mixture]:
+        """Return mixtures of the present logits by group label; a random relaxation draws again."""
+        moment, groups = dataclasses.replace(self.moment, phase=phase), self.supernet.groups
+        return {
+            label: self.relaxation.mixture(groups[label], logits, moment)
+            for label, logits in self.parameters.logits.items()
+        }
+
+    def compute_with(self, mixtures: Mapping[str, Mixture]) -> None:
+        """Hand the supernet mixtures by group label; groups left out keep theirs."""
+        self.supernet.set_mixture(
+            {label: mixture.weights for label, mixture in mixtures.items()},
+            {label: mixture.active for label, mixture in mixtures.items() if mixture.active is not None},
+            edges={label: mixture.edges for label, mixture in mixtures.items() if mixture.edges is not None},
+            adds_gates=any(mixture.adds_gates for mixture in mixtures.values()),
+            silent={x: mixture.silent for x, mixture in mixtures.items() if mixture.silent is not None},
+        )
 
     def return_to(self, epoch: int) -> None:
         """Derive from the probabilities after an earlier epoch; the weights stay as they are."""
@@ -186,7 +218,7 @@ class LogitsSearch(OneShotSearch):
             "schedule": self.schedule.state_dict(),
             "history": {label: torch.stack(tables) for label, tables in self.history.items() if tables},
             "ranked": self.ranked,
-            "judged": [[value, dict(arch)] for value, arch in self.judged],
+            "derived": None if self.derived is None else self.derived.state_dict(),
             "best_of_epochs": list(self.best_of_epochs),
         }
 
@@ -195,7 +227,64 @@ class LogitsSearch(OneShotSearch):
         self.parameters.load_state_dict(state)
         self.history = {label: list(state["history"].get(label, ())) for label in self.supernet.groups}
         self.ranked = state["ranked"]
-        self.judged = [(value, arch) for value, arch in state["judged"]]
+        self.derived = None if state["derived"] is None else Derived.of(state["derived"])
         self.best_of_epochs = list(state["best_of_epochs"])
         self.schedule.load_state_dict(state["schedule"])
         super().load_state_dict(state)
+
+
+@dataclass(frozen=True)
+class Derived:
+    """Outcome of a derivation.
+
+    Args:
+        by: The derivation, as text.
+        tables: Numbers of at least 0 that are ranked in place of probabilities, by group label.
+        judged: Measured architectures, best first, that come before all others.
+    """
+
+    by: str
+    tables: Mapping[str, Tensor] | None = None
+    judged: Sequence[Scored] = ()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return plain values and tensors."""
+        judged = [[value, dict(arch)] for value, arch in self.judged]
+        return {"by": self.by, "tables": self.tables, "judged": judged}
+
+    @classmethod
+    def of(cls, state: Mapping[str, Any]) -> Derived:
+        """Return what `state_dict` described."""
+        judged = [(value, arch) for value, arch in state["judged"]]
+        return cls(state["by"], state["tables"], judged)
+
+
+@dataclass(frozen=True)
+class Derivation(KnownArguments):
+    """Base of derivations, which say when training has ended what is best; this one the most probable.
+
+    A derivation is a frozen dataclass of settings.
+    """
+
+    def check(self, strategy: LogitsStrategy, supernet: Supernet) -> None:
+        """Raise a `SpaceError`, before training, where this derivation does not work."""
+
+    def tables(self, search: LogitsSearch) -> Mapping[str, Tensor] | None:
+        """Return numbers of at least 0 to rank in place of probabilities, by group label, (rows, columns)."""
+        return None
+
+    def judged(self, search: LogitsSearch) -> Sequence[Scored]:
+        """Return measured architectures, best first, that come before those of the tables."""
+        return ()
+
+
+def runs_several(strategy: OneShot, supernet: Supernet) -> bool:
+    """Return whether the weights are trained with more than one candidate of some edge or choice."""
+    if not isinstance(strategy, LogitsStrategy):
+        return False
+    moment, relaxation = Moment(0, 1, torch.Generator()), strategy.relaxation
+    return any(
+        bool((running(group, mixture).sum(dim=1) > 1).any())
+        for group in supernet.groups.values()
+        for mixture in [relaxation.mixture(group, torch.zeros(relaxation.shape(group)), moment)]
+    )

@@ -205,10 +205,9 @@ class PathSearch(OneShotSearch):
         """Select the path to train."""
         self.supernet.select(self.sample())
 
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def conclude(self) -> None:
         """Rank architectures."""
-        super().on_train_end(trainer, pl_module)
-        strategy = self.strategy
+        strategy, trainer = self.strategy, self.training.trainer
         with (
             self.scorer(strategy.calibration_batches) as scorer,
             progress(trainer, "Comparing", strategy.measurements) as advance,

@@ -76,6 +76,29 @@ class Scorer:
         with batch_statistics():
             return float(self._mean(self._value, [batch]))
 
+    def is_dead(self, arch: Mapping[str, Any]) -> bool:
+        """Return whether an architecture computes the same for all samples of a validation batch.
+
+        False where this cannot be seen: with one sample, or outputs that are no tensors.
+        """
+        calls: list[tuple[Any, Any]] = []
+        hook = self.supernet.register_forward_pre_hook(
+            lambda _, args, kwargs: calls.append((args, kwargs)), with_kwargs=True
+        )
+        batch = next(iter(self._validation_batches(1)))
+        try:
+            with torch.no_grad():
+                self.training.loss(batch)  # as in training: not every module computes it in evaluation mode
+        finally:
+            hook.remove()
+        if not calls or _all_alike(calls[0]):
+            return False
+        args, kwargs = calls[0]
+        self.supernet.select(arch)
+        self.training.module.eval()
+        with torch.no_grad(), self.training.trainer.precision_plugin.val_step_context():
+            return _all_alike(self.supernet(*args, **kwargs))
+
     def mean(self, value: Callable[[Any], Tensor], batches: int | None = None) -> Tensor:
         """Return the mean over samples and processes of a function of a validation batch.
 
@@ -144,6 +167,15 @@ def _train_batches(training: Training) -> Iterator[Any]:
     loader: Any = training.trainer.fit_loop._combined_loader
     for batch, _, _ in cycle(CombinedLoader(loader.iterables, loader._mode)):
         yield training.on_device(batch)
+
+
+def _all_alike(value: Any) -> bool:
+    """Return whether the rows of the first tensor in a value are the same, and more than one."""
+    rows = next((leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor) and leaf.dim()), None)
+    if rows is None or len(rows) < 2 or not rows.numel():
+        return False
+    rows = rows.double()
+    return bool((rows - rows[:1]).abs().max() <= 1e-6 * rows.abs().max())
 
 
 def _samples(batch: Any) -> int:

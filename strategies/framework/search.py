@@ -223,6 +223,24 @@ class OneShotSearch(pl.Callback):
         """Return the `count` best architectures, best first."""
         raise NotImplementedError(f"{type(self).__name__} must say how it derives architectures")
 
+    @property
+    def is_last_stage(self) -> bool:
+        """Whether no other stage follows."""
+        return self.stage + 1 == self.strategy.stages
+
+    def conclude(self) -> None:
+        """Act when the training of this stage has ended, before an architecture is derived."""
+
+    def warn_if_dead(self) -> None:
+        """Warn if no signal gets through the architecture that is derived."""
+        with self.scorer() as scorer:
+            if scorer.is_dead(self.derive()[0]):
+                rank_zero_warn(
+                    f"{type(self.strategy).__name__} derived a dead network: its outputs are the same for "
+                    "every sample of a validation batch, so no path carries a signal from input to output. "
+                    "Search longer, or without zero operations; search.derive(5) has the next best."
+                )
+
     def summary(self) -> dict[str, Any]:
         """Return plain values for a report."""
         return {
@@ -367,11 +385,11 @@ class OneShotSearch(pl.Callback):
         self.watch.look_at_everything()  # before the next checkpoint
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Let the extras act; keep the state of optimisers and schedulers for the next stage."""
-        if self.stage + 1 == self.strategy.stages:
-            for extra in self.extras:
-                extra.train_end(self)
-        if self.strategy.carries_optimizers and self.stage + 1 < self.strategy.stages:
+        """Conclude the stage; keep the state of optimisers and schedulers for the next one."""
+        self.conclude()
+        if self.is_last_stage:
+            self.warn_if_dead()
+        elif self.strategy.carries_optimizers:
             self.ending = optimizer_states(trainer, pl_module)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -447,6 +465,3 @@ class Extra(Generic[Search]):
 
     def epoch_end(self, search: Search) -> None:
         """Act after the training of an epoch, when its probabilities are in `search.history`."""
-
-    def train_end(self, search: Search) -> None:
-        """Act when training has ended, in the last stage, before an architecture is derived."""

@@ -110,7 +110,7 @@ class DenseNAS(Differentiable):
         """Return loss + cost_weight * log(cost / unit) / log(cost_base)."""
         return loss + self.cost_weight * (cost / self.unit).log() / math.log(self.cost_base)
 
-    def derive(
+    def architectures(
         self, supernet: Supernet, probabilities: Mapping[str, Tensor], count: int
     ) -> list[Architecture]:
         """Return the most probable layers of the `count` best routes, then other layers of the best."""

@@ -139,7 +139,7 @@ class GDAS(Differentiable):
     def relaxation(self) -> GumbelSoftmax:
         return GumbelSoftmax(self.none, self.temperature, hard=True, idle=_IDLE[self.estimator])
 
-    def derive(
+    def architectures(
         self, supernet: Supernet, probabilities: Mapping[str, Tensor], count: int
     ) -> list[Architecture]:
         return top_architectures(supernet, probabilities, count, rule="pairs")

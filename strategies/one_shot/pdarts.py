@@ -137,7 +137,7 @@ class PDARTS(Differentiable):
             relaxation = drop_least_probable(previous, supernet, self.drops[settings["stage"] - 1])
         return GradientSearch(self, supernet, relaxation=relaxation, **settings)
 
-    def derive(
+    def architectures(
         self, supernet: Supernet, probabilities: Mapping[str, Tensor], count: int
     ) -> list[Architecture]:
         if self.most_skips is None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,8 +10,7 @@ from torch import Tensor
 from spacelang.errors import require_integer
 from spacelang.supernet import Group
 
-from ..extras import Judge
-from ..framework import Differentiable, Extra, Mixture, Moment, Softmax, alive_mask
+from ..framework import Derivation, Differentiable, Judge, Mixture, Moment, Softmax, alive_mask
 from .proxyless import sampled
 
 
@@ -52,14 +50,16 @@ class SETN(Differentiable):
     def samples_paths(self) -> bool:
         return True
 
-    def extras_of(self, stage: int) -> tuple[Extra[Any], ...]:
-        judge = Judge(
+    @property
+    def derivation(self) -> Derivation:
+        if self.derive != "probabilities":
+            return super().derivation
+        return Judge(
+            sample=0,
             top=self.candidates,
-            sampled=0,
             validation_batches=self.validation_batches,
             calibration_batches=self.calibration_batches,
         )
-        return (*self.extras, judge)
 
 
 @dataclass(frozen=True)

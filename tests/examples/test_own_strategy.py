@@ -81,7 +81,7 @@ def test_derivation_by_a_threshold(example: Load) -> None:
             table[0, [columns.index(name) for name in OPERATIONS]] = row
             tables[f"{kind}/{source}_{node}"] = table
     strategy = example("own_strategy").FairDARTS(threshold=0.85)
-    (arch,) = strategy.derive(supernet, tables, 1)
+    (arch,) = strategy.architectures(supernet, tables, 1)
     kept = {label: name for label, name in arch.items() if label.startswith("normal") and name != "none"}
     assert kept == {
         "normal/0_2": "max_pool_3x3",

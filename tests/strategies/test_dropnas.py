@@ -71,7 +71,7 @@ def test_derivation_compares_logits_before_any_softmax() -> None:
     """Oracle 1a of the rule of pt.darts."""
     supernet = Supernet(OneCell(distinct_inputs=True))
     table = DropNAS().relaxation.probabilities(supernet.groups["cell"], oracle_logits())
-    (arch,) = DropNAS().derive(supernet, {"cell": table}, 1)
+    (arch,) = DropNAS().architectures(supernet, {"cell": table}, 1)
     assert slots_of(arch) == [
         [("sep_conv_5x5", 0), ("dil_conv_5x5", 1)],
         [("skip_connect", 0), ("max_pool_3x3", 2)],

@@ -9,6 +9,7 @@ from torch import Tensor
 from spacelang import SpaceError, Supernet
 from spacelang.hub import SNAS as AnyEdges
 from spacelang.hub import FairDARTS as FairDartsSpace
+from spacelang.hub import FairDARTSEdges as OpenEdges
 from spacelang.strategies import FairDARTS
 from spacelang.strategies.one_shot.fairdarts import Sigmoid, zero_one_loss
 
@@ -89,7 +90,7 @@ def test_oracle_10a_of_the_sparse_derivation(
         for label, group in supernet.groups.items()
         for edge in [tuple(map(int, label.split("/")[1].split("_")))]
     }
-    (arch,) = strategy.derive(supernet, tables, 1)
+    (arch,) = strategy.architectures(supernet, tables, 1)
     for kind in ("normal", "reduce"):
         kept = {
             (source, node): arch[f"{kind}/{source}_{node}"]
@@ -124,7 +125,7 @@ def test_every_edge_above_the_threshold_stays_where_nodes_keep_any_number() -> N
         for k, name in enumerate((MAX, AVG, SKIP, SEP3, SEP5, DIL3, DIL5)):
             own[0, group.columns.index(name)] = logits[EDGES.index((source, node)), k]
         tables[label] = Sigmoid().probabilities(group, own)
-    (arch,) = FairDARTS(threshold=0.88).derive(supernet, tables, 1)
+    (arch,) = FairDARTS(threshold=0.88).architectures(supernet, tables, 1)
     kept = {label: name for label, name in arch.items() if label.startswith("normal/") and name != "none"}
     largest = logits.sigmoid().max(dim=1).values
     reached = [edge for edge, value in zip(EDGES, largest.tolist(), strict=True) if value >= 0.88]
@@ -135,3 +136,59 @@ def test_every_edge_above_the_threshold_stays_where_nodes_keep_any_number() -> N
         ]
         for source, node in reached
     }
+
+
+@pytest.mark.parametrize(
+    ("per_edge", "first", "second"),
+    [(1, [MAX], [DIL5]), (2, [MAX, AVG], [DIL5, SEP5]), (3, [MAX, AVG], [DIL5, SEP5, SKIP])],
+)
+def test_an_edge_keeps_its_best_operations_that_reach_the_threshold(
+    per_edge: int, first: list[str], second: list[str]
+) -> None:
+    """Two of four operations from input 0 reach 0.85, and three from input 1."""
+    supernet = Supernet(OpenEdges(2, 3, (1, 8, 10), num_nodes=1))
+    sigmoids = {
+        "0_2": {MAX: 0.9, AVG: 0.86, SKIP: 0.2, SEP3: 0.84},
+        "1_2": {MAX: 0.5, DIL5: 0.95, SKIP: 0.851, SEP5: 0.9},
+    }
+    tables = {}
+    for label, group in supernet.groups.items():
+        _, edge, name = label.split("/")
+        p = sigmoids[edge].get(name, 0.01) if label.startswith("normal") else 0.9
+        tables[label] = torch.tensor([[p, 0.3]])
+        assert group.columns == (name, "none")
+    (arch,) = FairDARTS(per_edge=per_edge).architectures(supernet, tables, 1)
+    found = {label: v for label, v in arch.items() if label.startswith("normal") and v != "none"}
+    edges = {"0_2": first, "1_2": second}
+    assert found == {f"normal/{edge}/{name}": name for edge, names in edges.items() for name in names}
+
+
+@pytest.mark.slow
+def test_oracle_10a_of_the_derivation_of_every_edge() -> None:
+    """Of each of 14 edges the two largest sigmoids from 0.85 on."""
+    supernet, logits = Supernet(OpenEdges(2, 3, (1, 8, 10))), oracle_logits()
+    names = (MAX, AVG, SKIP, SEP3, SEP5, DIL3, DIL5)
+    tables = {}
+    for label in supernet.groups:
+        _, edge, name = label.split("/")
+        source, node = map(int, edge.split("_"))
+        alpha = logits[EDGES.index((source, node)), names.index(name)]
+        tables[label] = torch.stack([alpha.sigmoid(), alpha.new_zeros(())])[None]
+    (arch,) = FairDARTS().architectures(supernet, tables, 1)
+    expected = {
+        f"normal/{source}_{node}/{names[k]}"
+        for (source, node), row in zip(EDGES, logits.sigmoid(), strict=True)
+        for value, k in zip(*map(Tensor.tolist, row.topk(2)), strict=True)
+        if value >= 0.85
+    }
+    assert {label for label, value in arch.items() if label[0] == "n" and value != "none"} == expected
+
+
+def test_the_zero_one_loss_is_of_operations_alone() -> None:
+    """Four operations at 2 and "none" at 0: -(sigmoid(2) - 1/2)^2."""
+    supernet = Supernet(OpenEdges(2, 3, (1, 8, 10), num_nodes=1, operations=[SKIP, SEP3, "none"]))
+    search = FairDARTS().attach(supernet)
+    for parameter in search.parameters.logits.values():
+        parameter.data = torch.tensor([[2.0, 0.0]])
+    loss = FairDARTS(zero_one_weight=1.0).objective(torch.zeros(()), search, "logits")
+    assert loss.item() == pytest.approx(-((torch.tensor(2.0).sigmoid().item() - 0.5) ** 2))

@@ -145,7 +145,9 @@ def test_cells_are_those_of_the_authors_rule() -> None:
     for _ in range(40):
         logits = torch.randn(14, 8, generator=generator, dtype=torch.float64)
         table = logits.softmax(dim=1)
-        (arch,) = strategy.derive(supernet, {"cell": strategy.relaxation.probabilities(group, logits)}, 1)
+        (arch,) = strategy.architectures(
+            supernet, {"cell": strategy.relaxation.probabilities(group, logits)}, 1
+        )
         wanted = []
         for node in range(2, 6):
             rows = group.cell.rows_into(node)

@@ -150,14 +150,14 @@ def slots(arch: dict[str, Any]) -> list[list[tuple[str, int]]]:
 )
 def test_skip_restriction_by_hand(most: int | None, expected: Any) -> None:
     strategy, supernet = PDARTS(most_skips=most), Supernet(Skipping())
-    (arch,) = strategy.derive(supernet, {"normal": TABLE}, 1)
+    (arch,) = strategy.architectures(supernet, {"normal": TABLE}, 1)
     assert slots(arch) == expected
     assert TABLE[1, 0] == 0.5  # what it was given is left alone
 
 
 def test_every_architecture_is_restricted() -> None:
     strategy, supernet = PDARTS(most_skips=1), Supernet(Skipping())
-    found = strategy.derive(supernet, {"normal": TABLE}, 20)
+    found = strategy.architectures(supernet, {"normal": TABLE}, 20)
     assert len(found) == 20
     assert len({str(supernet.decision_space.canonical(arch)) for arch in found}) == 20
     assert all(str(slots(arch)).count("skip") <= 1 for arch in found)
@@ -166,7 +166,7 @@ def test_every_architecture_is_restricted() -> None:
 def test_a_restriction_that_cannot_be_met_ends() -> None:
     supernet = Supernet(Skipping())
     supernet.prune({"normal": [[True, False, False]] * 5})
-    (arch,) = PDARTS().derive(supernet, {"normal": torch.tensor([[1.0, 0, 0]] * 5)}, 1)
+    (arch,) = PDARTS().architectures(supernet, {"normal": torch.tensor([[1.0, 0, 0]] * 5)}, 1)
     assert str(slots(arch)).count("skip") == 4
 
 
@@ -178,7 +178,7 @@ def test_the_last_drop_removes_none_first() -> None:
     logits = torch.tensor([[5.0, 9.0, 0.3, 0.1]] * 5)  # none is the largest and never derived
     table = SurvivorSoftmax().probabilities(group, logits)
     assert torch.equal(table, Softmax().probabilities(group, logits))
-    (arch,) = PDARTS().derive(supernet, {"normal": table}, 1)
+    (arch,) = PDARTS().architectures(supernet, {"normal": table}, 1)
     assert {operation for node in slots(arch) for operation, _ in node} == {"x"}
     assert [arch] == top_architectures(supernet, {"normal": table}, 1)
 

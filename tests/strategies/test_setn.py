@@ -11,7 +11,7 @@ import torch
 from spacelang import Experiment, SpaceError, Supernet
 from spacelang.files import load_yaml
 from spacelang.strategies import DARTS, SETN, Judge, Moment, RandomOneShot, top_architectures
-from spacelang.strategies.extras.judge import perturbed
+from spacelang.strategies.framework.judge import perturbed
 from spacelang.testing import toy_spaces
 from spacelang.testing.toy_evaluators import Fit
 
@@ -35,7 +35,7 @@ def test_weights_are_trained_on_one_uniform_candidate_and_logits_on_all() -> Non
 
 @pytest.fixture(scope="module")
 def judged(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    strategy = DARTS(extras=(Judge(top=2, sampled=6, temperature=2.0),))
+    strategy = DARTS(derive=Judge(top=2, sample=6, temperature=2.0))
     folder = tmp_path_factory.mktemp("judged")
     experiment = Experiment(toy_spaces()["Everything"], Fit(2), strategy, directory=folder / "run")
     experiment.run()
@@ -88,7 +88,7 @@ def test_pruned_candidates_are_never_drawn() -> None:
 
 
 def test_refusals() -> None:
-    with pytest.raises(SpaceError, match="Judge reads the probabilities"):
+    with pytest.raises(SpaceError, match=r"extras holds Judge\("):
         RandomOneShot(extras=(Judge(),)).attach(Supernet(toy_spaces()["Layers"]))
     for name in ("top", "validation_batches"):
         with pytest.raises(SpaceError, match=f"{name}=0"):

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from spacelang import Experiment, LayerChoice, ModelSpace, SpaceError, Supernet
 from spacelang.strategies import DARTS, GDAS, OperationStrength
-from spacelang.strategies.extras.strength import removal_changes, strength
+from spacelang.strategies.framework.strength import removal_changes, strength
 from spacelang.testing import toy_spaces
 from spacelang.testing.toy_evaluators import Fit, Regression
 
@@ -51,12 +51,11 @@ def test_of_a_linear_loss_the_estimate_is_what_removal_does(tmp_path: Path) -> N
     """The loss falls by the mean of w_k o_k; batches of unequal sizes count by their samples."""
     torch.manual_seed(0)
     supernet = Supernet(Blend())
-    search = DARTS(extras=(OperationStrength(),)).attach(supernet)
+    search = DARTS(derive="strength").attach(supernet)
     module = Linear(supernet)
     val: DataLoader[Any] = DataLoader([(torch.randn(size, 3),) for size in (4, 2)], batch_size=None)  # type: ignore[arg-type]
     trainer(tmp_path, search).fit(module, rows(1, 1), val)
-    assert search.ranked is not None
-    found, weights = search.ranked["layer"][0], search.probabilities()["layer"][0]
+    found, weights = search.ranking_tables()["layer"][0], search.probabilities()["layer"][0]
     stem, layers = supernet.network.stem.train(), supernet.network.layer.candidates
     with torch.no_grad():
         outputs = [torch.cat([layer(stem(x)) for (x,) in val]).mean() for layer in layers]
@@ -73,14 +72,14 @@ def test_a_set_of_any_inputs_keeps_what_lowers_the_loss() -> None:
 
 def test_strategies_that_run_one_candidate_are_refused() -> None:
     with pytest.raises(SpaceError, match=r"OperationStrength compares candidates .* and GDAS runs one"):
-        GDAS(extras=(OperationStrength(),)).attach(Supernet(toy_spaces()["Layers"]))
+        GDAS(derive="strength").attach(Supernet(toy_spaces()["Layers"]))
 
 
 @pytest.mark.slow
 def test_a_search_leaves_weights_and_statistics_as_without_it(tmp_path: Path) -> None:
     plain, strong = (
-        Experiment(toy_spaces()["Cells"], Fit(2), DARTS(extras=extras), directory=tmp_path / name)
-        for name, extras in (("plain", ()), ("strong", (OperationStrength(),)))
+        Experiment(toy_spaces()["Cells"], Fit(2), DARTS(derive=derive), directory=tmp_path / name)
+        for name, derive in (("plain", "probabilities"), ("strong", OperationStrength()))
     )
     plain.run()
     strong.run()

@@ -32,7 +32,6 @@ from spacelang.strategies import (
     Mixture,
     Moment,
     OperationDropout,
-    OperationStrength,
     Penalty,
     ProxylessNAS,
     Softmax,
@@ -70,7 +69,7 @@ STRATEGIES = {
     "drnas": (DrNAS(partial_channels=(4, 2), operations=(2,), warmup_epochs=1), SOFT),
     "pdarts": (PDARTS(**STAGES), SOFT),
     "dropout": (DARTS(extras=(OperationDropout((0.5, 0.2)), EntropyPenalty((0.0, 0.1)))), SOFT),
-    "strength": (DARTS(learning_rate=0.05, extras=(OperationStrength(),)), SOFT),
+    "strength": (DARTS(learning_rate=0.05, derive="strength"), SOFT),
     "dartspt": (DARTSPT(learning_rate=0.05, search_epochs=1, interval=1), SOFT),
     "fairdarts": (FairDARTS(learning_rate=0.1), SOFT),
     "dartsminus": (DARTSMinus(learning_rate=0.05), SOFT),
@@ -149,13 +148,13 @@ class Forgetful(DARTS):
 
 @dataclass(frozen=True, kw_only=True)
 class Repeating(DARTS):
-    def derive(self, supernet: Supernet, probabilities: Any, count: int) -> Any:
-        return super().derive(supernet, probabilities, 1) * count
+    def architectures(self, supernet: Supernet, probabilities: Any, count: int) -> Any:
+        return super().architectures(supernet, probabilities, 1) * count
 
 
 @dataclass(frozen=True, kw_only=True)
 class Invalid(DARTS):
-    def derive(self, supernet: Supernet, probabilities: Any, count: int) -> Any:
+    def architectures(self, supernet: Supernet, probabilities: Any, count: int) -> Any:
         return [{"nothing": 0}]
 
 

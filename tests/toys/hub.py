@@ -27,6 +27,7 @@ from spacelang.hub import (
     DigitsCells,
     ENASMacro,
     FairDARTS,
+    FairDARTSEdges,
     GraphCells,
     HierarchicalCells,
     MobileNetV3Space,
@@ -144,6 +145,12 @@ SMALL: dict[str, Small] = {
     "AmoebaNet": Small(AmoebaNet, CELLS, pairs(8, 2) ** 2),
     "PNAS": Small(PNAS, CELLS, pairs(8, 2) ** 2),
     "FairDARTS": Small(FairDARTS, CELLS, sparse(2) ** 2),
+    # Two operations of five edges, of which the first two have one at least.
+    "FairDARTSEdges": Small(
+        FairDARTSEdges,
+        {**CELLS, "operations": ["skip_connect", "sep_conv_3x3", "none"]},
+        ((4**2 - 1) * 4**3) ** 2,
+    ),
     "SNAS": Small(SNAS, CELLS, ((8**2 - 1) * 8**3) ** 2),  # the first node has an input
     "FairDARTS-width": Small(FairDARTS, {**CELLS, "width": [2, 4]}, 2 * sparse(2) ** 2),
     # 2 to 5 vertices are wired in 1, 2, 10 and 121 ways: each but the last is read, by at most 9 edges.

@@ -113,7 +113,7 @@ def strategies() -> dict[str, Any]:
         "proxyless": ProxylessNAS(**gates),
         "proxyless-two": ProxylessNAS(gates="two", **gates, extras=(flops,)),
         "penalty": DARTS(learning_rate=0.01, extras=(Penalty("params", 4000.0, weight=1.0),)),
-        "strength": DARTS(learning_rate=0.01, extras=(OperationStrength(signed=True),)),
+        "strength": DARTS(learning_rate=0.01, derive=OperationStrength(signed=True)),
         "dartspt": DARTSPT(learning_rate=0.01, search_epochs=1, interval=1, metric="val_acc", mode="max"),
         "dropnas": DropNAS(learning_rate=0.01, drop=0.01),
         "gaea": GAEAPCDARTS(partial=2, entropy_weight=0.01),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,11 +14,11 @@ from spacelang import SpaceError
 from spacelang.errors import require_integer
 from spacelang.supernet import Group, Supernet
 
-from ..framework import GradientSearch, LogitsExtra, OneShot, runs_several
+from .learned import Derivation, LogitsSearch, LogitsStrategy, runs_several
 
 
 @dataclass(frozen=True)
-class OperationStrength(LogitsExtra):
+class OperationStrength(Derivation):
     """A derivation by the strength of the candidates after any search that mixes them.
 
     When training has ended, the change of the validation loss without a candidate is estimated to first
@@ -45,21 +45,20 @@ class OperationStrength(LogitsExtra):
     def __post_init__(self) -> None:
         require_integer("batches", self.batches, least=1, optional=True)
 
-    def check(self, strategy: OneShot, supernet: Supernet) -> None:
-        super().check(strategy, supernet)
+    def check(self, strategy: LogitsStrategy, supernet: Supernet) -> None:
         if not runs_several(strategy, supernet):
             raise SpaceError(
                 "OperationStrength compares candidates that run together, and "
                 f"{type(strategy).__name__} runs one of each choice; leave it out."
             )
 
-    def train_end(self, search: GradientSearch) -> None:
+    def tables(self, search: LogitsSearch) -> Mapping[str, Tensor]:
         groups = search.supernet.groups
         with search.scorer(of_batch=True) as scorer:
             changes = scorer.mean(lambda batch: _flat_changes(search, batch), self.batches).cpu()
         sizes = [group.shape[0] * group.shape[1] for group in groups.values()]
         tables = zip(groups.values(), torch.split(changes, sizes), strict=True)
-        search.rank({g.label: strength(g, change.view(g.shape), signed=self.signed) for g, change in tables})
+        return {g.label: strength(g, change.view(g.shape), signed=self.signed) for g, change in tables}
 
 
 def removal_changes(loss: Callable[[], Tensor], weights: Sequence[Tensor]) -> list[Tensor]:
@@ -89,7 +88,7 @@ def strength(group: Group, change: Tensor, *, signed: bool) -> Tensor:
     return table * torch.tensor(group.alive)
 
 
-def _flat_changes(search: GradientSearch, batch: Any) -> Tensor:
+def _flat_changes(search: LogitsSearch, batch: Any) -> Tensor:
     """Return the changes of all groups on a batch, one after another."""
     mixtures = {
         label: dataclasses.replace(mixture, weights=mixture.weights.detach().requires_grad_())

@@ -13,40 +13,41 @@ from spacelang.errors import require_all, require_integer, require_number
 from spacelang.language import Architecture
 from spacelang.supernet import Group
 
-from ..framework import GradientSearch, LogitsExtra
+from .learned import Derivation, LogitsSearch
+from .search import Scored
 
 
 @dataclass(frozen=True)
-class Judge(LogitsExtra):
-    """A comparison of architectures when training has ended; `search.derive` then begins with the best.
+class Judge(Derivation):
+    """A derivation that compares likely architectures, measured with the supernet's weights.
 
     Compared are the most probable architectures and some drawn from the distribution that the logits are:
-    each derived from log p / T + G, G standard Gumbel noise, in place of p. Each is measured with the
-    supernet's weights by the strategy's `metric`, or else by its loss. `search.judged` has the results.
+    each derived from log p / T + G, G standard Gumbel noise, in place of p. Each is measured by the
+    strategy's `metric`, or else by its loss. `search.judged` has the results.
 
     Args:
-        top: Number of most probable architectures.
-        sampled: Number of draws; what is drawn again is measured once.
+        sample: Number of draws; what is drawn again is measured once.
         temperature: T; the higher, the less the logits matter.
+        top: Number of most probable architectures.
         validation_batches: Number of validation batches on which they are compared; None for all.
         calibration_batches: Training batches from which each one's batch-norm statistics are estimated; 0
             uses those of each validation batch.
     """
 
-    top: int = 1
-    sampled: int = 20
+    sample: int = 20
     temperature: float = 1.0
+    top: int = 1
     validation_batches: int | None = None
     calibration_batches: int = 0
 
     def __post_init__(self) -> None:
         require_integer("top", self.top, least=1)
-        require_all(require_integer, self, "sampled", "calibration_batches", least=0)
+        require_all(require_integer, self, "sample", "calibration_batches", least=0)
         require_number("temperature", self.temperature, above=0)
         require_integer("validation_batches", self.validation_batches, least=1, optional=True)
 
-    def train_end(self, search: GradientSearch) -> None:
-        archs = search.derive(self.top) + [self._draw(search) for _ in range(self.sampled)]
+    def judged(self, search: LogitsSearch) -> list[Scored]:
+        archs = search.derive(self.top) + [self._draw(search) for _ in range(self.sample)]
         distinct: dict[str, Architecture] = {}
         for arch in archs:
             distinct.setdefault(json.dumps(search.supernet.decision_space.canonical(arch)), arch)
@@ -55,15 +56,15 @@ class Judge(LogitsExtra):
                 (scorer.measure_architecture(arch, self.validation_batches), arch)
                 for arch in distinct.values()
             ]
-        search.judged = search.strategy.best_first(measured)
+        return search.strategy.best_first(measured)
 
-    def _draw(self, search: GradientSearch) -> Architecture:
+    def _draw(self, search: LogitsSearch) -> Architecture:
         generator, groups = search.moment.generator, search.supernet.groups
         tables = {
             label: perturbed(groups[label], table.double().cpu(), self.temperature, generator)
-            for label, table in search.probabilities().items()
+            for label, table in search.ranking_tables().items()
         }
-        return search.strategy.derive(search.supernet, tables, 1)[0]
+        return search.strategy.architectures(search.supernet, tables, 1)[0]
 
 
 def perturbed(group: Group, table: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
