@@ -47,7 +47,7 @@ class EAS(RewardSettings):
 
     Not from the authors' code are: 0.999 as the limit of the accuracy; the inputs of the deeper actor, a
     learned start and the embeddings of its decisions; blocks that have all their layers are not drawn. A
-    network that is drawn again is trained again, where theirs repeats its value.
+    network that is drawn again is trained again; `Deduplicate(EAS())` repeats its value, as theirs does.
 
     Args:
         wider_actions: Decisions on widths for each network.

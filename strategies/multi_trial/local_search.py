@@ -18,9 +18,10 @@ from .random import new_sample
 class LocalSearch(KnownArguments):
     """Try all neighbours, go to the best; when none is better, begin again at a random architecture.
 
-    Neighbours differ in one decision (`space.neighbours`). Nothing is tried twice: results of earlier
-    climbs are looked up. With parallel workers random architectures fill the time until the last neighbours
-    are measured. With several objectives the first decides.
+    Neighbours differ in one decision (`space.neighbours`), and may inherit the weights of their center:
+    `Experiment(..., inherit="parent")`. Nothing is tried twice: results of earlier climbs are looked up. With
+    parallel workers random architectures fill the time until the last neighbours are measured. With several
+    objectives the first decides.
 
     Source: White et al. 2020, arXiv:2005.02960, algorithm 1; restarts as in its section 5.
     """
@@ -44,7 +45,7 @@ class _Search:
             note = {"climb": climb, "center": center.number}
             untried = self._next(history, center)
             if untried is not None:
-                return Proposal(untried, note=note)
+                return Proposal(untried, note={**note, "parent": center.number})
             found = [history.find(arch) for arch in history.space.neighbours(center.arch)]
             known = [trial for trial in found if trial is not None]
             if any(not trial.is_finished for trial in known):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +18,9 @@ from spacelang.errors import require_integer, require_number
 from spacelang.language import Architecture, DecisionSpace
 from spacelang.randomness import torch_generator, torch_generator_from
 from spacelang.supernet import Group
-from spacelang.trials import Exhausted, History, Proposal, Proposer, Trial
+from spacelang.trials import Exhausted, Proposer, Trial
 
-from .rewards import Learner, RewardSettings
-from .stateless import drawn_once, require_untried
+from .rewards import ControllerSearch, Policy, RewardSettings
 
 if TYPE_CHECKING:
     from ..framework import Controller
@@ -114,7 +114,7 @@ class PolicyGradient(RewardSettings):
 
     def start(self, space: ModelSpace) -> Proposer:
         """Begin a search."""
-        return _Search(self)
+        return ControllerSearch(partial(_Policy, self))
 
 
 class Baseline:
@@ -136,25 +136,7 @@ class Baseline:
         return self._sum / self._weight
 
 
-class _Search:
-    """A search, whose controller learns from the history."""
-
-    def __init__(self, settings: PolicyGradient) -> None:
-        self.settings = settings
-        self._policy: _Policy | None = None
-
-    def ask(self, history: History, rng: np.random.Generator) -> Proposal:
-        """See `Proposer`."""
-        require_untried(history)
-        seed = drawn_once("controller", history, rng)
-        if self._policy is None or self._policy.seed != seed:
-            self._policy = _Policy(self.settings, history.space, seed)
-        self._policy.learn(history)
-        arch, draws = self._policy.draw(torch_generator_from(rng))
-        return Proposal(arch, note={"controller": seed, "draws": draws})
-
-
-class _Policy(Learner):
+class _Policy(Policy):
     """A controller, its optimiser and its baseline.
 
     Args:
@@ -172,9 +154,10 @@ class _Policy(Learner):
         self.controller = decision_controller(space, settings.hidden, torch_generator(seed))
         self.optimizer = torch.optim.Adam(self.controller.parameters(), lr=settings.learning_rate)
 
-    def draw(self, generator: torch.Generator) -> tuple[dict[str, Any], list[int]]:
-        """Return an architecture that satisfies the constraints of the space, and the draws that made it."""
-        return drawn_fit(self.controller, self.space, generator)
+    def propose(self, number: int, rng: np.random.Generator) -> tuple[Architecture, dict[str, Any]]:
+        """See `Policy`."""
+        arch, draws = drawn_fit(self.controller, self.space, torch_generator_from(rng))
+        return arch, {"draws": draws}
 
     def learn_from(self, trials: Sequence[Trial], rewards: Sequence[float]) -> None:
         """See `Learner`."""

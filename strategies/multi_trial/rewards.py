@@ -6,10 +6,16 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 
 from spacelang.arguments import KnownArguments
 from spacelang.errors import require_integer, require_number
-from spacelang.trials import History, Trial
+from spacelang.language import Architecture, DecisionSpace
+from spacelang.trials import History, Proposal, Trial
+
+from .stateless import drawn_once, require_untried
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,3 +85,44 @@ class Learner(ABC):
             trials: Trials with a reward, at least one; their notes have the draws that made them.
             rewards: Reward of each.
         """
+
+
+class Policy(Learner):
+    """A controller that draws every architecture by itself.
+
+    Attributes:
+        seed: Seeds its first weights.
+    """
+
+    seed: int
+
+    @abstractmethod
+    def propose(self, number: int, rng: np.random.Generator) -> tuple[Architecture, dict[str, Any]]:
+        """Return the architecture of a trial, and a note that has its "draws".
+
+        Args:
+            number: Number of the trial.
+            rng: Generator for the draws.
+        """
+
+
+class ControllerSearch:
+    """A search whose controller learns from the history; notes have its seed, so that it can be made again.
+
+    Args:
+        make: Function from the space and a seed to a new controller.
+    """
+
+    def __init__(self, make: Callable[[DecisionSpace, int], Policy]) -> None:
+        self._make = make
+        self._policy: Policy | None = None
+
+    def ask(self, history: History, rng: np.random.Generator) -> Proposal:
+        """See `Proposer`."""
+        require_untried(history)
+        seed = drawn_once("controller", history, rng)
+        if self._policy is None or self._policy.seed != seed:
+            self._policy = self._make(history.space, seed)
+        self._policy.learn(history)
+        arch, note = self._policy.propose(len(history), rng)
+        return Proposal(arch, note={"controller": seed, **note})

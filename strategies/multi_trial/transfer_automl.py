@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -13,13 +14,12 @@ from torch import Tensor, nn
 
 from spacelang import ModelSpace, SpaceError
 from spacelang.errors import require_all, require_integer, require_number
-from spacelang.language import DecisionSpace
+from spacelang.language import Architecture, DecisionSpace
 from spacelang.randomness import torch_generator, torch_generator_from
-from spacelang.trials import History, Proposal, Proposer, Trial
+from spacelang.trials import History, Proposer, Trial
 
 from .policy_gradient import PPO, Reinforce, decision_controller, drawn_fit
-from .rewards import Learner, RewardSettings
-from .stateless import drawn_once, require_untried
+from .rewards import ControllerSearch, Learner, Policy, RewardSettings
 
 Lesson: TypeAlias = tuple[str, tuple[int, ...], float]
 """A trial of which a controller learns: its task, the draws of its architecture, and its reward."""
@@ -115,7 +115,7 @@ class TransferNeuralAutoML(RewardSettings):
                     f"a known search and {type(space).__name__} differ in these decisions: "
                     f"{', '.join(differing)}. A controller is transferred between equal ones."
                 )
-        return _Search(self)
+        return ControllerSearch(partial(_Policy, self))
 
 
 def decisions_without(space: DecisionSpace, task: str) -> tuple[str, ...]:
@@ -123,27 +123,7 @@ def decisions_without(space: DecisionSpace, task: str) -> tuple[str, ...]:
     return tuple(str(decision) for label, decision in space.by_label.items() if label != task)
 
 
-class _Search:
-    """A search whose notes say the controller's seed, the task and the draws."""
-
-    def __init__(self, settings: TransferNeuralAutoML) -> None:
-        self.settings = settings
-        self._policy: _Policy | None = None
-
-    def ask(self, history: History, rng: np.random.Generator) -> Proposal:
-        """See `Proposer`."""
-        require_untried(history)
-        seed = drawn_once("controller", history, rng)
-        if self._policy is None or self._policy.seed != seed:
-            self._policy = _Policy(self.settings, history.space, seed)
-        policy = self._policy
-        policy.learn(history)
-        task = policy.task_of(len(history) // self.settings.batch)
-        arch, draws = policy.draw(task, torch_generator_from(rng))
-        return Proposal(arch, note={"controller": seed, "task": str(task), "draws": draws})
-
-
-class _Policy(Learner):
+class _Policy(Policy):
     """A controller that has learnt from earlier searches.
 
     Args:
@@ -191,10 +171,13 @@ class _Policy(Learner):
         drawn = torch.randint(len(self.tasks), (), generator=torch_generator(self.seed, batch))
         return self.tasks[int(drawn)]
 
-    def draw(self, task: Any, generator: torch.Generator) -> tuple[dict[str, Any], list[int]]:
-        """Return an architecture for a task, and the draws that made it."""
+    def propose(self, number: int, rng: np.random.Generator) -> tuple[Architecture, dict[str, Any]]:
+        """See `Policy`; the trials of a batch are for one task."""
+        task = self.task_of(number // self.settings.batch)
         decided = {self.settings.task: task} if self.settings.task in self.space.by_label else {}
-        return drawn_fit(self.controller, self.space, generator, self.embeddings[str(task)], decided)
+        embedding, generator = self.embeddings[str(task)], torch_generator_from(rng)
+        arch, draws = drawn_fit(self.controller, self.space, generator, embedding, decided)
+        return arch, {"task": str(task), "draws": draws}
 
     def learn_from(self, trials: Sequence[Trial], rewards: Sequence[float]) -> None:
         """See `Learner`."""

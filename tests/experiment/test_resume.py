@@ -16,8 +16,10 @@ import pytest
 import torch
 
 from spacelang.experiment import checkpoint
+from spacelang.results.course import read_course
+from spacelang.strategies import Differentiable, OneShot, one_shot
 
-from ..toys.search_script import elastic_strategies, further_strategies, make, outcome, strategies
+from ..toys.search_script import every_strategy, make, outcome, space_of
 
 pytestmark = pytest.mark.slow
 
@@ -54,22 +56,34 @@ def test_a_stop_at_any_batch(tmp_path: Path, uninterrupted: Any, epoch: int, bat
     assert outcome(resumed) == uninterrupted
 
 
-# `check_strategy` stops and resumes every strategy; these have the most that a checkpoint must keep.
-RICH = (
-    *("darts-extras", "pdarts", "enas"),
-    *(pytest.param(name, marks=pytest.mark.exhaustive) for name in ("sgas", "proxyless-two")),
+RICH = ("darts-extras", "pdarts", "enas")  # the most that a checkpoint must keep
+
+
+@pytest.mark.parametrize(
+    "name",
+    [name if name in RICH else pytest.param(name, marks=pytest.mark.exhaustive) for name in every_strategy()],
 )
-
-
-@pytest.mark.parametrize("name", RICH)
 def test_a_strategy_resumes_and_repeats_exactly(tmp_path: Path, name: str) -> None:
-    whole = make(tmp_path / "whole", method=strategies()[name])
+    def experiment(folder: str, **settings: Any) -> Any:
+        return make(tmp_path / folder, method=every_strategy()[name], space=space_of(name), **settings)
+
+    whole = experiment("whole")
     whole.run()
     with pytest.raises(InterruptedError):
-        make(tmp_path / "run", method=strategies()[name], callbacks=[StopAt(2, 1)]).run()
-    resumed = make(tmp_path / "run", method=strategies()[name])
+        experiment("run", callbacks=[StopAt(2, 1)]).run()
+    resumed = experiment("run")
     resumed.run(resume=True)
     assert outcome(resumed) == outcome(whole)
+    for run in (whole, resumed):
+        epochs = read_course(run.directory / "epochs.jsonl").epochs
+        assert [epoch.number for epoch in epochs] == [0, 1, 2] * run.strategy.stages
+        learns = isinstance(run.strategy, Differentiable)  # the others compare networks at their end
+        assert all(bool(epoch.best) == learns for epoch in epochs)
+
+
+def test_every_strategy_with_a_supernet_is_among_them() -> None:
+    public = {x for x in vars(one_shot).values() if isinstance(x, type) and issubclass(x, OneShot)}
+    assert {type(strategy) for strategy in every_strategy().values()} == public
 
 
 def test_two_stops_in_one_run(tmp_path: Path, uninterrupted: Any) -> None:
@@ -157,8 +171,7 @@ IN_TWO = ("darts-extras", "pdarts", "sgas", "gdas", "proxyless-two", "spos", "en
 @pytest.mark.parametrize("others", [False, pytest.param(True, marks=pytest.mark.exhaustive)])
 def test_two_processes_derive_the_same_architecture(tmp_path: Path, others: bool) -> None:
     """Every strategy; all share the time a pair of processes takes to begin."""
-    known = strategies() | elastic_strategies() | further_strategies()
-    names = [name for name in known if (name in IN_TWO) != others]
+    names = [name for name in every_strategy() if (name in IN_TWO) != others]
     paths = [str(tmp_path / "NAME"), str(tmp_path / "NAME-RANK.json")]
     done = subprocess.run(
         [sys.executable, str(SCRIPT), *paths, ",".join(names), "ddp"],

@@ -141,9 +141,26 @@ def elastic_strategies() -> dict[str, Any]:
 
 def further_strategies() -> dict[str, Any]:
     """Strategies that are like others when they are interrupted; two processes have to agree all the same."""
-    from spacelang.strategies import DSNAS, GAEAGDAS, RDARTS, DARTSMinus, DenseNAS, FairDARTS, ZODARTSPlusPlus
+    from spacelang.strategies import (
+        DARTS,
+        DSNAS,
+        GAEA,
+        GAEAGDAS,
+        RDARTS,
+        ZODARTS,
+        DARTSMinus,
+        DenseNAS,
+        FairDARTS,
+        Judge,
+        MetAdapt,
+        ZODARTSPlusPlus,
+    )
 
     return {
+        "judge": DARTS(learning_rate=0.01, derive=Judge(3, validation_batches=1)),
+        "gaea-plain": GAEA(),
+        "zodarts-plain": ZODARTS(rounds=2),
+        "metadapt": MetAdapt(embedding=10, learning_rate=0.01),  # each batch is a task
         "fairdarts": FairDARTS(learning_rate=0.1),
         "dartsminus": DARTSMinus(learning_rate=0.01),
         "dsnas": DSNAS(learning_rate=0.01),
@@ -152,6 +169,11 @@ def further_strategies() -> dict[str, Any]:
         "zodartsplusplus": ZODARTSPlusPlus(rounds=2, opened=1),
         "densenas": DenseNAS(cost="params", warmup_epochs=1),
     }
+
+
+def every_strategy() -> dict[str, Any]:
+    """All of them: every public strategy, some in several forms."""
+    return strategies() | elastic_strategies() | further_strategies()
 
 
 def space_of(name: str) -> Any:
@@ -202,7 +224,7 @@ def main() -> None:
     directory, output, names, *flags = sys.argv[1:]
     torch.set_num_threads(1)
     distributed = {"strategy": "ddp", "devices": 2} if "ddp" in flags else {}
-    methods = strategies() | elastic_strategies() | further_strategies()
+    methods = every_strategy()
     for name in names.split(","):
         folder = Path(directory.replace("NAME", name))
         experiment = make(folder, method=methods[name], space=space_of(name), **distributed)

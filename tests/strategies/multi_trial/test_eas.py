@@ -13,7 +13,7 @@ import torch
 from spacelang import Experiment, SpaceError, value_choice
 from spacelang.hub import PlainCNN
 from spacelang.models import BlockOptions, Layer
-from spacelang.strategies import EAS
+from spacelang.strategies import EAS, Deduplicate
 from spacelang.strategies.multi_trial.eas import Growth, GrowthController, advantages_of, tangent
 from spacelang.testing import check_strategy
 from spacelang.trials import Exhausted, Trial
@@ -182,6 +182,19 @@ def test_parents_and_stages() -> None:
     assert parents[:4] == [None, 0, 0, 0]
     assert parents[4:7] == [best] * 3
     assert search(EAS(batch=2), space(), accuracy, 6)[5].note["parent"] == 0
+
+
+def test_a_network_that_is_drawn_again_repeats_its_value() -> None:
+    """The controller learns from repetitions; the history has each network once, and the parent of each."""
+    settings = EAS(batch=2, wider_actions=1, deeper_actions=0, embedding=4, hidden=4)
+    history = search(Deduplicate(settings), space(), accuracy, 6)
+    values = {str(trial.arch): trial.metrics for trial in history}
+    assert len(values) == 6
+    repeated = [entry for trial in history for entry in trial.note["passed_over"]]
+    assert repeated
+    assert all(entry["metrics"] == values[str(entry["arch"])] for entry in repeated)
+    assert all("draws" in entry["note"] for entry in repeated)
+    assert [trial.note.get("parent") for trial in history] == [None, 0, 0, 0, 0, 0]
 
 
 def test_nothing_grows_before_the_first_network_is_trained() -> None:

@@ -56,6 +56,14 @@ def test_all_neighbours_are_tried_before_a_move() -> None:
     assert position == len(first)
 
 
+def test_neighbours_have_the_center_as_parent() -> None:
+    history = search(LocalSearch(), Chain(4), total, 30)
+    children = [trial for trial in history if "parent" in trial.note]
+    assert len(children) > 20
+    for trial in children:
+        assert trial.arch in list(Chain(4).neighbours(history[trial.note["parent"]].arch))
+
+
 def test_it_begins_again_until_everything_is_known() -> None:
     history = search(LocalSearch(), Chain(3), two_hills, 99)
     assert len(history) == history.distinct == 27
