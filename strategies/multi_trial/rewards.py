@@ -50,7 +50,8 @@ class RewardSettings(KnownArguments):
 class Learner(ABC):
     """A controller that learns from each batch of trials once all of them have ended, in order.
 
-    A new one learns again from the same batches, so it reaches the same state.
+    A new one learns again from the same batches, so it reaches the same state. So there is nothing to
+    distribute: each process that proposes has a controller of its own, and all of them are the same.
 
     Args:
         settings: Rewards and the size of a batch.
