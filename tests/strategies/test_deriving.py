@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import Tensor, nn
 
-from spacelang import Experiment, SpaceError
-from spacelang.strategies import DARTS, GumbelDARTS, Judge, OperationStrength, RandomOneShot
+from spacelang import Experiment, LayerChoice, ModelSpace, SpaceError
+from spacelang.strategies import DARTS, Derivation, GumbelDARTS, Judge, OperationStrength, RandomOneShot
+from spacelang.strategies.framework import LogitsSearch
 from spacelang.testing import toy_spaces
 from spacelang.testing.toy_evaluators import Fit
 
@@ -73,6 +77,50 @@ def test_a_finished_search_is_loaded_with_what_it_derived(
     again.run(resume=True)
     assert again.search.judged == first.search.judged  # type: ignore[attr-defined]
     assert again.best == first.best
+
+
+class Zero(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * 0
+
+
+class Cut(ModelSpace):
+    """A network through which nothing gets with "none"."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = LayerChoice({"none": Zero(), "pass": nn.Identity()}, label="layer")
+        self.head = nn.Sequential(nn.Flatten(), nn.Linear(144, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head(self.layer(x))
+        return out
+
+
+@dataclass(frozen=True)
+class Always(Derivation):
+    """Derives a candidate whatever was learnt."""
+
+    candidate: str = "none"
+
+    def tables(self, search: LogitsSearch) -> Mapping[str, Tensor]:
+        return {"layer": torch.tensor([[float(x == self.candidate) for x in ("none", "pass")]])}
+
+
+@pytest.mark.parametrize(
+    "strategy", [DARTS(derive=Always()), RandomOneShot(filter=lambda arch: arch["layer"] == "none")]
+)
+def test_a_dead_network_is_warned_of(tmp_path: Path, strategy: Any) -> None:
+    experiment = Experiment(Cut(), Fit(1), strategy, directory=tmp_path / "run")
+    with pytest.warns(UserWarning, match=f"{type(strategy).__name__} derived a dead network"):
+        experiment.run()
+    assert experiment.best == {"layer": "none"}
+
+
+def test_a_living_network_is_not(tmp_path: Path) -> None:
+    experiment = Experiment(Cut(), Fit(1), DARTS(derive=Always("pass")), directory=tmp_path / "run")
+    experiment.run()  # a warning is an error
+    assert experiment.best == {"layer": "pass"}
 
 
 def test_refusals(tmp_path: Path) -> None:
