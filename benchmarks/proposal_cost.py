@@ -32,7 +32,7 @@ STRATEGIES: dict[str, Callable[[], Any]] = {
     "EAS": strategies.EAS,
     "PNAS": strategies.PNAS,
     "Bananas": strategies.Bananas,
-    "PredictedEvolution": strategies.PredictedEvolution,
+    "PredictedEvolution": lambda: strategies.PredictedEvolution(initial=20),
     "BOGCN": strategies.BOGCN,
     "NAO": strategies.NAO,
     "SemiNAS": strategies.SemiNAS,

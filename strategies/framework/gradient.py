@@ -244,6 +244,8 @@ class GradientSearch(LogitsSearch):
         with global_generators_kept():  # loaders draw the order of batches from them
             seed_global_generators(self.seed, self.stage, epochs, trainer.global_rank)
             tables, judged = derivation.tables(self), derivation.judged(self)
+        if tables is not None:
+            tables = {label: table.detach().cpu() for label, table in tables.items()}
         self.derived = Derived(repr(derivation), tables, judged)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
