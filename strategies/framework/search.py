@@ -232,9 +232,12 @@ class OneShotSearch(pl.Callback):
         """Act when the training of this stage has ended, before an architecture is derived."""
 
     def warn_if_dead(self) -> None:
-        """Warn if no signal gets through the architecture that is derived."""
+        """Warn if no signal gets through the derived architecture; only one with a "none" is looked at."""
+        arch = self.derive()[0]
+        if "none" not in arch.values():
+            return
         with self.scorer() as scorer:
-            if scorer.is_dead(self.derive()[0]):
+            if scorer.is_dead(arch):
                 rank_zero_warn(
                     f"{type(self.strategy).__name__} derived a dead network: its outputs are the same for "
                     "every sample of a validation batch, so no path carries a signal from input to output. "
