@@ -39,12 +39,12 @@ from spacelang.hub.operations.cell_operations import make_operation
 from spacelang.language import current_architecture
 from spacelang.quiet import quiet
 
-EPOCHS, IMAGES, BATCH = 60, 100, 20  # of a search: 300 steps
+EPOCHS, IMAGES, BATCH = 150, 100, 20  # of a search: 750 steps
 TRAININGS = 2
 OPERATIONS = {"S2": ("skip_connect", "sep_conv_3x3"), "S3": ("none", "skip_connect", "sep_conv_3x3")}
 
 _RATE: dict[str, Any] = {"learning_rate": 3e-2, "weight_decay": 0.0}
-_GROWTH: dict[str, Any] = {"every": 4, "window": 2, "distance": 2, "first_epoch": 12}
+_GROWTH: dict[str, Any] = {"every": 5, "window": 2, "distance": 2, "first_epoch": 30}
 _MONITOR = s.Monitor(eigenvalue=True, every=EPOCHS - 1)
 _LOGITS: dict[str, Any] = {**_RATE, "extras": (_MONITOR,)}
 RANDOM = "random architectures"
