@@ -178,7 +178,7 @@ class Experiment:
             experiment.derive(sample=20, temperature=1.0)  # measured: the most probable, and 20 draws
 
         Args:
-            by: What to derive by: "probabilities", "strength", or an object such as
+            by: Derivation: "probabilities", "strength", or an object such as
                 `OperationStrength(signed=True)` of spacelang.strategies.
             count: How many to return; fewer where there are fewer.
             settings: Settings of the derivation; with "probabilities" those of a `Judge`.

@@ -36,7 +36,7 @@ class Differentiable(LogitsStrategy):
         update_every: Steps of the weights per step of the logits.
         weights_first: Whether a step of the logits follows its steps of the weights, or precedes them.
         gradient_clip: Largest norm of the gradient of all logits; None for no limit.
-        derive: How to derive when training has ended: by the "probabilities", by the "strength" of operations
+        derive: Derivation when training has ended: by the "probabilities", by the "strength" of operations
             (`OperationStrength()`), or by another `Derivation`, such as `Judge(sample=20)`.
     """
 

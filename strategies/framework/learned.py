@@ -78,7 +78,7 @@ class LogitsSearch(OneShotSearch):
         schedule: Acts between epochs.
         history: Table of probabilities after each epoch, by group label.
         ranked: Tables that are derived in place of the present probabilities; None for these.
-        derived: What the derivation found when training had ended; None until then.
+        derived: Outcome of the derivation at the end of training; None until then.
         best_of_epochs: Most probable architecture after each epoch.
     """
 
