@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sklearn.datasets import load_digits
 
 from spacelang import strategies
 
@@ -25,7 +26,7 @@ FOLDERS = ("benchmarks", "docs", "evaluators", "examples", "hub", "spacelang", "
 ALL_PAGES = [*sorted(ROOT.glob("*.md")), *sorted(p for name in FOLDERS for p in (ROOT / name).rglob("*.md"))]
 READMES = [page for page in ALL_PAGES if page.name == "README.md" and page.parent != ROOT]
 
-# One epoch shows whether an example works; its accuracy does not matter here.
+# One epoch of few images shows whether an example works; its accuracy does not matter here.
 FEWER_EPOCHS = (re.compile(r"max_epochs=\d+"), "max_epochs=1")
 
 
@@ -50,9 +51,18 @@ def programs() -> list[tuple[str, str]]:
     return found
 
 
+def few_digits(**kwargs: Any) -> Any:
+    """Return scikit-learn's handwritten digits, the first 400 of 1,797."""
+    whole = load_digits(**kwargs)
+    for name in ("data", "images", "target"):
+        whole[name] = whole[name][:400]
+    return whole
+
+
 @pytest.mark.parametrize(("name", "program"), programs(), ids=[name for name, _ in programs()])
 def test_examples_run(name: str, program: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # examples write where the user stands
+    monkeypatch.setattr("sklearn.datasets.load_digits", few_digits)
     scope: dict[str, Any] = {"__name__": "example"}
     exec(compile(program, name, "exec", dont_inherit=True), scope)
     check_numbers(name, scope)
