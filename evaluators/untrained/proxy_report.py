@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from spacelang import ModelSpace
 from spacelang.errors import SpaceError, require_integer
+from spacelang.progress import with_bar
 from spacelang.randomness import global_generators_kept, seed_global_generators
 
 from .proxies import PROXIES, Loss
@@ -104,7 +105,7 @@ def proxy_report(
     rng = np.random.default_rng(seed)
     drawn = [known[i] for i in rng.permutation(len(known))[:architectures]]
     truth, rows = [], []
-    for number, arch in enumerate(drawn):
+    for number, arch in enumerate(with_bar(drawn, "proxies")):
         measured = table.mean(arch)
         if metric not in measured:
             raise SpaceError(f"the table has no metric {metric!r}; it has {', '.join(measured)}.")
