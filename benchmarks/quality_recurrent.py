@@ -1,6 +1,6 @@
 """Search recurrent cells on a text, and compare the found ones with random cells of the same space.
 
-    python benchmarks/quality_recurrent.py --orders 1       # five minutes of one core
+    python benchmarks/quality_recurrent.py --orders 1       # about five minutes of one core
     python benchmarks/quality_recurrent.py                  # first and second order
 
 DARTS searches the cell of a small language model of characters on Python's own help, with the recipe of its
