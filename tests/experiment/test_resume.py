@@ -165,7 +165,7 @@ def test_a_killed_process(tmp_path: Path, uninterrupted: Any, how: signal.Signal
 
 
 # Strategies that draw, decide, prune, train controllers or judge networks, each in its own way.
-IN_TWO = ("darts-extras", "pdarts", "sgas", "gdas", "proxyless-two", "spos", "enas")
+IN_TWO = ("darts-extras", "pdarts", "sgas", "gdas", "proxyless-two", "metadapt", "spos", "enas")
 
 
 @pytest.mark.parametrize("others", [False, pytest.param(True, marks=pytest.mark.exhaustive)])
