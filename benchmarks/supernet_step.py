@@ -11,7 +11,8 @@ plain      every operation on every edge by itself, contiguous tensors, and both
            which computes the gradients of weights and logits together. The zero operation has a weight in the
            softmax and is not executed.
 torch      `spacelang.Supernet` as the DARTS strategy runs it, with PyTorch alone.
-native     The same with compiled kernels, on a CPU; left out where they cannot be compiled.
+native     The same with compiled kernels on a CPU, left out where they cannot be compiled; on a GPU with CUDA
+           graphs.
 """
 
 from __future__ import annotations
@@ -99,9 +100,11 @@ class Form:
 
 def executions(device: torch.device) -> list[ExecutionName]:
     """Return the executions to compare with the plain form."""
+    if device.type == "cuda":
+        return ["torch", "native"]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        native = device.type == "cpu" and Execution("auto").resolved(torch.channels_last).name == "native"
+        native = Execution("auto").resolved(torch.channels_last).name == "native"
     return ["torch", "native"] if native else ["torch"]
 
 

@@ -18,3 +18,4 @@ from .recalibrate import recalibrate as recalibrate
 from .supernet import Builder as Builder
 from .supernet import Supernet as Supernet
 from .supernet import edge_by_edge as edge_by_edge
+from .supernet import stepwise as stepwise

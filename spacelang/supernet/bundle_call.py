@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.forward_ad import unpack_dual
 
-from .bundles import Bundle, Kernels, Wiring, compute
+from .bundles import Bundle, Engine, Wiring
 from .group import Group
 from .plan import Planned, Pooled
 
@@ -61,7 +61,7 @@ class BundleCall:
         self.norms = [block.norm for block in self.blocks] + [each.norm for each in self.pools.values()]
         self.wiring = self._wiring(chains, silent)
         places = self._places(candidates, chains, silent, shape)
-        self._entries = torch.tensor(places)
+        self._entries: dict[torch.device, Tensor] = {torch.device("cpu"): torch.tensor(places)}
         self._scales = {
             places.index(p.row * shape[1] + p.column): p.scale
             for p in candidates
@@ -109,7 +109,7 @@ class BundleCall:
         x: Tensor,
         group: Group,
         cache: dict[Hashable, Any],
-        kernels: Kernels,
+        engine: Engine,
         layout: torch.memory_format,
     ) -> Bundled | None:
         """Return what the edges of the source get; None if this feature map does not fit.
@@ -118,7 +118,7 @@ class BundleCall:
             x: The source, (N, C, H, W).
             group: Gives the mixture.
             cache: Results that the edges of the source share.
-            kernels: Compute it.
+            engine: Computes it.
             layout: Layout of the sums.
         """
         if not self._fits(x):
@@ -139,23 +139,25 @@ class BundleCall:
             self.wiring,
             of_batch,
             x,
-            self._mix(group, x).to(x.dtype),
+            self._mix(group, x).to(weights[0].dtype),
             given,
             weights,
             () if of_batch else running,
         )
-        found, statistics = compute(bundle, kernels)
+        found, statistics = engine.compute(bundle)
         if of_batch:
             counts = [norm.num_batches_tracked for norm in norms if norm.num_batches_tracked is not None]
             momenta = [norm.momentum for norm in norms if norm.momentum is not None]
-            kernels.update_running(running, counts, momenta, statistics, found[0].numel() // x.shape[1])
+            engine.update_running(running, counts, momenta, statistics, found[0].numel() // x.shape[1])
         sums = [each.contiguous(memory_format=layout) for each in found]
         return Bundled(dict(zip(self.rows, sums, strict=True)), self.apart)
 
     def _fits(self, x: Tensor) -> bool:
         """Return whether the bundle can compute with x, and with its batch norms as they are set."""
         weight, norms = self.blocks[0].pointwise.weight, self.norms
-        if x.dim() != 4 or x.dtype != weight.dtype or x.shape[1] != weight.shape[1]:
+        if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
+            return False
+        if x.dim() != 4 or x.shape[1] != weight.shape[1]:
             return False
         training, (height, width) = norms[0].training, self.wiring.output_size(x)
         if training and len(x) * height * width < 2:
@@ -167,13 +169,19 @@ class BundleCall:
         assert group.weights is not None
         weights = group.weights if group.edges is None else group.weights * group.edges[:, None]
         flat = torch.cat([weights.reshape(-1), weights.new_zeros(1)])
-        mix = flat.index_select(0, self._entries.to(flat.device))[:, None]
+        mix = flat.index_select(0, self._entries_on(flat.device))[:, None]
         drawn = {term: scale.sample_factors(x) for term, scale in self._scales.items()}
         factors = {term: each.flatten() for term, each in drawn.items() if each is not None}
         if not factors:
             return mix
         ones = mix.new_ones(len(x))
         return mix * torch.stack([factors.get(term, ones) for term in range(len(mix))])
+
+    def _entries_on(self, device: torch.device) -> Tensor:
+        """Return the places of the weights; a device gets them once, since the host waits for copies."""
+        if device not in self._entries:
+            self._entries[device] = self._entries[torch.device("cpu")].to(device)
+        return self._entries[device]
 
 
 def _pools(candidates: Sequence[Planned], silent: Collection[tuple[int, int]]) -> dict[Hashable, Pooled]:

@@ -189,8 +189,33 @@ class Gradients:
     weights: Sequence[Tensor]
 
 
+class Engine(Protocol):
+    """An execution of bundles, with all derivatives."""
+
+    def compute(self, bundle: Bundle) -> tuple[tuple[Tensor, ...], Tensor]:
+        """Return the sum of each edge, differentiable as often as one likes, and `Computed.statistics`."""
+
+    def update_running(
+        self,
+        running: Sequence[Tensor],
+        counts: Sequence[Tensor],
+        momenta: Sequence[float],
+        statistics: Tensor,
+        count: int,
+    ) -> None:
+        """Move running statistics towards those of a batch, as `nn.BatchNorm2d` does.
+
+        Args:
+            running: Running mean and variance of each batch norm, in turn, (C,).
+            counts: Number of batches that each has seen.
+            momenta: Momentum of each.
+            statistics: See `Computed`.
+            count: Number of values of each channel.
+        """
+
+
 class Kernels(Protocol):
-    """An execution of bundles.
+    """Functions that compute bundles and their first derivatives, from which `ByKernels` makes an engine.
 
     Attributes:
         pools: Whether bundles may have pools.
@@ -219,15 +244,33 @@ class Kernels(Protocol):
         statistics: Tensor,
         count: int,
     ) -> None:
-        """Move running statistics towards those of a batch, as `nn.BatchNorm2d` does.
+        """Move running statistics; see `Engine`."""
 
-        Args:
-            running: Running mean and variance of each batch norm, in turn, (C,).
-            counts: Number of batches that each has seen.
-            momenta: Momentum of each.
-            statistics: See `Computed`.
-            count: Number of values of each channel.
-        """
+
+@dataclass(frozen=True)
+class ByKernels:
+    """An engine whose first derivatives are computed by kernels.
+
+    Args:
+        kernels: The kernels.
+    """
+
+    kernels: Kernels
+
+    def compute(self, bundle: Bundle) -> tuple[tuple[Tensor, ...], Tensor]:
+        """See `Engine`."""
+        return compute(bundle, self.kernels)
+
+    def update_running(
+        self,
+        running: Sequence[Tensor],
+        counts: Sequence[Tensor],
+        momenta: Sequence[float],
+        statistics: Tensor,
+        count: int,
+    ) -> None:
+        """See `Engine`."""
+        self.kernels.update_running(running, counts, momenta, statistics, count)
 
 
 def compute(bundle: Bundle, kernels: Kernels) -> tuple[tuple[Tensor, ...], Tensor]:
@@ -299,14 +342,15 @@ def reference(bundle: Bundle) -> list[Tensor]:
             y = F.conv2d(y, depthwise, None, stride, dilation * (kernel // 2), dilation, y.shape[1])
             y = normalised(F.conv2d(y, pointwise), b)
         terms[edge].append(mix[j].view(-1, 1, 1, 1) * (y.detach() if wiring.silent[j] else y))
-    pools = [normalised(_pooled(bundle.x, *p), n) for n, p in enumerate(wiring.pools, len(wiring.shapes))]
+    pools = [normalised(pooled(bundle.x, *p), n) for n, p in enumerate(wiring.pools, len(wiring.shapes))]
     for edge in range(wiring.edges):
         for f, feature in enumerate([*pools, *bundle.given]):
             terms[edge].append(mix[wiring.term(edge, f)].view(-1, 1, 1, 1) * feature)
     return [torch.stack(each).sum(0) if len(each) > 1 else each[0] for each in terms]
 
 
-def _pooled(x: Tensor, kernel: int, stride: int, is_max: bool) -> Tensor:
+def pooled(x: Tensor, kernel: int, stride: int, is_max: bool) -> Tensor:
+    """Return a feature map after a pool."""
     if is_max:
         return F.max_pool2d(x, kernel, stride, kernel // 2)
     return F.avg_pool2d(x, kernel, stride, kernel // 2, count_include_pad=False)

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from ..errors import SpaceError, require_one_of
+from . import joined
 from .bundle_torch import grouped
-from .bundles import Kernels
+from .bundles import ByKernels, Engine, Kernels
 
 ExecutionName: TypeAlias = Literal["auto", "torch", "native", "plain"]
 _NAMES = ("auto", "torch", "native", "plain")
@@ -24,8 +25,8 @@ class Execution:
 
     Args:
         name: "plain" computes every operation on every edge by itself. "torch" computes once what the edges
-            that leave a feature map share, and on a CPU its separable convolutions together. "native" has
-            compiled C++ for these. "auto" is native where the C++ can be compiled, else torch.
+            that leave a feature map share, and its separable convolutions together. "native" has compiled C++
+            for these on a CPU, and CUDA graphs on a GPU. "auto" is native where that is possible, else torch.
 
     Raises:
         SpaceError: The name is unknown, or "native" is asked for and cannot be compiled here.
@@ -35,7 +36,7 @@ class Execution:
 
     def __post_init__(self) -> None:
         require_one_of("execution", self.name, _NAMES)
-        if self.name == "native" and (reason := _reason()):
+        if self.name == "native" and not torch.cuda.is_available() and (reason := _reason()):
             raise SpaceError(f'execution="native" is not possible here: {reason}. Use execution="torch".')
 
     def resolved(self, layout: torch.memory_format) -> Resolved:
@@ -44,9 +45,10 @@ class Execution:
         Args:
             layout: Layout of the supernet's feature maps.
         """
-        kernels = _native() if self.name in ("auto", "native") else None
-        name: ExecutionName = "plain" if self.name == "plain" else "native" if kernels else "torch"
-        return Resolved(name, layout, kernels)
+        if self.name in ("plain", "torch"):
+            return Resolved(self.name, layout)
+        kernels = _native()
+        return Resolved("native" if kernels or torch.cuda.is_available() else "torch", layout, kernels)
 
 
 @dataclass(frozen=True)
@@ -68,19 +70,24 @@ class Resolved:
         """Whether its bundles compute pools."""
         return (self.native or grouped).pools
 
-    def kernels(self, x: Tensor) -> Kernels | None:
+    def engine(self, x: Tensor) -> Engine | None:
         """Return what computes a bundle on this feature map; None to compute it edge by edge."""
-        if self.name == "plain" or x.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
+        device = x.device.type
+        if self.name == "plain" or device not in ("cpu", "cuda"):
             return None
+        if device == "cuda" or torch.is_autocast_enabled(device):
+            return joined
         if x.dtype not in (torch.float32, torch.float64):
             return None
-        return self.native or grouped
+        return ByKernels(self.native or grouped)
 
 
 @functools.cache
 def _native() -> Kernels | None:
     """Return the native kernels, compiled if need be; None, with a warning, where that cannot be done."""
     if reason := _reason():
+        if torch.cuda.is_available():
+            return None
         warnings.warn(
             f"the supernet runs with PyTorch alone, more slowly, since native kernels are not available: "
             f'{reason}. execution="torch" does the same without this warning.',

@@ -155,10 +155,10 @@ class MixedCell(Mixed):
         """Return what a source's bundle gives its edges, computed for the first of them; None without one."""
         if _BUNDLE not in cache:
             call = self._bundle_call(source)
-            kernels = None if call is None else self.execution.kernels(x)
+            engine = None if call is None else self.execution.engine(x)
             cache[_BUNDLE] = None
-            if call is not None and kernels is not None:
-                cache[_BUNDLE] = call(x, self.group, cache, kernels, self.execution.layout)
+            if call is not None and engine is not None:
+                cache[_BUNDLE] = call(x, self.group, cache, engine, self.execution.layout)
         found: Bundled | None = cache[_BUNDLE]
         return found
 

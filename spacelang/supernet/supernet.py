@@ -35,6 +35,7 @@ from .mixed import Mixed, MixedDepth, MixedInput, MixedLayer
 from .mixed_cell import MixedCell
 from .plan import CellPlan
 from .recompute import Recompute
+from .replay import Call, CudaGraphs, Replay
 from .steps import all_hooks
 
 if TYPE_CHECKING:
@@ -123,6 +124,7 @@ class Supernet(nn.Module):
 
     Attributes:
         groups: The tables mixtures are set on, by label in sorted order.
+        replay: Replays steps on a GPU; None to launch each of their kernels.
     """
 
     def __init__(
@@ -168,6 +170,7 @@ class Supernet(nn.Module):
         self._hooks = [table for _, cell in self._cells() for table in all_hooks(cell.edges)]
         self._hook_count = sum(map(len, self._hooks))
         self._plans = self._compiled()  # now that edges share modules
+        self._set_replay()
         bundles = any(planned.blocks for plan in self._plans for planned in plan.candidates)
         self._ready = not bundles or name in ("plain", "torch")
 
@@ -192,6 +195,14 @@ class Supernet(nn.Module):
             )
         for cell in cells:
             cell.recompute = Recompute(tuple(self.groups.values())) if checkpoint else None
+        self._set_replay()
+
+    def _set_replay(self) -> None:
+        """Let a GPU replay steps, unless their computation is not that of the network's modules alone."""
+        own = type(self).forward_network is Supernet.forward_network
+        fast = self.execution.name in ("auto", "native") and torch.cuda.is_available()
+        again = any(cell.recompute is not None for _, cell in self._cells())
+        self.replay = Replay(CudaGraphs) if fast and own and not again else None
 
     def resolved_execution(self) -> ExecutionName:
         """Return the execution, "auto" replaced by what it stands for here and with this plan."""
@@ -227,6 +238,9 @@ class Supernet(nn.Module):
         if not torch.compiler.is_compiling():
             self._see_hooks()
             self.resolved_execution()  # the first step may compile kernels
+            if self.replay is not None:
+                call = Call(self.forward_network, args, kwargs)
+                return self.replay(self.network, list(self.groups.values()), call)
         return self.forward_network(*args, **kwargs)
 
     def forward_network(self, *args: Any, **kwargs: Any) -> Any:
@@ -391,6 +405,20 @@ class Supernet(nn.Module):
 def edge_by_edge(space: Space) -> Supernet:
     """Return a supernet that computes every operation on every edge by itself, to compare with."""
     return Supernet(space, memory_format=None, execution="plain")
+
+
+@contextmanager
+def stepwise(module: nn.Module) -> Iterator[None]:
+    """Compute supernets inside a module without CUDA graphs, which have no second derivatives."""
+    supernets = [child for child in module.modules() if isinstance(child, Supernet)]
+    before = [supernet.replay for supernet in supernets]
+    try:
+        for supernet in supernets:
+            supernet.replay = None
+        yield
+    finally:
+        for supernet, replay in zip(supernets, before, strict=True):
+            supernet.replay = replay
 
 
 def _check_space(space: object) -> None:

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from spacelang.supernet import stepwise
+
 from .gradient import GradientSearch
 from .update import restored
 
@@ -19,8 +21,8 @@ def validation_eigenvalue(search: GradientSearch) -> float:
     as they were.
     """
     training = search.training
-    with restored(training.module, [], search.moment.generator), sdpa_kernel(SDPBackend.MATH):
-        # Fused attention has no second derivative.
+    unfused = sdpa_kernel(SDPBackend.MATH)  # fused attention has no second derivative
+    with restored(training.module, [], search.moment.generator), unfused, stepwise(training.module):
         loss = search.loss(training.validation_batch())
         value = largest_eigenvalue(loss, list(search.parameters.logits.values()), mean=training.mean)
         search.mix("weights")  # lets go of the graph

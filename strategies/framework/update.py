@@ -15,6 +15,7 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from spacelang import SpaceError
+from spacelang.supernet import stepwise
 
 
 @dataclass(frozen=True)
@@ -168,7 +169,8 @@ class SecondOrder:
     def _exact(
         step: Step, weights: list[nn.Parameter], direction: list[Tensor], start: Backup
     ) -> Sequence[Tensor | None]:
-        with sdpa_kernel(SDPBackend.MATH):  # fused attention has no second derivative
+        # Fused attention and CUDA graphs have no second derivative.
+        with sdpa_kernel(SDPBackend.MATH), stepwise(step.module):
             try:
                 return forward_over_reverse(step, weights, direction)
             except RuntimeError as error:  # also NotImplementedError

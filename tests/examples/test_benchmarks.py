@@ -6,6 +6,7 @@ import json
 import sys
 from argparse import Namespace
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -60,6 +61,48 @@ def test_times_and_memory_of_a_search_step(
     assert plain["saved_bytes_weight_update"] == plain["saved_bytes_architecture_update"]
     assert shared["saved_bytes_weight_update"] < shared["saved_bytes_architecture_update"]
     assert shared["saved_bytes_architecture_update"] < plain["saved_bytes_architecture_update"]
+
+
+def test_a_step_on_a_gpu_needs_one(
+    repository: Path, benchmark_script: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(repository / "benchmarks")
+    module = benchmark_script("gpu_step")
+    monkeypatch.setattr(sys, "argv", ["gpu_step.py"])
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit, match=r"gpu_step\.py needs a GPU, and PyTorch sees none here"):
+        module.main()
+    events = [Namespace(key=key, count=3) for key in ("cudaGraphLaunch", "cudaLaunchKernel", "aten::add")]
+    assert module.launches(Namespace(key_averages=lambda: events)) == 6
+    row = module.summary([0.1, 0.2], [0.4, 0.4]) | {"peak_bytes": 5e6, "reserved_bytes": 6e6, "launches": 6}
+    result = {"gpu": "a GPU", "torch": "2", "width": 16, "cells": 8, "batch": 8, "forms": {"native": row}}
+    assert module.table(result).splitlines()[-1] == "| native | 150.0 | 3.00 (2.00 to 4.00) | 5 | 6 | 6 |"
+
+
+def test_peers_are_compared_in_rounds_and_written_into_the_readme(
+    benchmark_script: Load, repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NNI, whose environment takes minutes, is left out where it cannot be made."""
+    module = benchmark_script("peers")
+    monkeypatch.setattr(sys, "argv", ["peers.py", str(tmp_path), "--rounds", "3", "--only", "quark0", "NNI"])
+    monkeypatch.setattr(module, "PYTHONS", ("no-such-python",))
+    answer = """import json, sys
+for step, _ in enumerate(sys.stdin):
+    print(json.dumps({"seconds": 1.0 + step, "peak_bytes": 5e6}), flush=True)
+"""
+    monkeypatch.setattr(module, "command", lambda name, args, nni: [sys.executable, "-c", answer])
+    monkeypatch.setattr(module, "machine", lambda: "a machine")
+    module.main()
+    (result,) = json.loads((tmp_path / "results.json").read_text()).values()
+    assert result["contestants"] == {  # of the second to the fourth step
+        "quark0": {"ms": 3000.0, "ratio": 1, "ratio_lowest": 1, "ratio_highest": 1, "peak_bytes": 5e6}
+    }
+    readme = (repository / "benchmarks" / "README.md").read_text()
+    new = module.written(readme, "the tables")
+    assert module.written(new, "the tables") == new
+    assert "<!-- peers -->\n\nthe tables\n\n<!-- end of peers -->" in new
+    slower = {"quark0": {"seconds": 4.0}, "native": {"seconds": 1.0, "peak_bytes": 1}}
+    assert module.summary("native", "quark0", [slower])["ratio"] == 4
 
 
 def test_steps_of_strategies_are_compared_with_darts(

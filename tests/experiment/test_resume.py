@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,19 @@ def test_a_strategy_resumes_and_repeats_exactly(tmp_path: Path, name: str) -> No
 def test_every_strategy_with_a_supernet_is_among_them() -> None:
     public = {x for x in vars(one_shot).values() if isinstance(x, type) and issubclass(x, OneShot)}
     assert {type(strategy) for strategy in every_strategy().values()} == public
+
+
+def test_accumulated_and_clipped_steps_of_the_torch_execution_resume_exactly(tmp_path: Path) -> None:
+    """Three batches an epoch, two of them accumulated; a stop in the middle of an epoch."""
+    settings: dict[str, Any] = {"execution": "torch", "accumulate_grad_batches": 2, "gradient_clip_val": 0.5}
+    whole = make(tmp_path / "whole", **settings)
+    whole.run()
+    with pytest.raises(InterruptedError):
+        make(tmp_path / "run", callbacks=[StopAt(1, 1)], **settings).run()
+    resumed = make(tmp_path / "run", **settings)
+    resumed.run(resume=True)
+    assert resumed.supernet.resolved_execution() == "torch"
+    assert outcome(resumed) == outcome(whole)
 
 
 def test_two_stops_in_one_run(tmp_path: Path, uninterrupted: Any) -> None:
@@ -172,17 +186,30 @@ IN_TWO = ("darts-extras", "pdarts", "sgas", "gdas", "proxyless-two", "metadapt",
 def test_two_processes_derive_the_same_architecture(tmp_path: Path, others: bool) -> None:
     """Every strategy; all share the time a pair of processes takes to begin."""
     names = [name for name in every_strategy() if (name in IN_TWO) != others]
-    paths = [str(tmp_path / "NAME"), str(tmp_path / "NAME-RANK.json")]
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), *paths, ",".join(names), "ddp"],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_in_two(tmp_path, names)
     for name in names:
         ranks = [json.loads((tmp_path / f"{name}-{rank}.json").read_text()) for rank in range(2)]
         assert ranks[0]["arch"] == ranks[1]["arch"], name
         assert ranks[0]["search"] == ranks[1]["search"], name
         assert [p.name for p in (tmp_path / name / "architectures").iterdir()] == ["1.yaml"], name
+
+
+def run_in_two(folder: Path, names: Sequence[str], *flags: str) -> None:
+    """Run searches in two processes each; run folders are `folder / NAME`, outcomes `NAME-RANK.json`."""
+    paths = [str(folder / "NAME"), str(folder / "NAME-RANK.json")]
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), *paths, ",".join(names), "ddp", *flags],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_the_torch_execution_in_two_processes(tmp_path: Path) -> None:
+    """The others run natively where they can."""
+    run_in_two(tmp_path, ["darts"], "torch")
+    first, second = (json.loads((tmp_path / f"darts-{rank}.json").read_text()) for rank in range(2))
+    assert first == second
+    assert "execution: torch" in (tmp_path / "darts" / "experiment.yaml").read_text()

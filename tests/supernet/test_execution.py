@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from spacelang import Cell, ModelSpace, SpaceError, Supernet
 from spacelang.hub import DARTS as DartsSpace
 from spacelang.hub.operations.cell_operations import DropPath, make_operation
-from spacelang.supernet import ExecutionName, edge_by_edge
+from spacelang.supernet import ExecutionName, edge_by_edge, joined
 from spacelang.supernet.bundle_torch import grouped, stacks
-from spacelang.supernet.bundles import Bundle, Wiring, compute, reference
+from spacelang.supernet.bundles import Bundle, ByKernels, Wiring, reference
 from spacelang.supernet.native import library
 from spacelang.supernet.native import operators as native
 
@@ -232,7 +232,7 @@ def test_drop_path_runs_in_bundles_and_scales_samples() -> None:
     assert drop.eval().sample_factors(x) is None
 
 
-@pytest.mark.parametrize(("joined", "pooled"), [(0, False), (2**23, False), (0, True)])
+@pytest.mark.parametrize(("bytes_joined", "pooled"), [(0, False), (2**23, False), (0, True)])
 @pytest.mark.parametrize("per_sample", [False, True])
 @pytest.mark.parametrize("of_batch", [False, True])
 @pytest.mark.parametrize("stride", [1, 2])
@@ -240,12 +240,12 @@ def test_bundles_have_the_derivatives_of_their_reference(
     stride: int,
     of_batch: bool,
     per_sample: bool,
-    joined: int,
+    bytes_joined: int,
     pooled: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Outputs, first and second derivatives; chains of one shape joined or not, strides, one silent chain."""
-    monkeypatch.setattr(stacks, "JOINED_BYTES", joined)
+    monkeypatch.setattr(stacks, "JOINED_BYTES", bytes_joined)
     pools = ((3, stride, True), (3, stride, False), (5, stride, True)) if pooled else ()
     generator = torch.Generator().manual_seed(0)
 
@@ -270,14 +270,14 @@ def test_bundles_have_the_derivatives_of_their_reference(
     # The feature depends on x, as pools and the identity do.
     given = [feature * x.tanh()[:, :, ::stride, ::stride]]
     bundle = Bundle(wiring, of_batch, x, mix, given, weights, running)
-    executions: list[Any] = [] if library.why_not() else [native]
-    executions += [] if pools else [grouped]
+    engines: list[Any] = [joined, *([] if library.why_not() else [ByKernels(native)])]
+    engines += [] if pools else [ByKernels(grouped)]
     found: list[list[Tensor]] = []
     options: dict[str, Any] = {"retain_graph": True, "allow_unused": True}
     silent = [15, 16]  # weights of the seventh block, the fifth chain
-    for kernels in (None, *executions):
+    for engine in (None, *engines):
         for twice in (False, True):
-            outs = reference(bundle) if kernels is None else compute(bundle, kernels)[0]
+            outs = reference(bundle) if engine is None else engine.compute(bundle)[0]
             losses = [out.sin().sum() for out in outs]
             gradients = torch.autograd.grad(losses, inputs, create_graph=twice, **options)
             assert [i for i, g in enumerate(gradients) if g is None] == silent

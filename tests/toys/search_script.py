@@ -1,6 +1,6 @@
 """A small search on digits: made by tests in their process, and a script to be killed or distributed.
 
-python tests/toys/search_script.py DIRECTORY OUTPUT.json STRATEGY[,STRATEGY...] [resume] [ddp]
+python tests/toys/search_script.py DIRECTORY OUTPUT.json STRATEGY[,STRATEGY...] [resume] [ddp] [torch]
 
 NAME in the paths stands for the strategy, RANK for the process.
 """
@@ -25,6 +25,7 @@ def make(
     method: Any = None,
     space: Any = None,
     checkpoint: bool = False,
+    execution: Any = "auto",
     **trainer: Any,
 ) -> Any:
     """Experiment over three cells, or a given space, on 192 digits: 3 training batches an epoch."""
@@ -47,7 +48,8 @@ def make(
     evaluator = Lightning(module, train_dataloaders=train, val_dataloaders=val, **(settings | trainer))
     space = space or DartsSpace(4, 3, (1, 8, 10), num_nodes=2, drop_path_prob=0.2)
     method = method or DARTS(learning_rate=0.01)
-    return Experiment(space, evaluator, method, directory=directory, seed=seed, checkpoint=checkpoint)
+    settings = {"seed": seed, "checkpoint": checkpoint, "execution": execution}
+    return Experiment(space, evaluator, method, directory=directory, **settings)
 
 
 def strategies() -> dict[str, Any]:
@@ -223,11 +225,12 @@ def main() -> None:
     """Run the strategies named on the command line in turn and write the outcomes of this rank."""
     directory, output, names, *flags = sys.argv[1:]
     torch.set_num_threads(1)
-    distributed = {"strategy": "ddp", "devices": 2} if "ddp" in flags else {}
+    settings: dict[str, Any] = {"strategy": "ddp", "devices": 2} if "ddp" in flags else {}
+    settings["execution"] = "torch" if "torch" in flags else "auto"
     methods = every_strategy()
     for name in names.split(","):
         folder = Path(directory.replace("NAME", name))
-        experiment = make(folder, method=methods[name], space=space_of(name), **distributed)
+        experiment = make(folder, method=methods[name], space=space_of(name), **settings)
         experiment.run(resume="resume" in flags)
         path = output.replace("RANK", os.environ.get("LOCAL_RANK", "0")).replace("NAME", name)
         Path(path).write_text(json.dumps(outcome(experiment)))
