@@ -39,7 +39,8 @@ class Steps:
     """An operation as a shared beginning and the rest.
 
     Args:
-        shared: `(key, module)` of each shared step; the key stands for the whole beginning up to it.
+        shared: `(key, module)` of each shared step; the key stands for the whole beginning up to it, with its
+            statistics.
         rest: Modules after it.
     """
 
@@ -99,9 +100,14 @@ def split(operation: nn.Module) -> Steps:
         signature = _signature(module)
         if signature is None or any(hooks(module)):
             break
-        key = (*key, signature)
+        # Statistics are a module's own: alike are only those that `unify` made one.
+        key = (*key, signature, id(module) if _has_statistics(module) else None)
         shared.append((key, module))
     return Steps(tuple(shared), tuple(modules[len(shared) :]))
+
+
+def _has_statistics(module: nn.Module) -> bool:
+    return next(module.buffers(), None) is not None
 
 
 def unify(operations: list[nn.Module]) -> None:
@@ -114,7 +120,9 @@ def unify(operations: list[nn.Module]) -> None:
     for operation in operations:
         if type(operation) is not nn.Sequential:
             continue
-        for position, (key, module) in enumerate(split(operation).shared):
+        key: tuple[Hashable, ...] = ()
+        for position, (_, module) in enumerate(split(operation).shared):
+            key = (*key, _signature(module))
             owner = owners.setdefault(key, module)
             if not _same_buffers(owner, module):
                 break

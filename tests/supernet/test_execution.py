@@ -129,6 +129,19 @@ def twins(
     return supernet.double(), plain.double()
 
 
+@NATIVE
+@pytest.mark.parametrize("execution", ["torch", "native"])
+def test_statistics_that_differ_stay_apart_in_a_mixture(execution: ExecutionName) -> None:
+    """In a space that was trained, edges of one node have normalisations of their own after equal pools."""
+    space = OneCell(("max_pool_3x3", "avg_pool_3x3", "conv_1x1"), 2, 8, 1, 2).double()
+    randomise_statistics(space)
+    x = torch.randn(2, 8, 6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    supernet, plain = Supernet(space, execution=execution), edge_by_edge(space)
+    for training in (True, False):
+        weights = [random_mixture(network.train(training), 0) for network in (supernet, plain)]
+        check_close(results(supernet, x, weights[0]), results(plain, x, weights[1]))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [10, pytest.param(200, marks=pytest.mark.exhaustive)])
 def test_random_cells_are_those_of_the_plain_form(count: int) -> None:
