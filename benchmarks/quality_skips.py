@@ -44,7 +44,7 @@ TRAININGS = 2
 OPERATIONS = {"S2": ("skip_connect", "sep_conv_3x3"), "S3": ("none", "skip_connect", "sep_conv_3x3")}
 
 _RATE: dict[str, Any] = {"learning_rate": 3e-2, "weight_decay": 0.0}
-_GROWTH: dict[str, Any] = {"every": 5, "window": 2, "distance": 2, "first_epoch": 30}
+_GROWTH: dict[str, Any] = {"every": 5, "window": 3, "distance": 2, "first_epoch": 30}
 _MONITOR = s.Monitor(eigenvalue=True, every=EPOCHS - 1)
 _LOGITS: dict[str, Any] = {**_RATE, "extras": (_MONITOR,)}
 RANDOM = "random architectures"
