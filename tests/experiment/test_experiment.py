@@ -104,7 +104,7 @@ def test_a_checkpoint_is_plain_data(finished: Any) -> None:
     (state,) = [s for key, s in checkpoint["callbacks"].items() if key.startswith("GradientSearch")]
     assert set(state) == {
         *("logits", "moments", "history", "alive", "schedule", "records", "stopped"),
-        *("ranked", "judged", "best_of_epochs"),
+        *("ranked", "derived", "best_of_epochs"),
     }
 
 

@@ -124,6 +124,7 @@ def experiment(name: str, strategy: str, folder: Path) -> Experiment:
     return Experiment(space, TwoSteps(small.image), STRATEGIES[strategy], directory=folder, seed=0)
 
 
+@pytest.mark.filterwarnings("ignore:.* derived a dead network")  # two steps may keep zeros
 @pytest.mark.parametrize(("name", "strategy"), list(searches()))
 def test_two_steps(name: str, strategy: str, tmp_path: Path) -> None:
     search = experiment(name, strategy, tmp_path / "run")
