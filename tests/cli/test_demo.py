@@ -72,6 +72,7 @@ def held_out_accuracy(model: object, folder: Path) -> float:
     return accuracy
 
 
+@pytest.mark.exhaustive
 def test_the_same_seed_gives_the_same_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     exported = SimpleNamespace(max_difference=0.0)  # exporting takes half the time, and no random number
     monkeypatch.setattr("spacelang.cli.demo_run.export_onnx", lambda *_, **__: exported)

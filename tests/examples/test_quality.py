@@ -118,7 +118,11 @@ def test_two_strategies_and_a_second_call(
     assert "| one random architecture (825) | 70.8 ± 1.1 |" in page.read_text()
 
 
-@pytest.mark.slow
+def test_every_method_against_skips_can_be_made(benchmark_script: Load) -> None:
+    assert [make().stages for make in benchmark_script("quality_skips").METHODS.values()] == [1] * 10
+
+
+@pytest.mark.exhaustive
 def test_one_search_of_the_skips(
     benchmark_script: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:

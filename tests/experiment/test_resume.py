@@ -158,7 +158,8 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
 
 
 # `tests/faults` sends these and SIGTERM to searches that have no imports to make.
-@pytest.mark.parametrize("how", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.exhaustive)])
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_a_killed_process(tmp_path: Path, uninterrupted: Any, how: signal.Signals) -> None:
     """Kill -9 or Ctrl-C once the first checkpoint is there, then resume in a new process."""
     run, output = tmp_path / "run", tmp_path / "outcome.json"
@@ -179,7 +180,7 @@ def test_a_killed_process(tmp_path: Path, uninterrupted: Any, how: signal.Signal
 
 
 # Strategies that draw, decide, prune, train controllers or judge networks, each in its own way.
-IN_TWO = ("darts-extras", "pdarts", "sgas", "gdas", "proxyless-two", "metadapt", "spos", "enas")
+IN_TWO = ("darts-extras", "sgas", "proxyless-two", "metadapt", "enas")
 
 
 @pytest.mark.parametrize("others", [False, pytest.param(True, marks=pytest.mark.exhaustive)])
@@ -207,6 +208,7 @@ def run_in_two(folder: Path, names: Sequence[str], *flags: str) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
 
 
+@pytest.mark.exhaustive  # bundles take the execution that they get
 def test_the_torch_execution_in_two_processes(tmp_path: Path) -> None:
     """The others run natively where they can."""
     run_in_two(tmp_path, ["darts"], "torch")

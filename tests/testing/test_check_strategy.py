@@ -90,7 +90,10 @@ STRATEGIES = {
 
 
 # Forms of a strategy that another one stands for.
-FORMS = ("darts-2-exact", "sgas-1", "gdas-gates", "gdas-straight-through", "proxyless", "dropout", "sdarts")
+FORMS = (
+    *("darts-2-exact", "sgas-1", "gdas-gates", "gdas-straight-through", "proxyless", "dropout", "sdarts"),
+    *("penalty", "strength", "gaea-gdas"),
+)
 
 
 @pytest.mark.parametrize(

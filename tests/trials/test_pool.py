@@ -50,7 +50,7 @@ def test_one_at_a_time_gives_the_same_trials_everywhere(tmp_path: Path) -> None:
     assert toy.trials_of(there) == toy.trials_of(here)
 
 
-@pytest.mark.parametrize("method", ["forkserver", "spawn"])
+@pytest.mark.parametrize("method", ["forkserver", pytest.param("spawn", marks=pytest.mark.exhaustive)])
 def test_processes_that_import_everything_anew(tmp_path: Path, method: str) -> None:
     """In a process of its own: what pytest imports by path has no name a new process could import."""
     command = [sys.executable, str(SCRIPT), str(tmp_path / "run"), method, "3"]
