@@ -38,20 +38,20 @@ def make() -> GraphCells:
     return GraphCells(width=8, in_features=34, num_classes=2)
 
 
-def training(train: Tensor, val: Tensor, epochs: int) -> Nodes:
-    """Return a training on some members, measured on others."""
+def training(train: Tensor, val: Tensor, epochs: int, steps: int = 1) -> Nodes:
+    """Return a training on some members, measured on others; each step of an epoch sees the whole graph."""
     loaders = [
-        DataLoader([GraphBatch(CLUB.x, CLUB.edge_index, CLUB.y, members)], batch_size=None)
+        DataLoader([GraphBatch(CLUB.x, CLUB.edge_index, CLUB.y, members)] * steps, batch_size=None)
         for members in (train, val)
     ]
     data = {"train_dataloaders": loaders[0], "val_dataloaders": loaders[1], "max_epochs": epochs}
     return Nodes(learning_rate=1e-2, weight_decay=1e-3, **data, **QUIET)
 
 
-def found(epochs: int, seed: int, folder: Path) -> Mapping[str, Any]:
+def found(epochs: int, steps: int, seed: int, folder: Path) -> Mapping[str, Any]:
     """Return the cell that SGAS finds."""
     strategy = SGAS(learning_rate=3e-3, first_decision=9, period=7)
-    evaluator = training(CLUB.train, CLUB.val, epochs)
+    evaluator = training(CLUB.train, CLUB.val, epochs, steps)
     experiment = Experiment(make(), evaluator, strategy, directory=folder, seed=seed)
     experiment.run()
     return experiment.best
@@ -72,6 +72,7 @@ def main() -> None:
     """Search, train, and print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--search-epochs", type=int, default=50)
+    parser.add_argument("--steps", type=int, default=10, help="in an epoch of a search")
     parser.add_argument("--epochs", type=int, default=60, help="epochs of a training from scratch")
     parser.add_argument("--trainings", type=int, default=3, help="of each cell")
     parser.add_argument("--seeds", type=int, default=3, help="searches")
@@ -82,7 +83,8 @@ def main() -> None:
     cells = {"random cells": [space.sample(rng) for _ in range(options.random)]}
     with tempfile.TemporaryDirectory() as folder:
         cells["SGAS"] = [
-            dict(found(options.search_epochs, seed, Path(folder, str(seed)))) for seed in range(options.seeds)
+            dict(found(options.search_epochs, options.steps, seed, Path(folder, str(seed))))
+            for seed in range(options.seeds)
         ]
     print("| cells | test accuracy, % | lowest to highest |\n| --- | ---: | ---: |")
     for name, archs in cells.items():

@@ -39,7 +39,7 @@ def rows_of(lines: list[str]) -> dict[str, float]:
 
 
 def test_cells_of_a_graph(printed: Callable[..., list[str]]) -> None:
-    rows = rows_of(printed("quality_graph", epochs=1, trainings=1, seeds=1, random=2))
+    rows = rows_of(printed("quality_graph", steps=1, epochs=1, trainings=1, seeds=1, random=2))
     assert list(rows) == ["random cells (2)", "SGAS (1)"]
     assert all(0 <= mean <= 100 for mean in rows.values())
 
