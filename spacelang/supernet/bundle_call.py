@@ -166,8 +166,7 @@ class BundleCall:
 
     def _mix(self, group: Group, x: Tensor) -> Tensor:
         """Return the weight of each term, (terms, 1), or (terms, N) if some term has its samples scaled."""
-        assert group.weights is not None
-        weights = group.weights if group.edges is None else group.weights * group.edges[:, None]
+        weights = group.table()
         flat = torch.cat([weights.reshape(-1), weights.new_zeros(1)])
         mix = flat.index_select(0, self._entries_on(flat.device))[:, None]
         drawn = {term: scale.sample_factors(x) for term, scale in self._scales.items()}

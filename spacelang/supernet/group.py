@@ -46,6 +46,7 @@ class Group:
         adds_gates: Whether a candidate that is not executed adds its weight as a plain number.
         silent: Rows x columns, candidates executed though their weight is zero; None for none.
         is_selected: Whether an architecture is selected (and this group active in it).
+        is_exact: Whether a selected architecture is computed bit for bit as its frozen model.
         number: Number that an architecture selected of a range; else its default, and None of other groups.
         transform: Applied to the outputs of candidates; None for nothing.
         transforms: Classes of the candidates whose outputs it is applied to.
@@ -63,6 +64,7 @@ class Group:
     adds_gates: bool = field(init=False, default=False)
     silent: Sequence[Sequence[bool]] | None = field(init=False, default=None)
     is_selected: bool = field(init=False, default=False)
+    is_exact: bool = field(init=False, default=True)
     number: float | None = field(init=False, default=None)
     transform: Transform | None = field(init=False, default=None)
     transforms: tuple[type[nn.Module], ...] = field(init=False, default=(nn.Module,))
@@ -204,7 +206,7 @@ class Group:
                     where = f" on edge {self.rows[r]}" if self.topology else ""
                     raise SpaceError(f"{self.label!r}: candidate {self.columns[k]!r}{where} was pruned.")
 
-    def select(self, arch: Mapping[str, Any]) -> None:
+    def select(self, arch: Mapping[str, Any], *, exact: bool = True) -> None:
         """Compute with the one-hot mixture of an architecture; a group it leaves inactive runs nothing."""
         counts = self._counts(arch)
         self.active = tuple(tuple(k for k, n in enumerate(row) for _ in range(n)) for row in counts)
@@ -213,14 +215,21 @@ class Group:
         self.adds_gates = False
         self.silent = None
         self.is_selected = any(self.active)
+        self.is_exact = exact
         decision = self.decisions[0]
         if isinstance(decision, Interval) and self.is_selected:
             self.number = decision.parse(arch[decision.label])
 
     def computing(self) -> dict[str, Any]:
         """Return the attributes that `mix` and `select` set."""
-        names = ("weights", "edges", "adds_gates", "silent", "is_selected", "active", "number")
+        names = ("weights", "edges", "adds_gates", "silent", "is_selected", "is_exact", "active", "number")
         return {name: getattr(self, name) for name in names}
+
+    def table(self) -> Tensor:
+        """Return the weight of every candidate, (rows, columns): one for each time that one is selected."""
+        if self.weights is not None:
+            return self.weights if self.edges is None else self.weights * self.edges[:, None]
+        return torch.tensor([[float(row.count(k)) for k in range(len(self.columns))] for row in self.active])
 
     def _counts(self, arch: Mapping[str, Any]) -> list[list[int]]:
         """Return how often an architecture uses each entry of the table."""

@@ -165,7 +165,9 @@ class MixedCell(Mixed):
     def _bundle_call(self, source: int) -> BundleCall | None:
         """Return how the active candidates of a source run together; None if nothing does."""
         group = self.group
-        if self.plan is None or group.weights is None:
+        # With PyTorch alone a single path is faster as modules.
+        as_modules = group.weights is None and (group.is_exact or self.execution.native is None)
+        if self.plan is None or as_modules:
             return None
         leaving = self.plan.leaving.get(source, ())
         active = [planned for planned in leaving if planned.column in group.active[planned.row]]

@@ -298,15 +298,20 @@ class Supernet(nn.Module):
                 silent=unheard.get(label),
             )
 
-    def select(self, arch: Mapping[str, Any]) -> None:
+    def select(self, arch: Mapping[str, Any], *, exact: bool = True) -> None:
         """Compute as one architecture: only its path runs, bit for bit as its frozen model does.
+
+        Args:
+            arch: Architecture.
+            exact: Whether it must be bit for bit. Otherwise the kernels of the execution compute the path:
+                the same numbers up to rounding, faster.
 
         Raises:
             SpaceError: `arch` is invalid or needs a pruned candidate.
         """
         canonical = self._alive(arch)
         for group in self.groups.values():
-            group.select(canonical)
+            group.select(canonical, exact=exact)
 
     @contextmanager
     def mixture_kept(self) -> Iterator[None]:

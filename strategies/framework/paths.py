@@ -203,7 +203,7 @@ class PathSearch(OneShotSearch):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Select the path to train."""
-        self.supernet.select(self.sample())
+        self.supernet.select(self.sample(), exact=False)
 
     def conclude(self) -> None:
         """Rank architectures."""

@@ -179,7 +179,7 @@ class ElasticSearch(PathSearch):
         """Select the first architecture to train."""
         self._batch = batch, batch_idx
         self._paths = self.paths()
-        self.supernet.select(self._paths[0])
+        self.supernet.select(self._paths[0], exact=False)
 
     def let_go(self) -> None:
         """Let go of the Trainer and of the supernet's calls."""
@@ -198,9 +198,9 @@ class ElasticSearch(PathSearch):
             return loss
         total = self._own_loss(0, loss)
         for place, arch in enumerate(self._paths[1:], 1):
-            self.supernet.select(arch)
+            self.supernet.select(arch, exact=False)
             total = total + self._own_loss(place, self.training.loss(*self._batch))
-        self.supernet.select(self._paths[0])
+        self.supernet.select(self._paths[0], exact=False)
         return total
 
     def _own_loss(self, place: int, loss: Tensor) -> Tensor:

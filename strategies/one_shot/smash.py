@@ -168,9 +168,9 @@ class HyperSupernet(Supernet):
         self.network.hypernetwork = HyperNetwork(features, shapes, settings)
         self._arch = self.decision_space.default()
 
-    def select(self, arch: Mapping[str, Any]) -> None:
+    def select(self, arch: Mapping[str, Any], *, exact: bool = True) -> None:
         """Compute as one architecture, with weights made for it."""
-        super().select(arch)
+        super().select(arch, exact=exact)
         self._arch = self.decision_space.canonical(arch)
 
     @contextmanager

@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import geometric_mean
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import Phase, given, settings
@@ -97,10 +98,14 @@ class OneCell(ModelSpace):
 
 
 def results(supernet: Supernet, x: Tensor, weights: dict[str, Tensor], **options: Any) -> dict[str, Tensor]:
-    """Output, gradients and statistics of a step."""
+    """Output, gradients and statistics of a step with a mixture."""
+    supernet.set_mixture(weights, **options)
+    return results_as_set(supernet, x, weights)
+
+
+def results_as_set(supernet: Supernet, x: Tensor, weights: dict[str, Tensor]) -> dict[str, Tensor]:
     x = x.clone().requires_grad_()
     supernet.zero_grad()
-    supernet.set_mixture(weights, **options)
     output = supernet(x)
     factors = torch.linspace(-1, 2, output.numel(), dtype=x.dtype).view(output.shape)
     (output * factors).sum().backward()
@@ -344,6 +349,34 @@ def test_a_selected_architecture_is_its_frozen_model_bit_for_bit() -> None:
     supernet.select(arch)
     x = torch.randn(2, 6, 5, 5, dtype=torch.float64)
     assert torch.equal(supernet(x), supernet.freeze(arch)(x))
+
+
+@NATIVE
+@pytest.mark.parametrize("training", [True, False])
+def test_a_path_that_need_not_be_exact_runs_in_kernels(
+    training: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+    forward = native.forward
+    monkeypatch.setattr(native, "forward", lambda bundle: calls.append(bundle) or forward(bundle))
+    torch.manual_seed(0)
+    space = OneCell(("sep_conv_3x3", "dil_conv_5x5", "max_pool_3x3", "skip_connect"), 3, 6, 1, 2)
+    supernet, _ = twins(space)
+    modules = copy.deepcopy(supernet.train(training))
+    rng = np.random.default_rng(0)
+    archs = [supernet.decision_space.sample(rng) for _ in range(4)]
+    twice = {
+        name: 0 if "input" in name else "sep_conv_3x3" for name in archs[0]
+    }  # one operation in two slots
+    x = torch.randn(3, 6, 5, 6, dtype=torch.float64)
+    for arch in (*archs, twice):
+        supernet.select(arch, exact=False)
+        found = results_as_set(supernet, x, {})
+        before = len(calls)
+        modules.select(arch)
+        check_close(found, results_as_set(modules, x, {}))
+        assert len(calls) == before
+    assert len(calls) >= len(archs)
 
 
 def test_the_plan_says_how_each_candidate_runs_and_why() -> None:

@@ -48,17 +48,17 @@ template <class T> static void backward(const Call& call) {
     const Array<T> framed = call.grad_depthwise ? framed_inputs<T>(call, sizes) : Array<T>();
     const auto shared = shares(call, call.threads);
     std::vector<Backward<T>*> found(call.threads, nullptr);
-    Array<double> sums(call.pools * call.N * 2 * sizes.P);
+    PoolGradients<T> of_pools(call, sizes);
     on_threads(call.threads, [&](int64_t t) {
-        for (int64_t n = t; call.pools && n < call.N; n += call.threads) pool_sums(call, sizes, n, sums.data());
+        for (int64_t n = t; call.pools && n < call.N; n += call.threads) pool_gradients(call, sizes, n, of_pools);
         found[t] = new Backward<T>(call, sizes);
         for (int64_t j : shared[t]) chain_backward(call, sizes, framed.data(), j, *found[t]);
     });
     on_threads(call.threads, [&](int64_t t) {
         for (int64_t n = t; n < call.N; n += call.threads) {
             gather_grad_x(call, sizes, found, strided, n);
-            if (call.pools) pools_backward(call, sizes, sums.data(), n);
-            weighted_sum_backward(call, sizes, n);
+            if (call.pools) pools_backward(call, sizes, of_pools, n);
+            given_backward(call, sizes, n);
         }
     });
     for (Backward<T>* part : found) delete part;

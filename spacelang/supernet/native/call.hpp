@@ -33,6 +33,8 @@ struct Call {
     void* grad_mix;
     void* const* grad_depthwise;
     void* const* grad_pointwise;
+
+    int64_t term(int64_t edge, int64_t feature) const { return chains + edge * features + feature; }
 };
 
 // Sizes that all functions below share.

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "norms.hpp"
+#include "sums.hpp"
 
 struct Pool {
     int kernel, stride;
@@ -92,42 +93,35 @@ template <class T> static void run_pool(const Call& call, const Sizes<T>& sizes,
     else running_statistics(call, sizes, block, statistics);
 }
 
-// Gradients of the weights of the pools of image n; and what a pool's batch norm takes back, sums (pools, N, 2, P).
-template <class T> static void pool_sums(const Call& call, const Sizes<T>& sizes, int64_t n, double* sums) {
-    const int64_t P = sizes.P, blocks = call.chain_start[call.chains];
-    Array<T> wide;
-    Array<double> of_edge(2 * P);
-    for (int64_t e = 0; e < call.edges; e++) {
-        const T* g = widened((const T*)call.grad_out[e] + n * sizes.pixels * call.C, sizes.pixels, call.C, P, wide);
-        for (int64_t f = 0; f < call.pools; f++) {
-            const int64_t term = call.chains + e * call.features + f, block = blocks + f;
-            const T* y = (const T*)call.normalised + block * sizes.block + n * sizes.image;
-            gradient_sums<T, false>(g, y, (const T*)call.statistics + block * 3 * P, sizes, of_edge.data());
-            double of_weight = 0;
-            for (int64_t c = 0; c < P; c++) of_weight += of_edge[P + c];
-            if (call.grad_mix) ((T*)call.grad_mix)[term * call.N + n] = (T)of_weight;
-            double* total = sums + (f * call.N + n) * 2 * P;
-            for (int64_t c = 0; c < 2 * P; c++) total[c] += mix_of<T>(call, term, n) * of_edge[c];
-        }
-    }
-}
+// What the norms of the pools are handed back: gradients of their outputs, and sums of these.
+template <class T> struct PoolGradients {
+    Array<T> grads;      // (pools, N, pixels, P)
+    Array<double> sums;  // (pools, N, 2, P)
+    PoolGradients(const Call& call, const Sizes<T>& s)
+        : grads(call.pools * s.block), sums(call.pools * call.N * 2 * s.P) {}
+};
 
-// Gradients of all edges for the output of a pool's batch norm, image n; (pixels, P).
-template <class T> static void pool_gradient(const Call& call, const Sizes<T>& sizes, int64_t pool, int64_t n, Array<T>& total) {
+// Fill those of image n; and find the gradients of the pools' weights.
+template <class T> static void pool_gradients(const Call& call, const Sizes<T>& sizes, int64_t n, PoolGradients<T>& found) {
     const int64_t P = sizes.P, C = call.C;
-    std::fill(total.begin(), total.end(), (T)0);
-    for (int64_t e = 0; e < call.edges; e++) {
-        const T weight = mix_of<T>(call, call.chains + e * call.features + pool, n);
-        const T* g = (const T*)call.grad_out[e] + n * sizes.pixels * C;
-        if (P == C) for (int64_t i = 0; i < sizes.image; i++) total[i] += weight * g[i];
-        else for (int64_t m = 0; m < sizes.pixels; m++) for (int64_t c = 0; c < C; c++) total[m * P + c] += weight * g[m * C + c];
+    Array<T> feature(sizes.pixels * C), narrow(P == C ? 0 : sizes.pixels * C);
+    for (int64_t f = 0; f < call.pools; f++) {
+        const int64_t block = call.chain_start[call.chains] + f;
+        const T* y = (const T*)call.normalised + block * sizes.block + n * sizes.image;
+        const T* statistics = (const T*)call.statistics + block * 3 * P;
+        for (int64_t m = 0; m < sizes.pixels; m++)
+            for (int64_t c = 0; c < C; c++) feature[m * C + c] = (y[m * P + c] - statistics[c]) * statistics[P + c];
+        T* grad = &found.grads[f * sizes.block + n * sizes.image];
+        feature_backward(call, sizes, f, n, feature.data(), P == C ? grad : narrow.data());
+        if (P != C) for (int64_t m = 0; m < sizes.pixels; m++) std::memcpy(grad + m * P, &narrow[m * C], C * sizeof(T));
+        gradient_sums<T, false>(grad, y, statistics, sizes, &found.sums[(f * call.N + n) * 2 * P]);
     }
 }
 
-// Add what the pools pass back to grad_x, image n; `sums` are those of all images.
-template <class T> static void pools_backward(const Call& call, const Sizes<T>& sizes, const double* sums, int64_t n) {
+// Add what the pools pass back to grad_x, image n.
+template <class T> static void pools_backward(const Call& call, const Sizes<T>& sizes, const PoolGradients<T>& found, int64_t n) {
     const int64_t P = sizes.P, C = call.C, pixels = call.H * call.W;
-    Array<T> wide_x, found(P == C ? 0 : pixels * P), total(sizes.image), grad_y(sizes.image);
+    Array<T> wide_x, passed(P == C ? 0 : pixels * P), grad_y(sizes.image);
     const T* x = image_of_x<T>(call, P, n, wide_x);
     T* grad_x = (T*)call.grad_x + n * pixels * C;
     for (int64_t f = 0; f < call.pools; f++) {
@@ -135,11 +129,10 @@ template <class T> static void pools_backward(const Call& call, const Sizes<T>& 
         const T* y = (const T*)call.normalised + block * sizes.block + n * sizes.image;
         Array<double> totals(2 * P);
         for (int64_t i = 0; i < call.N; i++)
-            for (int64_t c = 0; c < 2 * P; c++) totals[c] += sums[(f * call.N + i) * 2 * P + c];
-        pool_gradient(call, sizes, f, n, total);
-        norm_backward(total.data(), y, (const T*)call.statistics + block * 3 * P, (T)1, totals.data(),
-                      (double)call.N * sizes.pixels, call.batch_statistics, sizes, grad_y.data());
-        pool_scatter(call, Pool(call, f), x, y, grad_y.data(), P, P == C ? grad_x : found.data());
+            for (int64_t c = 0; c < 2 * P; c++) totals[c] += found.sums[(f * call.N + i) * 2 * P + c];
+        norm_backward(&found.grads[f * sizes.block + n * sizes.image], y, (const T*)call.statistics + block * 3 * P, (T)1,
+                      totals.data(), (double)call.N * sizes.pixels, call.batch_statistics, sizes, grad_y.data());
+        pool_scatter(call, Pool(call, f), x, y, grad_y.data(), P, P == C ? grad_x : passed.data());
     }
-    if (P != C) for (int64_t m = 0; m < pixels; m++) for (int64_t c = 0; c < C; c++) grad_x[m * C + c] += found[m * P + c];
+    if (P != C) for (int64_t m = 0; m < pixels; m++) for (int64_t c = 0; c < C; c++) grad_x[m * C + c] += passed[m * P + c];
 }
