@@ -1,18 +1,22 @@
 """Fit how the time of each operation grows with the number of decisions, and of trials.
 
     python benchmarks/growth.py --decisions 10 100 1000 10000 --trials 100 1000 10000 100000
+    python benchmarks/growth.py --decisions 1000 4000 --calls
 
-Time is fitted as size ** exponent, by a line through the logarithms of the larger half of the sizes.
+Time is fitted as size ** exponent, by a line through the logarithms of the larger half of the sizes. With
+`--calls` the number of function calls is, of Python's functions and of compiled ones: the same on every
+machine and in every run.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from collections.abc import Callable, Sequence
 from itertools import islice
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -79,14 +83,39 @@ class Nested(ModelSpace):
         return y
 
 
-def of_a_space(make: Callable[[int], ModelSpace], number: int) -> dict[str, float]:
-    """Return the seconds of each operation of a space."""
-    seconds: dict[str, float] = {}
+Gauge: TypeAlias = Callable[[Callable[[], Any]], tuple[Any, float]]
+"""Runs a function; returns its result and what it took."""
+
+
+def seconds(run: Callable[[], Any]) -> tuple[Any, float]:
+    """Gauge the processor's time."""
+    start = time.process_time()
+    result = run()
+    return result, time.process_time() - start
+
+
+def calls(run: Callable[[], Any]) -> tuple[Any, float]:
+    """Gauge the number of function calls."""
+    found = 0
+
+    def count(frame: object, event: str, argument: object) -> None:
+        nonlocal found
+        found += event in ("call", "c_call")
+
+    sys.setprofile(count)
+    try:
+        result = run()
+    finally:
+        sys.setprofile(None)
+    return result, found
+
+
+def of_a_space(make: Callable[[int], ModelSpace], number: int, gauge: Gauge) -> dict[str, float]:
+    """Return what each operation of a space takes."""
+    taken: dict[str, float] = {}
 
     def timed(name: str, run: Callable[[], Any]) -> Any:
-        start = time.process_time()
-        result = run()
-        seconds[name] = time.process_time() - start
+        result, taken[name] = gauge(run)
         return result
 
     space, x, rng = timed("construction", lambda: make(number)), torch.zeros(1, 2), np.random.default_rng(0)
@@ -107,7 +136,7 @@ def of_a_space(make: Callable[[int], ModelSpace], number: int) -> dict[str, floa
     cost = timed("expected_cost", lambda: expected_cost(space, "flops", x))
     timed("cost of an architecture", lambda: cost.of(arch))
     timed("report", lambda: space.report(x))
-    return seconds
+    return taken
 
 
 def _built(make: Callable[[int], ModelSpace], number: int, arch: dict[str, Any]) -> ModelSpace:
@@ -115,42 +144,42 @@ def _built(make: Callable[[int], ModelSpace], number: int, arch: dict[str, Any])
         return make(number)
 
 
-def of_trials(number: int) -> dict[str, float]:
-    """Return the seconds that a history takes per trial, and to answer when it has them all."""
+def of_trials(number: int, gauge: Gauge) -> dict[str, float]:
+    """Return what a history takes to get all trials, and to answer when it has them."""
     space = Chain(20)
     rng = np.random.default_rng(0)
     known = History(space.decision_space, [Maximize("accuracy"), Minimize("cost")])
     names = list(space.default())
-    start = time.process_time()
-    for index in range(number):
-        values = ("linear", "none")
-        arch = {name: values[index >> k & 1] for k, name in enumerate(names)}
-        metrics = {"accuracy": float(rng.random()), "cost": float(rng.random())}
-        known.add(Trial(index, arch, 0, "done", metrics=metrics))
-    seconds = {"all trials added": time.process_time() - start}
-    asked = {"first answer": known.pareto, "pareto": known.pareto, "top 10": lambda: known.ranked(10)}
-    asked["best of those with weights"] = lambda: known.ranked(1, among=[0, number - 1])
-    for name, ask in asked.items():
-        start = time.process_time()
-        ask()
-        seconds[name] = time.process_time() - start
-    start = time.process_time()
-    assert known.best_trial is not None
-    seconds["best"] = time.process_time() - start
-    return seconds
+
+    def add_all() -> None:
+        for index in range(number):
+            values = ("linear", "none")
+            arch = {name: values[index >> k & 1] for k, name in enumerate(names)}
+            metrics = {"accuracy": float(rng.random()), "cost": float(rng.random())}
+            known.add(Trial(index, arch, 0, "done", metrics=metrics))
+
+    asked: dict[str, Callable[[], Any]] = {
+        "all trials added": add_all,
+        "first answer": known.pareto,
+        "pareto": known.pareto,
+        "top 10": lambda: known.ranked(10),
+        "best of those with weights": lambda: known.ranked(1, among=[0, number - 1]),
+        "best": lambda: known.best_trial,
+    }
+    return {name: gauge(ask)[1] for name, ask in asked.items()}
 
 
-def exponent(sizes: Sequence[int], seconds: Sequence[float]) -> float:
-    """Return the slope of log(seconds) over log(size), of the larger half of the sizes, at least two."""
+def exponent(sizes: Sequence[int], taken: Sequence[float]) -> float:
+    """Return the slope of log(taken) over log(size), of the larger half of the sizes, at least two."""
     first = min(len(sizes) // 2, len(sizes) - 2)
-    return float(np.polyfit(np.log(sizes[first:]), np.log(np.maximum(seconds[first:], 1e-7)), 1)[0])
+    return float(np.polyfit(np.log(sizes[first:]), np.log(np.maximum(taken[first:], 1e-7)), 1)[0])
 
 
 def table(measure: Callable[[int], dict[str, float]], sizes: Sequence[int]) -> dict[str, dict[str, Any]]:
-    """Return for each operation the seconds at each size, and the exponent."""
+    """Return for each operation what it takes at each size, and the exponent."""
     rows = [measure(size) for size in sizes]
-    times = {name: [row[name] for row in rows] for name in rows[0]}
-    return {name: {"seconds": each, "exponent": exponent(sizes, each)} for name, each in times.items()}
+    taken = {name: [row[name] for row in rows] for name in rows[0]}
+    return {name: {"taken": each, "exponent": exponent(sizes, each)} for name, each in taken.items()}
 
 
 def main() -> None:
@@ -160,14 +189,16 @@ def main() -> None:
     parser.add_argument("--depths", type=int, nargs="+", default=[10, 100, 1_000])
     parser.add_argument("--levels", type=int, nargs="+", default=[25, 50, 100, 200])
     parser.add_argument("--trials", type=int, nargs="+", default=[100, 1_000, 10_000, 100_000])
+    parser.add_argument("--calls", action="store_true", help="count function calls instead of seconds")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     args = parser.parse_args()
-    of_a_space(Chain, 2)  # what torch imports when it is first used
+    gauge = calls if args.calls else seconds
+    of_a_space(Chain, 2, gauge)  # what torch imports when it is first used
     measured: dict[str, tuple[Callable[[int], dict[str, float]], list[int]]] = {
-        "independent decisions": (lambda n: of_a_space(Chain, n), args.decisions),
-        "blocks of a Repeat": (lambda n: of_a_space(Deep, n), args.depths),
-        "nested decisions": (lambda n: of_a_space(Nested, n), args.levels),
-        "trials": (of_trials, args.trials),
+        "independent decisions": (lambda n: of_a_space(Chain, n, gauge), args.decisions),
+        "blocks of a Repeat": (lambda n: of_a_space(Deep, n, gauge), args.depths),
+        "nested decisions": (lambda n: of_a_space(Nested, n, gauge), args.levels),
+        "trials": (lambda n: of_trials(n, gauge), args.trials),
     }
     result = {name: {"sizes": sizes, **table(measure, sizes)} for name, (measure, sizes) in measured.items()}
     if args.json:
@@ -177,7 +208,9 @@ def main() -> None:
         print(f"\n{name:28}" + "".join(f"{size:>10,}" for size in rows.pop("sizes")) + "  exponent")
         for operation, row in rows.items():
             print(
-                f"{operation:28}" + "".join(f"{s:10.4f}" for s in row["seconds"]) + f"{row['exponent']:10.2f}"
+                f"{operation:28}"
+                + "".join(f"{t:10.4f}" if gauge is seconds else f"{t:10,}" for t in row["taken"])
+                + f"{row['exponent']:10.2f}"
             )
 
 

@@ -145,14 +145,24 @@ def test_import_time(benchmark_script: Load) -> None:
     assert 0 < added < torch_s
 
 
+@pytest.mark.parametrize("counted", [False, True])
 def test_growth(
-    benchmark_script: Load, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    counted: bool, benchmark_script: Load, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["--decisions", "2", "4", "--depths", "2", "4", "--levels", "2", "4", "--trials", "8", "16"]
+    arguments += ["--calls"] if counted else []
     result = printed(benchmark_script("growth"), arguments, monkeypatch, capsys)
     assert result["independent decisions"]["sizes"] == [2, 4]
     assert {"construction", "trace", "report"} <= result["blocks of a Repeat"].keys()
-    assert all(len(row["seconds"]) == 2 for name, row in result["trials"].items() if name != "sizes")
+    assert all(len(row["taken"]) == 2 for name, row in result["trials"].items() if name != "sizes")
+    assert isinstance(result["trials"]["best"]["taken"][0], int) == counted
+
+
+def test_calls_are_counted(benchmark_script: Load) -> None:
+    assert benchmark_script("growth").calls(lambda: sorted([2, 1])) == (
+        [1, 2],
+        3,
+    )  # lambda, sorted, setprofile
 
 
 def test_an_exponent_is_that_of_the_larger_sizes(benchmark_script: Load) -> None:
