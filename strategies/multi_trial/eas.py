@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from spacelang.trials import Exhausted, History, Proposal, Proposer, Trial
 
 from .rewards import Learner, RewardSettings
 from .stateless import drawn_once
+from .wrappers.screening import without_repetitions
 
 POOL = "pool"
 """The token between two blocks."""
@@ -46,16 +48,18 @@ class EAS(RewardSettings):
     goes `baseline_step` of the way to the mean of R.
 
     Not from the authors' code are: 0.999 as the limit of the accuracy; the inputs of the deeper actor, a
-    learned start and the embeddings of its decisions; blocks that have all their layers are not drawn. A
-    network that is drawn again is trained again; `Deduplicate(EAS())` repeats its value, as theirs does.
+    learned start and the embeddings of its decisions; blocks that have all their layers are not drawn.
+
+    No network is trained twice: the controller learns from the known value of one that is drawn again, as in
+    the authors' code. The search ends after 1,000 such draws in a row.
 
     Args:
         wider_actions: Decisions on widths for each network.
         deeper_actions: Decisions on a further layer for each network.
         start_from: Architecture of the first network; None for the default of the space.
-        stage: Number of trials after which the best network so far takes the place of the first; None for
-            never.
-        batch: Networks of an episode, after which the controller learns.
+        stage: Number of grown networks, repetitions included, after which the best so far takes the place of
+            the first; None for never.
+        batch: Networks of an episode, repetitions included, after which the controller learns.
         learning_rate: Adam's learning rate.
         baseline_step: Share of the way to the mean reward that the baseline goes.
         entropy_weight: Weight of the bonus for undecided controllers.
@@ -103,7 +107,7 @@ class EAS(RewardSettings):
         others = first.keys() - space.architecture_with(space.blocks_of(first)).keys()
         if others:
             raise SpaceError(f"EAS decides layers alone; {name} also decides {quoted(sorted(others))}.")
-        return _Search(self, space, first)
+        return without_repetitions(partial(_Search, self, space, first))
 
 
 class _Search:

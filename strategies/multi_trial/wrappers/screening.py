@@ -41,7 +41,17 @@ class Deduplicate(Wrapped):
 
     def start(self, space: ModelSpace) -> Proposer:
         """Begin a search."""
-        return _Deduplicating(self.starter(space), self.tries)
+        return without_repetitions(self.starter(space), self.tries)
+
+
+def without_repetitions(start: Callable[[], Proposer], tries: int = 1000) -> Proposer:
+    """Return the proposer that `start` makes, in a wrapper that tries no architecture twice.
+
+    Args:
+        start: Function that begins a search.
+        tries: See `Deduplicate`.
+    """
+    return _Deduplicating(start, tries)
 
 
 @dataclass(frozen=True)

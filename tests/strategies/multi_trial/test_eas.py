@@ -13,7 +13,7 @@ import torch
 from spacelang import Experiment, SpaceError, value_choice
 from spacelang.hub import PlainCNN
 from spacelang.models import BlockOptions, Layer
-from spacelang.strategies import EAS, Deduplicate
+from spacelang.strategies import EAS
 from spacelang.strategies.multi_trial.eas import Growth, GrowthController, advantages_of, tangent
 from spacelang.testing import check_strategy
 from spacelang.trials import Exhausted, Trial
@@ -152,17 +152,17 @@ def test_the_gradient_by_hand() -> None:
     proposer: Any = settings.start(space())
     history = search(settings, space(), accuracy, 3)
     proposer.ask(history, np.random.default_rng(0))
-    policy = proposer._policy
+    policy = proposer.inner._policy
     fresh = GrowthController(space().options, 4, 3, torch.Generator())
     seeded: Any = settings.start(space())
     seeded.ask(history.of([history[0]]), np.random.default_rng(0))
-    fresh.load_state_dict(seeded._policy.controller.state_dict())
+    fresh.load_state_dict(seeded.inner._policy.controller.state_dict())
     trials = [history[1], history[2]]
     rewards = [tangent(history.score(trial)) for trial in trials]
     baseline = 0.95 * sum(rewards) / 2
     loss = torch.zeros(())
     for trial, reward in zip(trials, rewards, strict=True):
-        walk = Growth(fresh, space().blocks_of(history[0].arch), given=trial.note["draws"])
+        walk = Growth(fresh, space().blocks_of(history[0].arch), given=trial.note["inner"]["draws"])
         walk.widen()
         walk.deepen()
         loss = loss - ((reward - baseline) * walk.log_prob + 1e-5 * walk.entropy) / 2
@@ -174,27 +174,38 @@ def test_the_gradient_by_hand() -> None:
 
 def test_parents_and_stages() -> None:
     """The first network is the parent until a stage ends; then the best so far is."""
-    settings = EAS(batch=2, stage=3, wider_actions=1, deeper_actions=1)
+    settings = EAS(batch=2, stage=3, wider_actions=1, deeper_actions=1, embedding=4, hidden=4)
     history = search(settings, space(), accuracy, 8)
     assert history[0].arch == space().default()
     parents = [history[number].note.get("parent") for number in range(8)]
     best = max(range(4), key=lambda number: (accuracy(history[number])["value"], -number))
     assert parents[:4] == [None, 0, 0, 0]
     assert parents[4:7] == [best] * 3
-    assert search(EAS(batch=2), space(), accuracy, 6)[5].note["parent"] == 0
+    small = EAS(batch=2, wider_actions=1, deeper_actions=1, embedding=4, hidden=4)
+    assert search(small, space(), accuracy, 6)[5].note["parent"] == 0
 
 
 def test_a_network_that_is_drawn_again_repeats_its_value() -> None:
     """The controller learns from repetitions; the history has each network once, and the parent of each."""
     settings = EAS(batch=2, wider_actions=1, deeper_actions=0, embedding=4, hidden=4)
-    history = search(Deduplicate(settings), space(), accuracy, 6)
+    trained: list[str] = []
+
+    def measure(trial: Trial) -> dict[str, float]:
+        trained.append(str(trial.arch))
+        return accuracy(trial)
+
+    history = search(settings, space(), measure, 6)
+    assert len(set(trained)) == len(trained) == 6
     values = {str(trial.arch): trial.metrics for trial in history}
-    assert len(values) == 6
     repeated = [entry for trial in history for entry in trial.note["passed_over"]]
     assert repeated
     assert all(entry["metrics"] == values[str(entry["arch"])] for entry in repeated)
     assert all("draws" in entry["note"] for entry in repeated)
     assert [trial.note.get("parent") for trial in history] == [None, 0, 0, 0, 0, 0]
+    proposer: Any = settings.start(space())  # a new one, as after an interruption
+    again = proposer.ask(history, np.random.default_rng((0, 6)))
+    assert len(proposer.view) == len(history) + len(repeated) + len(again.note["passed_over"])
+    assert proposer.inner._policy._next == 1 + 2 * ((len(proposer.view) - 1) // 2)  # batches of view's trials
 
 
 def test_nothing_grows_before_the_first_network_is_trained() -> None:
@@ -205,9 +216,15 @@ def test_nothing_grows_before_the_first_network_is_trained() -> None:
 
 
 def test_it_learns() -> None:
-    """Where wide layers are rewarded the controller comes to widen them."""
+    """Where wide layers are rewarded the controller comes to widen them, here with repetitions as trials."""
     settings = EAS(batch=5, wider_actions=1, deeper_actions=0, learning_rate=0.05, embedding=4, hidden=4)
-    history = search(settings, space(), lambda t: {"value": accuracy(t)["value"] * 2}, 61)
+
+    class Bare:
+        def start(self, space: Any) -> Any:
+            proposer: Any = settings.start(space)
+            return proposer.inner
+
+    history = search(Bare(), space(), lambda t: {"value": accuracy(t)["value"] * 2}, 61)
     widths = [sum(x.width for b in space().blocks_of(t.arch) for x in b) for t in history]
     assert np.mean(widths[-10:]) > np.mean(widths[1:11])
     assert np.mean(widths[-10:]) > 0.95 * (8 + 8 + 16)  # of at most 32
