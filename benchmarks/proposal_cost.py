@@ -10,6 +10,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,14 @@ from spacelang.evaluators import Tabular
 from spacelang.hub import DigitsCells, PlainCNN
 from spacelang.strategies import multi_trial as strategies
 from spacelang.trials import Exhausted, History, Maximize, Rebuilt, Trial, key_of
+
+
+def optuna(sampler: str, **settings: Any) -> strategies.Optuna:
+    """Return a sampler of Optuna by its name."""
+    from optuna import samplers
+
+    return strategies.Optuna(partial(getattr(samplers, sampler), **settings))
+
 
 STRATEGIES: dict[str, Callable[[], Any]] = {
     "Random": strategies.Random,
@@ -36,7 +45,12 @@ STRATEGIES: dict[str, Callable[[], Any]] = {
     "BOGCN": strategies.BOGCN,
     "NAO": strategies.NAO,
     "SemiNAS": strategies.SemiNAS,
-    "Optuna": strategies.Optuna,
+    "BOHB": lambda: strategies.BOHB(max_epochs=3),
+    "Optuna, TPE": lambda: optuna("TPESampler"),
+    "Optuna, GP": lambda: optuna("GPSampler"),
+    "Optuna, NSGA-II": lambda: optuna("NSGAIISampler", population_size=20),
+    "Optuna, CMA-ES": lambda: optuna("CmaEsSampler", warn_independent_sampling=False),
+    "Optuna, QMC": lambda: optuna("QMCSampler", scramble=True, warn_independent_sampling=False),
 }
 
 
@@ -56,9 +70,8 @@ def search(strategy: Any, space: ModelSpace, value: Callable[[Any], float], tria
             seconds.append(time.process_time() - begin)
         arch = history.decisions(proposal.overrides).canonical(proposal.arch)
         metrics = {"value": value(arch)}
-        history.add(
-            Trial(number, arch, number, "done", None, proposal.note, proposal.overrides, metrics=metrics)
-        )
+        made = proposal.max_epochs, proposal.note, proposal.overrides
+        history.add(Trial(number, arch, number, "done", *made, metrics=metrics))
     return seconds
 
 

@@ -184,6 +184,36 @@ def test_mixtures_of_both_steps(search: Any) -> None:
     assert exact.tolist() == pytest.approx([0.2894331104, 0.3906938333, 0.3198730563], abs=1e-10)
 
 
+def test_draws_and_shifts_are_those_of_layers_alone(search: Any) -> None:
+    """Uniform in the warm-up and by softmax(alpha) after it; two alphas mix alone; shares are not shifted."""
+    groups, logits = search.supernet.groups, search.parameters.logits
+    head, way = "block1/head_0", "block1/next"
+    sure = torch.full_like(logits[head], -50.0)
+    sure[0, 4] = 50.0
+    relaxation, generator = search.relaxation, torch.Generator().manual_seed(0)
+    drawn = {
+        epoch: {
+            int(relaxation.mixture(groups[head], sure, Moment(epoch, 3, generator)).weights[0].argmax())
+            for _ in range(60)
+        }
+        for epoch in (0, 1)
+    }
+    assert drawn == {0: set(range(6)), 1: {4}}
+    search.mix("logits")
+    runs = torch.zeros(1, 6, dtype=torch.bool)
+    runs[0, list(groups[head].active[0])] = True
+    assert runs.sum() == 2
+    torch.testing.assert_close(groups[head].weights[runs], logits[head][runs].softmax(0), rtol=0, atol=1e-12)
+    after = {
+        x: logits[x].detach() + torch.arange(float(logits[x].numel())).reshape(logits[x].shape)
+        for x in (head, way)
+    }
+    assert torch.equal(relaxation.settled(groups[way], logits[way].detach(), after[way]), after[way])
+    settled = relaxation.settled(groups[head], logits[head].detach(), after[head])
+    assert torch.equal(settled[~runs], after[head][~runs])  # as Adam left them
+    torch.testing.assert_close(settled[runs].logsumexp(0), logits[head][runs].logsumexp(0))
+
+
 def test_the_cost_moves_what_it_may(search: Any) -> None:
     """Its gradient reaches the shares and the two layers that run, and equals a finite difference."""
     search.mix("logits")

@@ -14,28 +14,42 @@ from spacelang.strategies import (
     DARTS,
     DARTSPT,
     DSNAS,
+    ENAS,
+    GAEA,
     GAEAGDAS,
     GAEAPCDARTS,
     GDAS,
     PCDARTS,
     PDARTS,
+    RDARTS,
     SDARTS,
     SETN,
     SGAS,
+    SMASH,
     SNAS,
+    SPOS,
+    ZODARTS,
     DARTSMinus,
+    DenseNAS,
     DrNAS,
     DropNAS,
     EntropyPenalty,
     FairDARTS,
     GumbelDARTS,
+    MetAdapt,
     Mixture,
     Moment,
+    OneShot,
     OperationDropout,
     Penalty,
+    ProgressiveShrinking,
     ProxylessNAS,
+    RandomOneShot,
+    Sandwich,
     Softmax,
+    ZODARTSPlus,
     ZODARTSPlusPlus,
+    one_shot,
 )
 from spacelang.supernet import Group, Supernet
 from spacelang.testing import check_strategy, toy_spaces
@@ -53,6 +67,7 @@ STAGES: dict[str, Any] = {
     "warmup_epochs": 1,
     "cells": "*",
 }
+FEW: dict[str, Any] = {"calibration_batches": 1, "validation_batches": 1}
 STRATEGIES = {
     "darts": (DARTS(learning_rate=0.05), SOFT),
     "darts-2": (DARTS(order=2, learning_rate=0.05), SOFT),
@@ -74,6 +89,7 @@ STRATEGIES = {
     "fairdarts": (FairDARTS(learning_rate=0.1), SOFT),
     "dartsminus": (DARTSMinus(learning_rate=0.05), SOFT),
     "dropnas": (DropNAS(learning_rate=0.05, drop=0.05), SOFT),
+    "gaea": (GAEA(), SOFT),
     "gaea-pcdarts": (GAEAPCDARTS(partial=2, entropy_weight=0.01), SOFT),
     "gaea-gdas": (GAEAGDAS(warmup_epochs=1), SOFT),
     "sdarts": (SDARTS(learning_rate=0.05), SOFT),
@@ -81,18 +97,24 @@ STRATEGIES = {
     "snas": (SNAS(learning_rate=0.05), SOFT),
     "dsnas": (DSNAS(learning_rate=0.05), SOFT),
     "setn": (SETN(learning_rate=0.05, candidates=3), SOFT),
+    "rdarts": (RDARTS(learning_rate=0.05), SOFT),
+    "zodarts": (ZODARTS(rounds=2), SOFT),
+    "zodarts-plus": (ZODARTSPlus(rounds=2, cooled_every=1), SOFT),
     "zodarts-plus-plus": (
         ZODARTSPlusPlus(rounds=2, cooled_every=1, opened=1, sizes=("depth", "width", "size"), upper=500.0),
         SOFT,
     ),
     "penalty": (DARTS(learning_rate=0.05, extras=(Penalty("params", 500.0),)), SOFT),
+    "random": (RandomOneShot(candidates=3, first_batches=1, finalists=2, **FEW), EVERY),
+    "spos": (SPOS(population=3, generations=2, parents=2, mutations=1, crossovers=1, **FEW), EVERY),
+    "enas": (ENAS(controller_steps=2, samples=2, candidates=2, **FEW), EVERY),
 }
 
 
 # Forms of a strategy that another one stands for.
 FORMS = (
     *("darts-2-exact", "sgas-1", "gdas-gates", "gdas-straight-through", "proxyless", "dropout", "sdarts"),
-    *("penalty", "strength", "gaea-gdas"),
+    *("penalty", "strength", "gaea-gdas", "gaea", "rdarts", "zodarts", "zodarts-plus", "random"),
 )
 
 
@@ -104,6 +126,13 @@ def test_every_strategy_conforms(name: str) -> None:
     result = check_strategy(strategy)
     assert set(result.searched) == expected
     assert set(result.refused) == EVERY - expected
+
+
+def test_every_strategy_with_a_supernet_is_among_them() -> None:
+    """Or is checked in a file of its own."""
+    public = {x for x in vars(one_shot).values() if isinstance(x, type) and issubclass(x, OneShot)}
+    own = {DenseNAS, MetAdapt, ProgressiveShrinking, Sandwich, SMASH}
+    assert {type(strategy) for strategy, _ in STRATEGIES.values()} == public - own
 
 
 def test_refusals_name_the_choice_the_place_and_what_to_do() -> None:
