@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from spacelang.errors import SpaceError, short
+from spacelang.files import require_sha256
 
 _PARTS = ("train", "valid", "test")
 _FILES = (
@@ -59,21 +60,25 @@ def side_by_side(graphs: Sequence[Graph]) -> Graph:
     )
 
 
-def ppi(folder: str | Path) -> GraphSplits:
+def ppi(folder: str | Path, *, sha256: Mapping[str, str] | None = None) -> GraphSplits:
     """Return PPI: 20, 2 and 2 graphs of proteins that interact in a human tissue, with 121 labels a protein.
 
     A protein has 50 features. Each interaction is an edge in both directions, counted once; those of a
-    protein with itself are left out. No trusted checksum of the files is known here.
+    protein with itself are left out. No trusted checksum of the files is known here; pass `sha256` for
+    your own.
 
     Args:
         folder: Folder of the unpacked `ppi.zip` of the authors of GraphSAGE: `train_graph.json`,
             `train_feats.npy`, `train_labels.npy`, `train_graph_id.npy`, and the same of valid and test.
+        sha256: Checksums to compare files with before they are read, {path in the folder: 64 hexadecimal
+            digits}; None for no check.
 
     Raises:
         SpaceError: A file is missing or damaged, or files do not fit together.
 
     Source: W. Hamilton et al., Inductive representation learning on large graphs, arXiv:1706.02216.
     """
+    require_sha256(Path(folder), sha256)
     train, val, test = (_part(Path(folder), part) for part in _PARTS)
     return GraphSplits(train, val, test)
 

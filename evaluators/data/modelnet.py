@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
 from spacelang.errors import SpaceError, require_integer
+from spacelang.files import require_sha256
 
 _PARTS = ("train", "test")
 
@@ -32,12 +33,14 @@ class PointSplits:
     classes: tuple[str, ...]
 
 
-def modelnet(folder: str | Path, points: int = 1024, seed: int = 0) -> PointSplits:
+def modelnet(
+    folder: str | Path, points: int = 1024, seed: int = 0, *, sha256: Mapping[str, str] | None = None
+) -> PointSplits:
     """Return the objects of ModelNet10 or ModelNet40, each as points of its surface, (3, points).
 
     Of meshes, points are drawn uniformly on the surface; a cloud is moved to its centre, and scaled to a
     largest distance of 1. Of clouds in HDF5, the first points are taken as they are, which is the version
-    that PointNet and SGAS read. No trusted checksum of either is known here.
+    that PointNet and SGAS read. No trusted checksum of either is known here; pass `sha256` for your own.
 
     Args:
         folder: Folder of the unpacked `ModelNet10.zip` or `ModelNet40.zip`: a folder for each class with
@@ -45,6 +48,8 @@ def modelnet(folder: str | Path, points: int = 1024, seed: int = 0) -> PointSpli
             `ply_data_train0.h5` and so on, which needs h5py. It is read at every call.
         points: Number of points of a cloud; of clouds in HDF5 at most 2,048.
         seed: Seed of the points of meshes; the global generators are left as they are.
+        sha256: Checksums to compare files with before they are read, {path in the folder: 64 hexadecimal
+            digits}; None for no check.
 
     Raises:
         SpaceError: There is neither, or a file is damaged.
@@ -54,6 +59,7 @@ def modelnet(folder: str | Path, points: int = 1024, seed: int = 0) -> PointSpli
     require_integer("points", points, least=1)
     require_integer("seed", seed, least=0)
     root = Path(folder)
+    require_sha256(root, sha256)
     clouds = {part: sorted(root.glob(f"ply_data_{part}*.h5")) for part in _PARTS}
     if any(clouds.values()):
         return _of_hdf5(root, clouds, points)

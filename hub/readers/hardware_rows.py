@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from spacelang.errors import SpaceError, require_one_of, short
+from spacelang.files import require_sha256
 
 from ..notations import from_nasbench201
 from .columns import Table, read_bytes
@@ -19,7 +20,10 @@ _CONFIG = "config"
 
 
 def read_hw_nas_bench(
-    path: str | os.PathLike[str], *, dataset: Literal["cifar10", "cifar100", "ImageNet16-120"] = "cifar10"
+    path: str | os.PathLike[str],
+    *,
+    dataset: Literal["cifar10", "cifar100", "ImageNet16-120"] = "cifar10",
+    sha256: str | None = None,
 ) -> Table:
     """Read latencies and energies of the cells of NAS-Bench-201 on six devices.
 
@@ -31,6 +35,7 @@ def read_hw_nas_bench(
     Args:
         path: `HW-NAS-Bench-v1_0.pickle`.
         dataset: "cifar10", "cifar100" or "ImageNet16-120".
+        sha256: Checksum to compare the file with before it is read, 64 hexadecimal digits; None for no check.
 
     Returns:
         The columns `arch`, and as in the file `edgegpu_latency`, `edgegpu_energy`, `raspi4_latency`,
@@ -44,6 +49,7 @@ def read_hw_nas_bench(
     """
     require_one_of("dataset", dataset, DATASETS)
     file = Path(path)
+    require_sha256(file, sha256)
     content = read_data(read_bytes(file, _EXPECTED), str(file))
     try:
         metrics: dict[str, Any] = content["nasbench201"][dataset]

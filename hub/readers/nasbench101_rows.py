@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from spacelang.errors import SpaceError, require_one_of, short
+from spacelang.files import require_sha256
 
 from ..nasbench.matrices import GraphLimits
 from ..nasbench.nasbench101 import MOST_EDGES, MOST_VERTICES
@@ -24,7 +25,7 @@ _ACCURACIES = {"train_acc": "train_accuracy", "val_acc": "validation_accuracy", 
 _DOUBLES = ("current_epoch", "training_time", *_ACCURACIES.values())
 
 
-def read_nasbench101(path: str | os.PathLike[str], *, epochs: int = 108) -> Table:
+def read_nasbench101(path: str | os.PathLike[str], *, epochs: int = 108, sha256: str | None = None) -> Table:
     """Read `nasbench_only108.tfrecord` or `nasbench_full.tfrecord`, without TensorFlow.
 
     A row is one of three trainings of a cell; the file does not tell their seeds. Accuracies are fractions.
@@ -42,6 +43,7 @@ def read_nasbench101(path: str | os.PathLike[str], *, epochs: int = 108) -> Tabl
             3d64db8180fb1b0207212f9032205064312b6907a3bbc81eabea10db2f5c7e9c. Each record has a checksum of
             its own, which is compared, and so is the hash of each cell.
         epochs: Length of the trainings: 108, or 4, 12 or 36, which only the full file has.
+        sha256: Checksum to compare the file with before it is read, 64 hexadecimal digits; None for no check.
 
     Returns:
         The columns `arch`, `seed` (0, 1, 2 in the order of the file), `params`, and for both epochs
@@ -54,6 +56,7 @@ def read_nasbench101(path: str | os.PathLike[str], *, epochs: int = 108) -> Tabl
     """
     require_one_of("epochs", epochs, EPOCHS)
     file = Path(path)
+    require_sha256(file, sha256)
     table = as_columns(_rows(file, epochs))
     if not table:
         raise SpaceError(f"'{file}' has no training of {epochs} epochs. Only nasbench_full.tfrecord has all.")

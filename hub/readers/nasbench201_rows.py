@@ -14,6 +14,7 @@ from torch.serialization import safe_globals
 from tqdm import tqdm
 
 from spacelang.errors import SpaceError, quoted, require_integer, require_one_of, short
+from spacelang.files import Checksums, require_sha256
 
 from ..notations import from_nasbench201
 from .columns import Table, as_columns, read_bytes
@@ -29,7 +30,11 @@ _COSTS_OF = 888  # seed whose sizes the authors use where the trainings of one a
 
 
 def read_nasbench201(
-    path: str | os.PathLike[str], *, dataset: Dataset = "cifar10", epochs: int = 200
+    path: str | os.PathLike[str],
+    *,
+    dataset: Dataset = "cifar10",
+    epochs: int = 200,
+    sha256: Checksums | None = None,
 ) -> Table:
     """Read NAS-Bench-201, or the topology or size space of NATS-Bench.
 
@@ -44,6 +49,8 @@ def read_nasbench201(
         dataset: "cifar10", "cifar100" or "ImageNet16-120".
         epochs: Length of the trainings: 200 or 12; in the size space 90, 12 or 1. A training of 12 epochs is
             not the beginning of another one: its learning rate ends there.
+        sha256: Checksum to compare the file with before it is read, 64 hexadecimal digits; of a folder a
+            dict, {name of a file in it: digits}. None for no check.
 
     Returns:
         The columns `arch`, `seed`, `val_acc`, `test_acc`, `train_acc`, `seconds` (training and one
@@ -58,6 +65,7 @@ def read_nasbench201(
     require_one_of("dataset", dataset, DATASETS)
     require_integer("epochs", epochs, least=1)
     place = Path(path)
+    require_sha256(place, sha256)
     found: set[str] = set()
     table = as_columns(
         row

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from spacelang.errors import SpaceError, quoted, short
+from spacelang.files import require_sha256
 
 from ..notations import Genotype, from_genotype, to_genotype
 from .columns import Table, as_columns, read_bytes
@@ -17,7 +18,7 @@ _CELLS = "NASNet.json, Amoeba.json, PNAS.json, ENAS.json or DARTS.json, or one o
 _SIZES = {"width": "width", "depth": "num_cells"}
 
 
-def read_nds(path: str | os.PathLike[str]) -> Table:
+def read_nds(path: str | os.PathLike[str], *, sha256: str | None = None) -> Table:
     """Read a sweep over cells of NASNet, AmoebaNet, PNAS, ENAS or DARTS.
 
     A row is one training. The table has errors in percent, so minimise them. Where widths and depths differ
@@ -27,6 +28,7 @@ def read_nds(path: str | os.PathLike[str]) -> Table:
     Args:
         path: `NASNet.json`, `Amoeba.json`, `PNAS.json`, `ENAS.json`, `DARTS.json` or a variant, such as
             `DARTS_fix-w-d.json` or `..._reruns.json`, out of `data.zip`.
+        sha256: Checksum to compare the file with before it is read, 64 hexadecimal digits; None for no check.
 
     Returns:
         The columns `arch`, `params`, `flops`, `test_error@` and `train_error@` of every epoch, and
@@ -38,6 +40,7 @@ def read_nds(path: str | os.PathLike[str]) -> Table:
     Source: arXiv:1905.13214; github.com/facebookresearch/nds.
     """
     file = Path(path)
+    require_sha256(file, sha256)
     data = read_bytes(file, _CELLS)
     try:
         content = json.loads(data)

@@ -1,5 +1,7 @@
 """Files: written atomically, read safely, and the folders that may be written to."""
 
+from .checksums import Checksums as Checksums
+from .checksums import require_sha256 as require_sha256
 from .differences import differences as differences
 from .plain import plain as plain
 from .storage import atomic_file as atomic_file
