@@ -20,6 +20,10 @@ class Held(Primitive):
     def decisions(self) -> tuple[Decision, ...]:
         return self.held
 
+    def reads(self) -> tuple[Decision, ...]:
+        """Return nothing: it has no part that a decision changes, so that it costs nothing."""
+        return ()
+
     def freeze(self, arch: Mapping[str, Any]) -> nn.Module:
         return nn.Identity()
 

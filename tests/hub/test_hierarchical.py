@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from spacelang import SpaceError
+from spacelang.costs import expected_cost
 from spacelang.hub import HierarchicalCells
 from spacelang.hub.cells.hierarchical import PRIMITIVES
 
@@ -125,3 +127,24 @@ def test_parameters_by_hand() -> None:
 def test_arguments_are_checked(arguments: Any, message: str) -> None:
     with pytest.raises(SpaceError, match=message):
         HierarchicalCells(**arguments)
+
+
+def test_expected_parameters_in_closed_form() -> None:
+    """Under even probabilities an edge is there with 6/7, and with k edges a node merges k maps."""
+    channels, nodes = 4, 4
+    space = flat(nodes, channels)
+    cost = expected_cost(space, "params")
+    tables = {
+        d.label: torch.full((1, 7), 1 / 7, dtype=torch.float64, requires_grad=True) for d in space.decisions
+    }
+    expected = cost.of({decision.label: "none" for decision in space.decisions})
+    for c in (channels, 2 * channels, 4 * channels):
+        # conv_1x1, depthwise_conv_3x3 and sep_conv_3x3, each with a batch norm; the other four have none.
+        expected += 6 * ((c * c + 2 * c) + (9 * c + 2 * c) + (9 * c + c * c + 2 * c)) / 7
+        for n in (2, 3):
+            chances = [math.comb(n, k) * (6 / 7) ** k * (1 / 7) ** (n - k) for k in range(n + 1)]
+            expected += sum(chance * (k * c * c + 2 * c) for k, chance in enumerate(chances) if k > 1)
+    found = cost(tables)
+    assert found.item() == pytest.approx(expected, rel=1e-12)
+    found.backward()
+    assert all(table.grad is not None and table.grad.abs().sum() > 0 for table in tables.values())

@@ -18,7 +18,17 @@ from spacelang import Experiment, SpaceError
 from spacelang.evaluators import Functional
 from spacelang.language import is_frozen
 from spacelang.strategies import DARTS as DartsSearch
-from spacelang.strategies import GDAS, SGAS, SPOS, Random, RandomOneShot
+from spacelang.strategies import (
+    GDAS,
+    SGAS,
+    SPOS,
+    ZODARTS,
+    MetAdapt,
+    Random,
+    RandomOneShot,
+    ZODARTSPlus,
+    ZODARTSPlusPlus,
+)
 from spacelang.testing.toy_evaluators import quiet_trainer
 
 from ..toys.hub import SMALL, small_space
@@ -41,6 +51,12 @@ STRATEGIES: dict[str, Any] = {
     "RandomOneShot": RandomOneShot(
         candidates=2, first_batches=1, finalists=1, calibration_batches=1, validation_batches=1
     ),
+}
+OF_MOTIFS: dict[str, Any] = {  # strategies tried here on cells of motifs alone
+    "ZODARTS": ZODARTS(rounds=1),
+    "ZODARTSPlus": ZODARTSPlus(rounds=1),
+    "ZODARTSPlusPlus": ZODARTSPlusPlus(rounds=1, opened=0),
+    "MetAdapt": MetAdapt(embedding=3),
 }
 MIXING = ("DARTS", "SGAS", "GDAS")  # compute with several candidates at once
 REFUSALS = {
@@ -65,6 +81,9 @@ def searches() -> Iterator[Any]:
             is_few = strategy == "SGAS" and name in ("MobileNetV3Space", "AutoFormer", "HierarchicalCells")
             marks = [] if strategy == "SPOS" or is_few or name == "DARTS" else [pytest.mark.exhaustive]
             yield pytest.param(name, strategy, marks=marks, id=f"{name}-{strategy}")
+    for strategy in OF_MOTIFS:
+        marks = [pytest.mark.exhaustive, pytest.mark.filterwarnings("ignore:.* matches sizes")]
+        yield pytest.param("HierarchicalCells", strategy, marks=marks, id=f"HierarchicalCells-{strategy}")
 
 
 class Classifier(pl.LightningModule):
@@ -122,7 +141,9 @@ def random_batches(image: tuple[int, int, int], seed: int) -> DataLoader[Any]:
 
 def experiment(name: str, strategy: str, folder: Path) -> Experiment:
     small, space = SMALL[name], SMALL[name].make().float()
-    return Experiment(space, TwoSteps(small.image), STRATEGIES[strategy], directory=folder, seed=0)
+    return Experiment(
+        space, TwoSteps(small.image), (STRATEGIES | OF_MOTIFS)[strategy], directory=folder, seed=0
+    )
 
 
 @pytest.mark.filterwarnings("ignore:.* derived a dead network")  # two steps may keep zeros
