@@ -115,7 +115,11 @@ class OneShot(KnownArguments):
             if label not in reached
         ]
         self.refuse(
-            refusals, "trains one network", "Use a multi-trial strategy, or give them one value in the space."
+            refusals,
+            "trains one network",
+            "Use a multi-trial strategy, or give them one value in the space. Where a `forward` reads such a "
+            "value, make a layer of what it computes, and pass the value to that: "
+            "`class ElasticScale(spacelang.nn.ValueLayer): layer_type = Scale`.",
         )
 
     def refuse(self, refusals: Iterable[str], reason: str, instead: str) -> None:

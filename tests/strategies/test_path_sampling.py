@@ -14,13 +14,14 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchmetrics import MeanMetric
 
 from spacelang import Experiment, LayerChoice, ModelSpace, SpaceError, Supernet, value_choice
 from spacelang.costs import expected_cost
 from spacelang.evaluators import Lightning
+from spacelang.nn import ValueLayer
 from spacelang.strategies import SPOS, CostReward, PathSampling, RandomOneShot
 from spacelang.strategies.framework import Unseen
 from spacelang.supernet import recalibrate
@@ -59,8 +60,46 @@ def test_a_value_outside_layers_is_refused() -> None:
             self.layer = LayerChoice([nn.Tanh(), nn.ReLU()], label="layer")
             self.rate = value_choice([0.1, 0.2], label="rate")
 
-    with pytest.raises(SpaceError, match="'rate' belongs to no layer"):
+    with pytest.raises(SpaceError, match=r"(?s)'rate' belongs to no layer.*layer_type = Scale`"):
         FEW.attach(Supernet(Rate()))
+
+
+class Scale(nn.Module):
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.factor * x
+
+
+class ElasticScale(ValueLayer):
+    layer_type = Scale
+
+
+def test_a_number_that_a_layer_of_ones_own_reads_is_searched(tmp_path: Path) -> None:
+    """The advice of the refusal above."""
+
+    class Scaled(ModelSpace):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.Sequential(
+                nn.Linear(2, 2), ElasticScale(value_choice([0.5, 3.0], label="factor"))
+            )
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.layers(x)
+            return y
+
+    supernet, x = Supernet(Scaled()), torch.randn(3, 2)
+    search = FEW.attach(supernet)
+    trainer(tmp_path, search).fit(Anything(supernet), *([DataLoader([(x,)], batch_size=None)] * 2))
+    assert set(search.derive(1)[0]) == {"factor"}
+    linear: Any = supernet.network.layers[0]
+    for factor in (0.5, 3.0):
+        supernet.select({"factor": factor})
+        assert torch.equal(supernet(x), factor * linear(x))
+        assert torch.equal(supernet.freeze({"factor": factor})(x), factor * linear(x))
 
 
 class Counts(pl.Callback):
