@@ -21,11 +21,12 @@ from .graphs import Graph as Graph
 from .graphs import GraphSplits as GraphSplits
 from .graphs import ppi as ppi
 from .graphs import side_by_side as side_by_side
-from .karate import NodeSplits as NodeSplits
-from .karate import karate_club as karate_club
 from .mnist import small_mnist as small_mnist
 from .modelnet import PointSplits as PointSplits
 from .modelnet import modelnet as modelnet
+from .node_splits import NodeSplits as NodeSplits
+from .node_splits import digits_graph as digits_graph
+from .node_splits import karate_club as karate_club
 from .penn_treebank import penn_treebank as penn_treebank
 from .splits import DataSplits as DataSplits
 from .splits import retrain_loaders as retrain_loaders
@@ -50,6 +51,7 @@ __all__ = [
     "Windows",
     "cifar10",
     "digits",
+    "digits_graph",
     "help_pages",
     "karate_club",
     "modelnet",

@@ -7,15 +7,18 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from sklearn.datasets import load_digits
+from sklearn.neighbors import NearestNeighbors
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from spacelang import Experiment, model_context
 from spacelang.errors import SpaceError
 from spacelang.evaluators import GraphBatch, NodeModule, Nodes
-from spacelang.evaluators.data import karate_club
+from spacelang.evaluators.data import digits_graph, karate_club
 from spacelang.hub import GraphCells
 from spacelang.quiet import captured_log
 from spacelang.strategies import SGAS
@@ -104,6 +107,29 @@ def test_the_karate_club() -> None:
     assert not torch.equal(club.train, karate_club(seed=1).train)
     with pytest.raises(SpaceError, match="val=13 must be an integer from 1 to 12"):
         karate_club(val=13)
+
+
+def test_the_digits_as_a_graph() -> None:
+    """The edges are those of scikit-learn's nearest neighbours, and of ones that are as near."""
+    source, graph = load_digits(), digits_graph()
+    images = torch.from_numpy(source.images)
+    assert torch.equal(graph.x * 16, images[:, 3:5, 3:5].reshape(-1, 4).float())
+    assert torch.equal(graph.y, torch.from_numpy(source.target))
+    edges = set(map(tuple, graph.edge_index.T.tolist()))
+    assert len(edges) == graph.edge_index.shape[1] == 12_664
+    distances, nearest = NearestNeighbors(n_neighbors=5).fit(source.data).kneighbors()
+    expected = {(i, int(j)) for i, row in enumerate(nearest) for j in row}
+    expected |= {(j, i) for i, j in expected}
+    assert expected <= edges
+    for i, j in edges - expected:
+        between = np.linalg.norm(source.data[i] - source.data[j])
+        assert math.isclose(between, distances[i, -1]) or math.isclose(between, distances[j, -1])
+    parts = torch.stack([graph.train, graph.val, graph.test])
+    assert (parts.sum(0) == 1).all()
+    assert [graph.y[part].bincount().tolist() for part in parts[:2]] == [[20] * 10, [50] * 10]
+    assert torch.equal(graph.val, digits_graph().val)
+    with pytest.raises(SpaceError, match="train=173 must be an integer from 1 to 172"):
+        digits_graph(train=173)
 
 
 @pytest.mark.slow
