@@ -178,7 +178,8 @@ class Supernet(nn.Module):
         """Trade time for memory from now on: keep the inputs of cells alone for the backward pass.
 
         What a cell needs there is computed again, with the same mixture and random draws. So outputs,
-        gradients and running statistics stay the same bit for bit. Cells are not computed again under
+        gradients and running statistics stay the same bit for bit. The last of several cells is not computed
+        again: the backward pass begins with it, while all that it needs is still there. Nor are cells under
         `torch.compile`, which decides by itself what to keep, and in forward-mode derivatives.
 
         Args:
@@ -194,7 +195,9 @@ class Supernet(nn.Module):
                 "leave it out."
             )
         for cell in cells:
-            cell.recompute = Recompute(tuple(self.groups.values())) if checkpoint else None
+            cell.recompute = None
+        for cell in (cells[:-1] or cells) if checkpoint else ():
+            cell.recompute = Recompute(tuple(self.groups.values()))
         self._set_replay()
 
     def _set_replay(self) -> None:

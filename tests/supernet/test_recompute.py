@@ -22,14 +22,14 @@ Results = dict[str, Tensor]
 
 
 class Net(ModelSpace):
-    """Two cells one after the other."""
+    """Four cells one after the other."""
 
     def __init__(self) -> None:
         super().__init__()
         names = ("sep_conv_3x3", "max_pool_3x3", "skip_connect")
         candidates = {n: lambda node, op, source, n=n: make_operation(n, 4, 1, affine=False) for n in names}
         self.stem = nn.Conv2d(3, 4, 1)
-        self.cells = nn.ModuleList(Cell(candidates, 2, num_predecessors=2, label="cell") for _ in range(2))
+        self.cells = nn.ModuleList(Cell(candidates, 2, num_predecessors=2, label="cell") for _ in range(4))
         self.narrow = nn.Conv2d(8, 4, 1)
 
     def forward(self, x: Tensor) -> Tensor:
