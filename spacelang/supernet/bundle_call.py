@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.forward_ad import unpack_dual
 
-from .bundles import Bundle, Engine, Wiring
+from .bundles import Bundle, Engine, RunningUpdate, Wiring
 from .group import Group
 from .plan import Planned, Pooled
 
@@ -148,7 +148,8 @@ class BundleCall:
         if of_batch:
             counts = [norm.num_batches_tracked for norm in norms if norm.num_batches_tracked is not None]
             momenta = [norm.momentum for norm in norms if norm.momentum is not None]
-            engine.update_running(running, counts, momenta, statistics, found[0].numel() // x.shape[1])
+            count = found[0].numel() // x.shape[1]
+            engine.update_running(RunningUpdate(running, counts, momenta, statistics, count))
         sums = [each.contiguous(memory_format=layout) for each in found]
         return Bundled(dict(zip(self.rows, sums, strict=True)), self.apart)
 

@@ -189,29 +189,39 @@ class Gradients:
     weights: Sequence[Tensor]
 
 
+@dataclass(frozen=True)
+class RunningUpdate:
+    """Running statistics, and those of a batch that they move towards.
+
+    Args:
+        running: Running mean and variance of each batch norm, in turn, (C,).
+        counts: Number of batches that each has seen.
+        momenta: Momentum of each.
+        statistics: See `Computed`.
+        count: Number of values of each channel.
+    """
+
+    running: Sequence[Tensor]
+    counts: Sequence[Tensor]
+    momenta: Sequence[float]
+    statistics: Tensor
+    count: int
+
+    @property
+    def unbiased(self) -> tuple[Tensor, Tensor]:
+        """Mean and variance of the batch, each (norms, C or more), corrected for their number of values."""
+        means, _, variances = self.statistics.unbind(1)
+        return means, variances * (self.count / (self.count - 1))
+
+
 class Engine(Protocol):
     """An execution of bundles, with all derivatives."""
 
     def compute(self, bundle: Bundle) -> tuple[tuple[Tensor, ...], Tensor]:
         """Return the sum of each edge, differentiable as often as one likes, and `Computed.statistics`."""
 
-    def update_running(
-        self,
-        running: Sequence[Tensor],
-        counts: Sequence[Tensor],
-        momenta: Sequence[float],
-        statistics: Tensor,
-        count: int,
-    ) -> None:
-        """Move running statistics towards those of a batch, as `nn.BatchNorm2d` does.
-
-        Args:
-            running: Running mean and variance of each batch norm, in turn, (C,).
-            counts: Number of batches that each has seen.
-            momenta: Momentum of each.
-            statistics: See `Computed`.
-            count: Number of values of each channel.
-        """
+    def update_running(self, update: RunningUpdate) -> None:
+        """Move running statistics towards those of a batch, as `nn.BatchNorm2d` does."""
 
 
 class Kernels(Protocol):
@@ -236,14 +246,7 @@ class Kernels(Protocol):
     ) -> Gradients:
         """Return the gradients for those of the sums."""
 
-    def update_running(
-        self,
-        running: Sequence[Tensor],
-        counts: Sequence[Tensor],
-        momenta: Sequence[float],
-        statistics: Tensor,
-        count: int,
-    ) -> None:
+    def update_running(self, update: RunningUpdate) -> None:
         """Move running statistics; see `Engine`."""
 
 
@@ -261,16 +264,9 @@ class ByKernels:
         """See `Engine`."""
         return compute(bundle, self.kernels)
 
-    def update_running(
-        self,
-        running: Sequence[Tensor],
-        counts: Sequence[Tensor],
-        momenta: Sequence[float],
-        statistics: Tensor,
-        count: int,
-    ) -> None:
+    def update_running(self, update: RunningUpdate) -> None:
         """See `Engine`."""
-        self.kernels.update_running(running, counts, momenta, statistics, count)
+        self.kernels.update_running(update)
 
 
 def compute(bundle: Bundle, kernels: Kernels) -> tuple[tuple[Tensor, ...], Tensor]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .bundle_torch.stacks import Stack, stacks
-from .bundles import Bundle, channels_last, pooled
+from .bundles import Bundle, RunningUpdate, channels_last, pooled
 
 
 def compute(bundle: Bundle) -> tuple[tuple[Tensor, ...], Tensor]:
@@ -99,17 +99,11 @@ class _Run:
 
 
 @torch.no_grad()
-def update_running(
-    running: Sequence[Tensor],
-    counts: Sequence[Tensor],
-    momenta: Sequence[float],
-    statistics: Tensor,
-    count: int,
-) -> None:
+def update_running(update: RunningUpdate) -> None:
     """Move running statistics; see `Engine`."""
-    means, _, variances = statistics.unbind(1)
-    for target, found in ((running[::2], means), (running[1::2], variances * (count / (count - 1)))):
-        for momentum in set(momenta):
-            chosen = [i for i, each in enumerate(momenta) if each == momentum]
+    means, variances = update.unbiased
+    for target, found in ((update.running[::2], means), (update.running[1::2], variances)):
+        for momentum in set(update.momenta):
+            chosen = [i for i, each in enumerate(update.momenta) if each == momentum]
             torch._foreach_lerp_([target[i] for i in chosen], [found[i] for i in chosen], momentum)
-    torch._foreach_add_(list(counts), 1)
+    torch._foreach_add_(list(update.counts), 1)

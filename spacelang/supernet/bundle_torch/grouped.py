@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..bundles import Bundle, Computed, Gradients, Wanted, channels_last
+from ..bundles import Bundle, Computed, Gradients, RunningUpdate, Wanted, channels_last
 from .backwards import Backward
 from .forwards import Forward
 
@@ -35,17 +35,10 @@ def backward(
 
 
 @torch.no_grad()
-def update_running(
-    running: Sequence[Tensor],
-    counts: Sequence[Tensor],
-    momenta: Sequence[float],
-    statistics: Tensor,
-    count: int,
-) -> None:
+def update_running(update: RunningUpdate) -> None:
     """Move running statistics; see `Kernels`."""
-    means, _, variances = statistics.unbind(1)
-    found = zip(means.unbind(), (variances * (count / (count - 1))).unbind(), strict=True)
-    for i, (mean, var) in enumerate(found):
-        running[2 * i].lerp_(mean, momenta[i])
-        running[2 * i + 1].lerp_(var, momenta[i])
-        counts[i].add_(1)
+    means, variances = update.unbiased
+    for i, (mean, var) in enumerate(zip(means.unbind(), variances.unbind(), strict=True)):
+        update.running[2 * i].lerp_(mean, update.momenta[i])
+        update.running[2 * i + 1].lerp_(var, update.momenta[i])
+        update.counts[i].add_(1)

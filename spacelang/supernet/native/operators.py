@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..bundles import Bundle, Computed, Gradients, Wanted, Wiring, channels_last
+from ..bundles import Bundle, Computed, Gradients, RunningUpdate, Wanted, Wiring, channels_last
 from .library import native_library
 
 pools = True
@@ -264,12 +264,6 @@ def backward(
     return Gradients(x, mix if wanted.mix else None, given, weights)
 
 
-def update_running(
-    running: Sequence[Tensor],
-    counts: Sequence[Tensor],
-    momenta: Sequence[float],
-    statistics: Tensor,
-    count: int,
-) -> None:
+def update_running(update: RunningUpdate) -> None:
     """Move running statistics; see `Kernels`."""
-    _op("update_running")(running, counts, momenta, statistics, count)
+    _op("update_running")(update.running, update.counts, update.momenta, update.statistics, update.count)
