@@ -4,6 +4,7 @@
     train, val = search_loaders(splits.train, batch_size=64)    # the two halves that DARTS searches on
     train, test = retrain_loaders(splits, batch_size=96)        # all training data; the held-out test set
     train = Episodes(splits.train, classes=range(5))            # few-shot tasks; other classes for validation
+    graph = digits_graph()                                      # or karate_club(): nodes in three parts
     text = help_pages()                                         # or penn_treebank(folder): numbered words
     train, val = Windows(text.train, 64), Windows(text.val, 64)  # read in order by recurrent models
 
