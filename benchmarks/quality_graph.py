@@ -16,7 +16,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -70,17 +70,12 @@ class Trainings:
 
     def evaluator(self, train: Tensor, val: Tensor, epochs: int, steps: int = 1) -> Nodes:
         """Return a training on some nodes, measured on others; each step of an epoch sees the whole graph."""
+        x, edges, y = self.graph.x, self.graph.edge_index, self.graph.y
         loaders = [
-            DataLoader([GraphBatch(*self.graph_alone, nodes)] * steps, batch_size=None)
-            for nodes in (train, val)
+            DataLoader([GraphBatch(x, edges, y, nodes)] * steps, batch_size=None) for nodes in (train, val)
         ]
         data = {"train_dataloaders": loaders[0], "val_dataloaders": loaders[1], "max_epochs": epochs}
         return Nodes(1e-2, 1e-3, **data, check_val_every_n_epoch=epochs, **QUIET)
-
-    @property
-    def graph_alone(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Features, edges and classes."""
-        return self.graph.x, self.graph.edge_index, self.graph.y
 
     def found(self, task: Task, epochs: int, seed: int, folder: Path) -> Mapping[str, Any]:
         """Return the cell that SGAS finds."""
@@ -106,6 +101,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--graph", choices=TASKS, default="digits")
     parser.add_argument("--search-epochs", type=int, default=50)
+    parser.add_argument("--steps", type=int, help="in an epoch of a search; by default those of the graph")
     parser.add_argument("--epochs", type=int, default=60, help="epochs of a training from scratch")
     parser.add_argument("--trainings", type=int, default=3, help="of each cell")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the searches")
@@ -113,6 +109,8 @@ def main() -> None:
     options = parser.parse_args()
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     task = TASKS[options.graph]
+    if options.steps is not None:
+        task = replace(task, steps=options.steps)
     runs = Trainings(task.load())
     rng, space = np.random.default_rng(0), runs.make()
     cells = {"random cells": [dict(space.sample(rng)) for _ in range(options.random)], "SGAS": []}

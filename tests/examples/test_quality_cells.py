@@ -20,10 +20,10 @@ def printed(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> Callable[..., list[str]]:
-    """Run a benchmark with numbers as arguments, and return the lines that it prints."""
+    """Run a benchmark with these options, and return the lines that it prints."""
 
-    def run(name: str, **numbers: int) -> list[str]:
-        words = [str(word) for key, n in numbers.items() for word in (f"--{key.replace('_', '-')}", n)]
+    def run(name: str, **options: object) -> list[str]:
+        words = [str(word) for key, x in options.items() for word in (f"--{key.replace('_', '-')}", x)]
         module = benchmark_script(name)
         monkeypatch.setattr(sys, "argv", [f"{name}.py", *words])
         module.main()
@@ -38,8 +38,10 @@ def rows_of(lines: list[str]) -> dict[str, float]:
     return {name.strip(): float(mean.split()[0]) for name, mean, _ in cells}
 
 
-def test_cells_of_a_graph(printed: Callable[..., list[str]]) -> None:
-    rows = rows_of(printed("quality_graph", steps=1, epochs=1, trainings=1, seeds=1, random=2))
+@pytest.mark.parametrize("graph", ["karate", pytest.param("digits", marks=pytest.mark.exhaustive)])
+def test_cells_of_a_graph(printed: Callable[..., list[str]], graph: str) -> None:
+    options = {"steps": 1, "epochs": 1, "trainings": 1, "seeds": 1, "random": 2}
+    rows = rows_of(printed("quality_graph", graph=graph, **options))
     assert list(rows) == ["random cells (2)", "SGAS (1)"]
     assert all(0 <= mean <= 100 for mean in rows.values())
 
