@@ -621,6 +621,31 @@ def test_the_library_is_compiled_once(tmp_path: Path, monkeypatch: pytest.Monkey
     assert sum("-o" in command for command in commands) == 1
 
 
+def test_a_compiler_without_openmp_compiles_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPACELANG_CACHE", str(tmp_path))
+
+    def run(command: list[str]) -> bytes:
+        if "-fopenmp" in command:
+            raise subprocess.CalledProcessError(1, command, stderr=b"unsupported option '-fopenmp'")
+        if "-o" in command:
+            Path(command[-1]).write_bytes(b"a library")
+        return b"macros"
+
+    monkeypatch.setattr(library, "_run", run)
+    assert library._built("c++").read_bytes() == b"a library"
+
+
+@NATIVE
+def test_threads_share_the_chains(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of three threads adds its part of the gradients: the sums of one thread, but for rounding."""
+    supernet, _ = twins(OneCell(("sep_conv_3x3", "dil_conv_5x5", "max_pool_3x3"), 2, 6, 1, 2))
+    x, found = torch.randn(2, 6, 5, 5, dtype=torch.float64), []
+    for threads in (1, 3):
+        monkeypatch.setattr(torch, "get_num_threads", lambda n=threads: n)
+        found.append(results(copy.deepcopy(supernet), x, random_mixture(supernet, 1)))
+    check_close(*found)
+
+
 @pytest.mark.parametrize("name", ["bundle.cpp", "products.hpp"])
 def test_a_changed_source_is_compiled_again(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -16,6 +16,7 @@ from ...files import cache_folder
 
 SOURCES = Path(__file__).parent
 _FLAGS = ("-O3", "-march=native", "-std=c++17", "-ffp-contract=fast", "-fPIC", "-shared", "-pthread", "-w")
+_OPENMP = "-fopenmp"  # not every compiler has it
 _SECONDS = 300  # a compiler that takes longer hangs
 
 
@@ -67,15 +68,19 @@ def _built(compiler: str) -> Path:
     sources = [path.read_bytes() for path in sorted([*SOURCES.glob("*.hpp"), *SOURCES.glob("*.cpp")])]
     # What `native` means differs by machine, and a cache folder may be shared by several.
     machine = _run([compiler, *_FLAGS, "-E", "-dM", "-x", "c++", os.devnull])
-    command = " ".join((compiler, *_FLAGS)).encode()
-    key = hashlib.sha256(b"\0".join([*sources, machine, command])).hexdigest()
+    flags = " ".join((compiler, *_FLAGS, _OPENMP)).encode()
+    key = hashlib.sha256(b"\0".join([*sources, machine, flags])).hexdigest()
     path = cache_folder() / "native" / f"bundle-{key[:16]}.so"
     if not path.exists():
         print(f"spacelang: compiling native kernels with {compiler} (once, about 15 s)", file=sys.stderr)
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
             made = Path(folder) / path.name
-            _run([compiler, *_FLAGS, str(SOURCES / "bundle.cpp"), "-o", str(made)])
+            command = [compiler, *_FLAGS, str(SOURCES / "bundle.cpp"), "-o", str(made)]
+            try:
+                _run([*command[:-2], _OPENMP, *command[-2:]])
+            except subprocess.CalledProcessError:
+                _run(command)
             made.replace(path)  # at once: another process sees all of it or nothing
     return path
 

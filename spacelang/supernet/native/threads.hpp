@@ -6,12 +6,18 @@
 
 #include "call.hpp"
 
-// Call work(thread) on each of some threads, this one among them.
+// Call work(thread) on each of some threads, this one among them. They are OpenMP's, as PyTorch's are, where the compiler
+// has it: threads of our own would wait for PyTorch's, which spin for a while after each of its operators.
 template <class F> static void on_threads(int64_t threads, F work) {
+#if defined(_OPENMP)
+#pragma omp parallel for schedule(static, 1) num_threads(threads) if (threads > 1)
+    for (int64_t t = 0; t < threads; t++) work(t);
+#else
     std::vector<std::thread> others;
     for (int64_t t = 1; t < threads; t++) others.emplace_back(work, t);
     work(0);
     for (std::thread& other : others) other.join();
+#endif
 }
 
 // The chains of each thread, of about equal work; always the same, so that sums are.
