@@ -31,6 +31,7 @@ from spacelang.testing.toy_evaluators import Fit
 from ..toys.paths import Anything, Small, rows, searched, trainer
 from ..toys.search_script import outcome
 from ..toys.spaces import CASES, Case
+from ..toys.trials import Scale
 
 FEW = RandomOneShot(candidates=4, first_batches=1, finalists=2, calibration_batches=2)
 
@@ -62,15 +63,6 @@ def test_a_value_outside_layers_is_refused() -> None:
 
     with pytest.raises(SpaceError, match=r"(?s)'rate' belongs to no layer.*layer_type = Scale`"):
         FEW.attach(Supernet(Rate()))
-
-
-class Scale(nn.Module):
-    def __init__(self, factor: float) -> None:
-        super().__init__()
-        self.factor = factor
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.factor * x
 
 
 class ElasticScale(ValueLayer):
