@@ -137,9 +137,8 @@ def test_the_same_seed_gives_the_same_result(tmp_path: Path, finished: Any) -> N
 def test_cells_that_are_computed_again_give_the_same_result(tmp_path: Path, finished: Any) -> None:
     same = make(tmp_path / "same", epochs=2, checkpoint=True)
     same.run()
-    assert {cell.recompute is None for cell in same.supernet.modules() if isinstance(cell, MixedCell)} == {
-        False
-    }
+    cells = [cell for cell in same.supernet.modules() if isinstance(cell, MixedCell)]
+    assert [cell.recompute is None for cell in cells] == [False] * (len(cells) - 1) + [True]
     assert outcome(same) == outcome(finished)
 
 
