@@ -167,7 +167,7 @@ class BundleCall:
 
     def _mix(self, group: Group, x: Tensor) -> Tensor:
         """Return the weight of each term, (terms, 1), or (terms, N) if some term has its samples scaled."""
-        weights = group.table()
+        weights = group.all_weights()
         flat = torch.cat([weights.reshape(-1), weights.new_zeros(1)])
         mix = flat.index_select(0, self._entries_on(flat.device))[:, None]
         drawn = {term: scale.sample_factors(x) for term, scale in self._scales.items()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import warnings
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -70,15 +70,24 @@ class Resolved:
         """Whether its bundles compute pools."""
         return (self.native or grouped).pools
 
-    def engine(self, x: Tensor) -> Engine | None:
-        """Return what computes a bundle on this feature map; None to compute it edge by edge."""
+    def engine(self, x: Any, *, is_path: bool) -> Engine | None:
+        """Return what computes a bundle on this feature map; None to compute it edge by edge.
+
+        Args:
+            x: The feature map; one that is no tensor has no bundle.
+            is_path: Whether a single path is computed. Only native kernels do that faster than its modules.
+        """
+        if not isinstance(x, Tensor):
+            return None
         device = x.device.type
         if self.name == "plain" or device not in ("cpu", "cuda"):
             return None
         if device == "cuda" or torch.is_autocast_enabled(device):
-            return joined
+            return None if is_path else joined
         if x.dtype not in (torch.float32, torch.float64):
             return None
+        if is_path:
+            return ByKernels(self.native) if self.native else None
         return ByKernels(self.native or grouped)
 
 

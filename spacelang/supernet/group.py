@@ -225,7 +225,7 @@ class Group:
         names = ("weights", "edges", "adds_gates", "silent", "is_selected", "is_exact", "active", "number")
         return {name: getattr(self, name) for name in names}
 
-    def table(self) -> Tensor:
+    def all_weights(self) -> Tensor:
         """Return the weight of every candidate, (rows, columns): one for each time that one is selected."""
         if self.weights is not None:
             return self.weights if self.edges is None else self.weights * self.edges[:, None]

@@ -154,8 +154,10 @@ class MixedCell(Mixed):
     def _bundle(self, source: int, x: Any, cache: Cache) -> Bundled | None:
         """Return what a source's bundle gives its edges, computed for the first of them; None without one."""
         if _BUNDLE not in cache:
-            call = self._bundle_call(source)
-            engine = None if call is None else self.execution.engine(x)
+            is_path = self.group.weights is None
+            exact = is_path and self.group.is_exact
+            engine = None if exact else self.execution.engine(x, is_path=is_path)
+            call = None if engine is None else self._bundle_call(source)
             cache[_BUNDLE] = None
             if call is not None and engine is not None:
                 cache[_BUNDLE] = call(x, self.group, cache, engine, self.execution.layout)
@@ -165,9 +167,7 @@ class MixedCell(Mixed):
     def _bundle_call(self, source: int) -> BundleCall | None:
         """Return how the active candidates of a source run together; None if nothing does."""
         group = self.group
-        # With PyTorch alone a single path is faster as modules.
-        as_modules = group.weights is None and (group.is_exact or self.execution.native is None)
-        if self.plan is None or as_modules:
+        if self.plan is None:
             return None
         leaving = self.plan.leaving.get(source, ())
         active = [planned for planned in leaving if planned.column in group.active[planned.row]]

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from spacelang import Cell, ModelSpace, SpaceError, Supernet
 from spacelang.hub import DARTS as DartsSpace
 from spacelang.hub.operations.cell_operations import DropPath, make_operation
-from spacelang.supernet import ExecutionName, edge_by_edge, joined
+from spacelang.supernet import Execution, ExecutionName, edge_by_edge, joined
 from spacelang.supernet.bundle_torch import grouped, stacks
 from spacelang.supernet.bundles import Bundle, ByKernels, Wiring, reference
 from spacelang.supernet.native import library
@@ -100,10 +100,10 @@ class OneCell(ModelSpace):
 def results(supernet: Supernet, x: Tensor, weights: dict[str, Tensor], **options: Any) -> dict[str, Tensor]:
     """Output, gradients and statistics of a step with a mixture."""
     supernet.set_mixture(weights, **options)
-    return results_as_set(supernet, x, weights)
+    return step_results(supernet, x, weights)
 
 
-def results_as_set(supernet: Supernet, x: Tensor, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+def step_results(supernet: Supernet, x: Tensor, weights: dict[str, Tensor]) -> dict[str, Tensor]:
     x = x.clone().requires_grad_()
     supernet.zero_grad()
     output = supernet(x)
@@ -365,16 +365,15 @@ def test_a_path_that_need_not_be_exact_runs_in_kernels(
     modules = copy.deepcopy(supernet.train(training))
     rng = np.random.default_rng(0)
     archs = [supernet.decision_space.sample(rng) for _ in range(4)]
-    twice = {
-        name: 0 if "input" in name else "sep_conv_3x3" for name in archs[0]
-    }  # one operation in two slots
+    # One operation in two slots.
+    twice = {name: 0 if "input" in name else "sep_conv_3x3" for name in archs[0]}
     x = torch.randn(3, 6, 5, 6, dtype=torch.float64)
     for arch in (*archs, twice):
         supernet.select(arch, exact=False)
-        found = results_as_set(supernet, x, {})
+        found = step_results(supernet, x, {})
         before = len(calls)
         modules.select(arch)
-        check_close(found, results_as_set(modules, x, {}))
+        check_close(found, step_results(modules, x, {}))
         assert len(calls) == before
     assert len(calls) >= len(archs)
 
@@ -619,6 +618,17 @@ def test_the_library_is_compiled_once(tmp_path: Path, monkeypatch: pytest.Monkey
     assert first == second
     assert [path.name for path in first.parent.iterdir()] == [first.name]
     assert sum("-o" in command for command in commands) == 1
+
+
+@NATIVE
+def test_only_native_kernels_compute_paths() -> None:
+    x, layout = torch.zeros(1, 4, 2, 2), torch.contiguous_format
+    resolved = {name: Execution(name).resolved(layout) for name in ("plain", "torch", "native")}
+    paths = {name: each.engine(x, is_path=True) for name, each in resolved.items()}
+    assert paths == {"plain": None, "torch": None, "native": ByKernels(native)}
+    with torch.autocast("cpu"):
+        assert resolved["native"].engine(x, is_path=True) is None
+        assert resolved["native"].engine(x, is_path=False) is joined
 
 
 def test_a_compiler_without_openmp_compiles_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,7 @@ def everywhere(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Let every supernet compute as on a GPU; return the bundles that it computes."""
     bundles: list[Any] = []
     compute = joined.compute
-    monkeypatch.setattr(Resolved, "engine", lambda self, x: None if self.name == "plain" else joined)
+    monkeypatch.setattr(Resolved, "engine", lambda self, x, is_path: None if self.name == "plain" else joined)
     monkeypatch.setattr(joined, "compute", lambda bundle: bundles.append(bundle) or compute(bundle))
     return bundles
 

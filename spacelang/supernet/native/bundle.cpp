@@ -54,6 +54,7 @@ template <class T> static void backward(const Call& call) {
         found[t] = new Backward<T>(call, sizes);
         for (int64_t j : shared[t]) chain_backward(call, sizes, framed.data(), j, *found[t]);
     });
+    of_pools.add_up(call, sizes);
     on_threads(call.threads, [&](int64_t t) {
         for (int64_t n = t; n < call.N; n += call.threads) {
             gather_grad_x(call, sizes, found, strided, n);

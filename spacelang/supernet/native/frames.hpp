@@ -38,10 +38,15 @@ template <class T> static void frame(const T* x, const Framed& f, T* to) {
     for (int64_t y = 0; y < f.H; y++) std::memcpy(to + f.at(y, 0), x + y * f.W * f.P, f.W * f.P * sizeof(T));
 }
 
+// Copy pixels (count, C) to (count, P), whose padding stays as it is.
+template <class T> static void widen(const T* pixels, int64_t count, int64_t C, int64_t P, T* wide) {
+    for (int64_t m = 0; m < count; m++) std::memcpy(wide + m * P, pixels + m * C, C * sizeof(T));
+}
+
 // Pixels (count, C) with channels padded to P in `wide`; as they are if C is P.
 template <class T> static const T* widened(const T* pixels, int64_t count, int64_t C, int64_t P, Array<T>& wide) {
     if (C == P) return pixels;
     wide.resize(count * P);
-    for (int64_t m = 0; m < count; m++) std::memcpy(&wide[m * P], pixels + m * C, C * sizeof(T));
+    widen(pixels, count, C, P, wide.data());
     return wide.data();
 }

@@ -76,11 +76,11 @@ def _built(compiler: str) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
             made = Path(folder) / path.name
-            command = [compiler, *_FLAGS, str(SOURCES / "bundle.cpp"), "-o", str(made)]
+            rest = [*_FLAGS, str(SOURCES / "bundle.cpp"), "-o", str(made)]
             try:
-                _run([*command[:-2], _OPENMP, *command[-2:]])
+                _run([compiler, _OPENMP, *rest])
             except subprocess.CalledProcessError:
-                _run(command)
+                _run([compiler, *rest])
             made.replace(path)  # at once: another process sees all of it or nothing
     return path
 

@@ -96,9 +96,15 @@ template <class T> static void run_pool(const Call& call, const Sizes<T>& sizes,
 // What the norms of the pools are handed back: gradients of their outputs, and sums of these.
 template <class T> struct PoolGradients {
     Array<T> grads;      // (pools, N, pixels, P)
-    Array<double> sums;  // (pools, N, 2, P)
+    Array<double> sums;  // (pools, N, 2, P); then those of the whole batch are at the first image
     PoolGradients(const Call& call, const Sizes<T>& s)
         : grads(call.pools * s.block), sums(call.pools * call.N * 2 * s.P) {}
+    double* of_image(const Call& call, const Sizes<T>& s, int64_t f, int64_t n) { return &sums[(f * call.N + n) * 2 * s.P]; }
+    void add_up(const Call& call, const Sizes<T>& s) {
+        for (int64_t f = 0; f < call.pools; f++)
+            for (int64_t n = 1; n < call.N; n++)
+                for (int64_t c = 0; c < 2 * s.P; c++) of_image(call, s, f, 0)[c] += of_image(call, s, f, n)[c];
+    }
 };
 
 // Fill those of image n; and find the gradients of the pools' weights.
@@ -113,13 +119,13 @@ template <class T> static void pool_gradients(const Call& call, const Sizes<T>& 
             for (int64_t c = 0; c < C; c++) feature[m * C + c] = (y[m * P + c] - statistics[c]) * statistics[P + c];
         T* grad = &found.grads[f * sizes.block + n * sizes.image];
         feature_backward(call, sizes, f, n, feature.data(), P == C ? grad : narrow.data());
-        if (P != C) for (int64_t m = 0; m < sizes.pixels; m++) std::memcpy(grad + m * P, &narrow[m * C], C * sizeof(T));
-        gradient_sums<T, false>(grad, y, statistics, sizes, &found.sums[(f * call.N + n) * 2 * P]);
+        if (P != C) widen(narrow.data(), sizes.pixels, C, P, grad);
+        gradient_sums<T, false>(grad, y, statistics, sizes, found.of_image(call, sizes, f, n));
     }
 }
 
 // Add what the pools pass back to grad_x, image n.
-template <class T> static void pools_backward(const Call& call, const Sizes<T>& sizes, const PoolGradients<T>& found, int64_t n) {
+template <class T> static void pools_backward(const Call& call, const Sizes<T>& sizes, PoolGradients<T>& found, int64_t n) {
     const int64_t P = sizes.P, C = call.C, pixels = call.H * call.W;
     Array<T> wide_x, passed(P == C ? 0 : pixels * P), grad_y(sizes.image);
     const T* x = image_of_x<T>(call, P, n, wide_x);
@@ -127,11 +133,8 @@ template <class T> static void pools_backward(const Call& call, const Sizes<T>& 
     for (int64_t f = 0; f < call.pools; f++) {
         const int64_t block = call.chain_start[call.chains] + f;
         const T* y = (const T*)call.normalised + block * sizes.block + n * sizes.image;
-        Array<double> totals(2 * P);
-        for (int64_t i = 0; i < call.N; i++)
-            for (int64_t c = 0; c < 2 * P; c++) totals[c] += found.sums[(f * call.N + i) * 2 * P + c];
         norm_backward(&found.grads[f * sizes.block + n * sizes.image], y, (const T*)call.statistics + block * 3 * P, (T)1,
-                      totals.data(), (double)call.N * sizes.pixels, call.batch_statistics, sizes, grad_y.data());
+                      found.of_image(call, sizes, f, 0), (double)call.N * sizes.pixels, call.batch_statistics, sizes, grad_y.data());
         pool_scatter(call, Pool(call, f), x, y, grad_y.data(), P, P == C ? grad_x : passed.data());
     }
     if (P != C) for (int64_t m = 0; m < pixels; m++) for (int64_t c = 0; c < C; c++) grad_x[m * C + c] += passed[m * P + c];
